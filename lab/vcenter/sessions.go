@@ -1,0 +1,160 @@
+// Sessions: who is logged in, by cookie or by basic authentication, and when a
+// session ends (logout, idle timeout, forced). The simulator's own table only
+// mirrors this one. It knows nothing of what a session is used for.
+package vcenter
+
+import (
+	"crypto/subtle"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+type session struct {
+	key  string
+	user string
+	// inner is the simulator's view of the session: views and filters created by
+	// the session are kept there.
+	inner *simulator.Session
+	// ended is closed when the session ends, so that waiting calls return.
+	ended chan struct{}
+
+	mu         sync.Mutex
+	collectors map[string]*collector
+	pages      map[string]*propertyPage
+}
+
+type sessionTable struct {
+	user, password string
+
+	mu   sync.Mutex
+	idle time.Duration // 0 = never
+	open map[string]*openSession
+	drop func(*session) // called without the lock for each session that ended
+}
+
+type openSession struct {
+	*session
+	last time.Time
+	busy int // calls under way keep a session from idling out
+}
+
+func newSessionTable(user, password string, idle time.Duration, drop func(*session)) *sessionTable {
+	return &sessionTable{user: user, password: password, idle: idle, open: map[string]*openSession{}, drop: drop}
+}
+
+func (t *sessionTable) valid(user, password string) bool {
+	sameUser := subtle.ConstantTimeCompare([]byte(user), []byte(t.user))
+	samePassword := subtle.ConstantTimeCompare([]byte(password), []byte(t.password))
+	return sameUser&samePassword == 1
+}
+
+func (t *sessionTable) add(key, user string) *session {
+	s := &session{key: key, user: user, ended: make(chan struct{}),
+		collectors: map[string]*collector{}, pages: map[string]*propertyPage{}}
+	t.mu.Lock()
+	t.open[key] = &openSession{session: s, last: time.Now()}
+	t.mu.Unlock()
+	return s
+}
+
+// enter finds the caller's session and marks it busy until leave is called.
+func (t *sessionTable) enter(r *http.Request) (s *session, leave func()) {
+	t.prune()
+	cookie, err := r.Cookie(soap.SessionCookieName)
+	if err != nil {
+		return nil, func() {}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o := t.open[cookie.Value]
+	if o == nil {
+		return nil, func() {}
+	}
+	o.busy++
+	o.last = time.Now()
+	return o.session, func() {
+		t.mu.Lock()
+		o.busy--
+		o.last = time.Now()
+		t.mu.Unlock()
+	}
+}
+
+func (t *sessionTable) alive(key string) bool {
+	t.prune()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.open[key] != nil
+}
+
+// prune ends the sessions that were idle for too long.
+func (t *sessionTable) prune() {
+	t.mu.Lock()
+	var dead []string
+	for key, o := range t.open {
+		if t.idle > 0 && o.busy == 0 && time.Since(o.last) > t.idle {
+			dead = append(dead, key)
+		}
+	}
+	t.mu.Unlock()
+	for _, key := range dead {
+		t.end(key)
+	}
+}
+
+func (t *sessionTable) setIdle(idle time.Duration) {
+	t.mu.Lock()
+	t.idle = idle
+	t.mu.Unlock()
+}
+
+// end ends one session; it reports whether there was one.
+func (t *sessionTable) end(key string) bool {
+	t.mu.Lock()
+	o := t.open[key]
+	delete(t.open, key)
+	t.mu.Unlock()
+	if o == nil {
+		return false
+	}
+	close(o.ended)
+	t.drop(o.session)
+	return true
+}
+
+// endAll ends every session and says how many there were.
+func (t *sessionTable) endAll() int {
+	t.mu.Lock()
+	keys := make([]string, 0, len(t.open))
+	for key := range t.open {
+		keys = append(keys, key)
+	}
+	t.mu.Unlock()
+	count := 0
+	for _, key := range keys {
+		if t.end(key) {
+			count++
+		}
+	}
+	return count
+}
+
+// attach notes the simulator's object for a session; the first one stays.
+func (t *sessionTable) attach(inner *simulator.Session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.open[inner.Key]; o != nil && o.inner == nil {
+		o.inner = inner
+	}
+}
+
+// dropInner forgets the simulator's mirror of a session.
+func dropInner(s *session) {
+	ctx := simulator.SpoofContext()
+	simulator.Map.SessionManager().TerminateSession(ctx, &types.TerminateSession{SessionId: []string{s.key}})
+}

@@ -1,0 +1,87 @@
+// The copy engine: ranges in, exact bytes out. Reads over several NBD connections with several requests in flight,
+// writes to one open target, skips zeroes, flushes before it reports done. Knows nothing of vSphere, OpenStack or jobs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "base/ranges.hpp"
+#include "log/log.hpp"
+#include "nbd/nbd.hpp"
+
+namespace vmferry::copy {
+
+// Where bytes come from: frozen for as long as the object lives.
+class Source {
+ public:
+  virtual ~Source() = default;
+  virtual std::uint64_t bytes() const = 0;
+  // Another connection. Called for each one, and again after one died (the implementation may have to log in again or
+  // restart its server). Blocks. Throws Error(unavailable) when it cannot be had now.
+  virtual std::unique_ptr<nbd::Handle> connect(std::stop_token stop) = 0;
+};
+
+// Where bytes go: an open block device or file, held for as long as the object lives.
+class Target {
+ public:
+  virtual ~Target() = default;
+  virtual std::string name() const = 0;  // for messages: "volume 5f3... (/dev/vdb)"
+  virtual int fd() const = 0;            // open for reading and writing
+  virtual std::uint64_t bytes() const = 0;
+  virtual std::uint32_t sector() const = 0;  // bytes; direct I/O must be aligned to it
+  // Bytes never written read as zeroes (a fresh sparse file, a fresh volume of a backend that says so).
+  virtual bool known_zero() const = 0;
+  // Throws Error(conflict) when the thing behind fd() is no longer what it was when opened (detached, swapped, shrunk,
+  // renamed). The engine calls it before it starts, when a write fails, and before it says done.
+  virtual void check() const = 0;
+};
+
+// The ranges to copy, in pieces, so that a slow producer (QueryChangedDiskAreas pages) overlaps the copy. Called from
+// one thread that may block in it.
+class Work {
+ public:
+  virtual ~Work() = default;
+  virtual std::optional<std::vector<ByteRange>> next(std::stop_token stop) = 0;  // nothing = no more
+  // The sum of all pieces when it is known in advance (a full copy), else nothing.
+  virtual std::optional<std::uint64_t> total() const = 0;
+};
+std::unique_ptr<Work> work(RangeSet ranges);
+
+struct Tuning {
+  int connections = 4;                      // to one disk's export; opened as they are needed
+  std::uint32_t request = 1024 * 1024;      // bytes; vCenter's limit is 2 MiB
+  int requests_per_connection = 8;
+  std::uint32_t granule = 64 * 1024;        // zero detection and alignment, bytes
+  std::uint64_t merge_gap = 64 * 1024;      // areas closer than this are read as one
+  int attempts = 5;                         // of one request, each on a fresh connection with back-off
+  bool whole_disk = false;                  // work covers all of it: the target's bytes outside data must become zero
+};
+
+struct Report {
+  std::uint64_t read = 0;     // bytes fetched from the source
+  std::uint64_t written = 0;  // bytes of data written
+  std::uint64_t zeroed = 0;   // bytes made zero or left zero without being written
+  std::uint64_t requests = 0;
+  std::uint64_t retries = 0;
+  double seconds = 0;
+};
+
+// Called from the engine's threads; must not throw or block.
+class Progress {
+ public:
+  virtual ~Progress() = default;
+  // `done` of `total` bytes of work are finished (read or skipped, and written); total grows while Work produces.
+  virtual void advanced(std::uint64_t done, std::uint64_t total) noexcept = 0;
+};
+
+// Copies every byte of `work` from source to target. When it returns, the bytes are on stable storage (fsync).
+// Bytes outside `work` are not touched. Throws Error naming the disk's offset, or Cancelled after draining.
+Report run(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock, log::Log& log,
+           std::stop_token stop);
+
+}  // namespace vmferry::copy

@@ -1,0 +1,88 @@
+// What has happened to a job, one immutable record each. A fact is appended only after what it says is durable, so the
+// facts alone tell how to go on after a crash. Adding a field is fine (old journals lack it), changing a meaning is not.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "model/vm.hpp"
+
+namespace vmferry::job {
+
+struct JobCreated {
+  JobId job;
+  std::string source;  // instance uuid of the vCenter or ESXi and its address, for `status`
+  model::VmId vm;
+  std::string vm_name;
+  std::string vm_path;
+  std::string target;  // Cloud::describe()
+};
+struct TrackingEnsured { bool available = true; };
+struct VolumeAllocated {
+  model::DiskKey disk;
+  VolumeId volume;
+  std::uint64_t bytes = 0;     // of the disk when it was made
+  bool adopted = false;        // it existed before this job (another tool's or host's)
+  std::optional<model::ChangeId> base;  // an adopted volume's last complete point
+};
+struct CycleBegan {
+  int cycle = 0;
+  bool final = false;  // the machine is confirmed off
+};
+struct FrozenDiskFact {
+  model::DiskKey disk;
+  std::uint64_t capacity = 0;
+  std::optional<model::ChangeId> change_id;
+};
+struct SnapshotTaken {
+  int cycle = 0;
+  SnapshotId snapshot;
+  std::string consistency;  // "application", "crash", "powered off"
+  std::string remark;
+  std::vector<FrozenDiskFact> disks;
+};
+// The bytes of this disk at that cycle's point are flushed to the target.
+struct DiskCopied {
+  int cycle = 0;
+  model::DiskKey disk;
+  bool full = false;
+  std::string reason;  // why full: "first copy", "change history was lost", "the disk grew"...
+  std::uint64_t read = 0;
+  std::uint64_t written = 0;
+  double seconds = 0;
+  std::uint64_t capacity = 0;
+  std::optional<model::ChangeId> change_id;  // the base of the next delta
+};
+// The volume's metadata say so too.
+struct DiskRemembered { int cycle = 0; model::DiskKey disk; };
+struct SnapshotRemoved { int cycle = 0; SnapshotId snapshot; };
+struct DiskDetached { model::DiskKey disk; VolumeId volume; };
+struct CycleEnded { int cycle = 0; };
+struct PortEnsured { std::string mac; PortId port; bool created = false; };
+struct ShutdownBegan { std::int64_t at = 0; };  // milliseconds since the epoch: downtime counts from here
+struct PoweredOff {};
+struct ServerLaunched { ServerId server; std::string state; };
+struct CutoverDone { std::int64_t at = 0; double downtime_seconds = 0; };
+struct VolumeDiscarded { model::DiskKey disk; VolumeId volume; };
+struct PortDiscarded { PortId port; };
+struct Aborted { bool volumes_deleted = false; };
+
+using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskCopied, DiskRemembered,
+                          SnapshotRemoved, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan, PoweredOff, ServerLaunched,
+                          CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
+
+struct Fact {
+  std::int64_t at = 0;  // milliseconds since the epoch
+  Body body;
+};
+
+// One JSON object, {"fact": "SnapshotTaken", ...}; decode throws Error(data) on what it does not know.
+std::string encode(const Body& body);
+Body decode(const std::string& json);
+std::string_view name(const Body& body) noexcept;
+
+}  // namespace vmferry::job

@@ -1,0 +1,51 @@
+// The journeys: a warm cycle, a cutover, an abort, and the release of what a stopped run must not leave behind.
+#pragma once
+
+#include <chrono>
+#include <set>
+
+#include "base/clock.hpp"
+#include "job/step.hpp"
+#include "source/machine.hpp"
+#include "target/cloud.hpp"
+
+namespace vmferry::job {
+
+struct CopyOptions {
+  source::Quiesce quiesce = source::Quiesce::automatic;
+  copy::Tuning tuning;
+  std::set<model::DiskKey> skip;  // --skip-disk
+  bool no_tracking = false;       // --no-cbt: always copy in full
+  std::map<std::string, std::string> image_properties;  // of the boot volume
+};
+
+struct CutoverOptions {
+  std::vector<target::NetworkChoice> networks;
+  std::string flavor;
+  std::string availability_zone;
+  std::chrono::seconds shutdown_patience{300};
+  bool force_power_off = false;
+};
+
+// Everything a step talks to. Outlives the itinerary.
+struct Parts {
+  source::Machine& machine;
+  target::Cloud& cloud;
+  Clock& clock;
+  log::Log& log;
+};
+
+// One cycle of the running machine: begins a new one, or finishes the one that a crash left open.
+Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy);
+// Ports, a warm cycle, shutdown, confirmed off, the final cycle, the server. Safe to repeat at any point.
+Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& copy, const CutoverOptions& options);
+// What a cancelled or failed run must not leave: our snapshots and attachments, found by fact and by tag. Runs under a fresh
+// token with a deadline; throws nothing; tells the observer what it could not undo.
+void release(const Parts& parts, Journal& journal, Observer& observer, std::chrono::seconds deadline) noexcept;
+// Snapshots, attachments and ports undone; with delete_volumes the volumes too.
+void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete_volumes, std::stop_token stop);
+
+// Names every disk that cannot be migrated and is not skipped, with the reason and the remedy, in one Error(unsupported).
+void refuse_impossible_disks(const model::Vm& vm, const std::set<model::DiskKey>& skip);
+
+}  // namespace vmferry::job

@@ -1,0 +1,57 @@
+// state = fold(facts): everything a step or `status` needs to know of a job. Pure.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "job/fact.hpp"
+
+namespace vmferry::job {
+
+struct DiskState {
+  VolumeId volume;
+  std::uint64_t capacity = 0;                // when last copied; 0 = never
+  std::optional<model::ChangeId> base;       // last complete point
+  bool complete = false;                     // the volume holds a whole point
+  int copied_in = 0;                         // cycle of the last DiskCopied
+  int remembered_in = 0;
+  bool attached = false;                     // as far as the facts tell: allocated and not detached since
+  bool last_full = false;
+  std::string last_reason;
+  std::uint64_t last_read = 0, last_written = 0;
+  double last_seconds = 0;
+};
+
+struct CycleState {
+  int number = 0;
+  bool final = false;
+  std::optional<SnapshotTaken> snapshot;
+  bool snapshot_removed = false;
+  bool ended = false;
+  std::int64_t began_at = 0, ended_at = 0;
+};
+
+struct State {
+  std::optional<JobCreated> job;
+  bool tracking_ensured = false;
+  bool tracking_available = false;
+  std::map<model::DiskKey, DiskState> disks;
+  std::vector<CycleState> cycles;
+  std::map<std::string, PortEnsured> ports;  // by MAC
+  std::optional<std::int64_t> shutdown_at;
+  bool powered_off = false;
+  std::optional<ServerLaunched> server;
+  std::optional<CutoverDone> cutover;
+  bool aborted = false;
+
+  const CycleState* open_cycle() const noexcept;  // the last one when it has not ended
+  // One word for `status`: "new", "copying", "synced", "cutting over", "done", "aborted".
+  std::string phase() const;
+};
+
+State fold(std::span<const Fact> facts);
+
+}  // namespace vmferry::job

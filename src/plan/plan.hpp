@@ -1,0 +1,49 @@
+// Decisions as pure functions: no clock, no network, no files.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/vm.hpp"
+
+namespace vmferry::plan {
+
+struct CopyMode {
+  bool full = true;
+  std::string reason;  // why it is full, in words; empty for a delta
+};
+
+struct Base {
+  bool complete = false;  // the target holds a whole point of this disk
+  std::uint64_t capacity = 0;  // 0 = not known (another tool's volume)
+  std::optional<model::ChangeId> change_id;
+};
+
+// Full or delta? Delta only when the target is complete, both points have a changeId of the same history and the disk
+// did not grow: a changeId from before a growth must never be trusted (VMware KB 2090639).
+CopyMode copy_mode(const Base& base, std::uint64_t capacity, const std::optional<model::ChangeId>& now, bool tracking);
+
+// migratekit's volume name: lower-case ASCII letters, digits, '-' and '_'; everything else a single '-'.
+std::string volume_name(const std::string& vm_name, const std::string& disk_object_id);
+
+// Whole GiB that hold the bytes.
+std::uint64_t gib_for(std::uint64_t bytes);
+
+// Why this disk cannot be moved by change tracking and snapshots; nothing when it can.
+std::optional<std::string> impossible(const model::Disk& disk);
+
+// Image properties of the boot volume: firmware, secure boot, bus, os_type ("auto" = by guest id), guest agent.
+struct ImageWish {
+  std::string os_type;       // "", "auto", or a value
+  bool guest_agent = false;
+  std::string disk_bus;      // "virtio" or "scsi"
+};
+std::map<std::string, std::string> image_properties(const model::Vm& vm, const ImageWish& wish);
+
+// Up to `count` of `names` that are nearest to `wanted` (case-insensitive, by edit distance and common parts).
+std::vector<std::string> nearest(const std::string& wanted, const std::vector<std::string>& names, std::size_t count);
+
+}  // namespace vmferry::plan

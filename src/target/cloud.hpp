@@ -1,0 +1,102 @@
+// Where a machine goes, as the job sees it: volumes by tag, devices that are held and whose identity is proven, a
+// small memory beside each volume, and a server at the end. Adapters: target/openstack, target/local.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "copy/copy.hpp"
+#include "model/vm.hpp"
+
+namespace vmferry::target {
+
+// What a volume is for. The same Tag gives the same volume, whoever asks and however often.
+struct Tag {
+  JobId job;
+  model::VmId vm;
+  std::string vm_name;
+  model::DiskKey disk;
+  std::string disk_object_id;  // "1-2000"
+  std::string volume_name;     // migratekit's: slug of "<vm name>-<disk object id>"
+};
+
+struct VolumeWish {
+  Tag tag;
+  std::uint64_t bytes = 0;  // of the disk; the volume is at least that
+  bool boot = false;        // the boot disk: bootable, with the image properties below
+  std::map<std::string, std::string> image_properties;  // hw_firmware_type... (boot disk only)
+};
+
+// The second home of the truth: Cinder volume metadata, or a file beside the image.
+using Memory = std::map<std::string, std::string>;
+
+struct Volume {
+  VolumeId id;
+  std::uint64_t bytes = 0;
+  bool fresh = false;  // just made by this call: nothing was ever written to it
+  Memory memory;
+};
+
+// An attached volume, open (O_EXCL on block devices) and held until destroyed. check() is the identity contract.
+class Device : public copy::Target {
+ public:
+  virtual std::string path() const = 0;
+};
+
+struct NetworkChoice {  // one --network-mapping
+  std::string mac;  // lower case
+  std::string network;
+  std::string subnet;
+  std::string ip;  // empty = any
+  bool operator==(const NetworkChoice&) const = default;
+};
+
+struct Port {
+  PortId id;
+  std::string mac;
+  bool created = false;  // by us, now
+};
+
+struct LaunchWish {
+  JobId job;
+  model::Vm vm;
+  std::vector<VolumeId> volumes;  // boot order
+  std::vector<PortId> ports;      // NIC order
+  std::string flavor;             // id or name
+  std::string availability_zone;
+};
+
+struct Launched {
+  ServerId id;
+  std::string state;  // "ACTIVE"
+};
+
+class Cloud {
+ public:
+  virtual ~Cloud() = default;
+  virtual std::string describe() const = 0;  // "OpenStack project lab at https://...", "folder /srv/vms"
+  // Errors of settings (flavor, network, type, subnet unknown; folder not writable) before anything is changed.
+  virtual void check_settings(std::stop_token stop) = 0;
+  // The volume of `tag`, if it exists. More than one is Error(conflict) that names them all.
+  virtual std::optional<Volume> find(const Tag& tag, std::stop_token stop) = 0;
+  // Finds it by tag or makes it; waits until it can be used. Error(conflict) when it is smaller than the disk.
+  virtual Volume allocate(const VolumeWish& wish, std::stop_token stop) = 0;
+  // Attaches (if it is not) and opens it. Error(conflict) when another machine has it.
+  virtual std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) = 0;
+  // Confirmed on return. Not attached is success.
+  virtual void detach(const VolumeId& volume, std::stop_token stop) = 0;
+  // Adds or replaces the given keys, keeps the others. An empty value removes the key.
+  virtual void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) = 0;
+  virtual Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice, std::stop_token stop) = 0;
+  // Creates the server, or finds the one a lost reply left, and waits until it runs.
+  virtual Launched launch(const LaunchWish& wish, std::stop_token stop) = 0;
+  // Deletes the volume (by id; must carry the job's tag). Already gone is success.
+  virtual void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) = 0;
+  virtual void discard_port(const PortId& port, const JobId& job, std::stop_token stop) = 0;
+};
+
+}  // namespace vmferry::target
