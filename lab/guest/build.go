@@ -278,6 +278,9 @@ func makeFiles(folder, name string, index int, total int64, random *rand.Rand) (
 	for i := 0; left > 0; i++ {
 		size := int64(1) << uint(8+random.Intn(14)) // 256 B to 2 MiB
 		size += random.Int63n(size)
+		if size > total/12 {
+			size = total/12 + 1 // a small file system has many files, too
+		}
 		if size > left {
 			size = left
 		}

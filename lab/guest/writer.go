@@ -31,7 +31,8 @@ type Stats struct {
 
 // Writer writes 4 to 64 KiB at random places of its targets. Nine of ten writes
 // go to a hot part that wanders, as the writes of real guests do; one in thirty
-// leaves zeroes. It starts paused.
+// leaves zeroes. It starts paused. Its methods wait for a write under way, so
+// none of them may be called inside disk.Group.Stun, which that write waits for.
 type Writer struct {
 	mu      sync.Mutex // guards everything below but is not held while waiting
 	wake    *sync.Cond
