@@ -60,11 +60,15 @@ struct DiskCopied {
 // The volume's metadata say so too.
 struct DiskRemembered { int cycle = 0; model::DiskKey disk; };
 struct SnapshotRemoved { int cycle = 0; SnapshotId snapshot; };
+// Written before the volume is attached, so that a crash in between leaves a trace to follow.
+struct DiskAttaching { model::DiskKey disk; VolumeId volume; };
 struct DiskDetached { model::DiskKey disk; VolumeId volume; };
 struct CycleEnded { int cycle = 0; };
 struct PortEnsured { std::string mac; PortId port; bool created = false; };
 struct ShutdownBegan { std::int64_t at = 0; };  // milliseconds since the epoch: downtime counts from here
 struct PoweredOff {};
+// Somebody started it after we had shut it down: what it wrote since is in no final copy.
+struct PoweredOnAgain {};
 struct ServerLaunched { ServerId server; std::string state; };
 struct CutoverDone { std::int64_t at = 0; double downtime_seconds = 0; };
 struct VolumeDiscarded { model::DiskKey disk; VolumeId volume; };
@@ -72,7 +76,7 @@ struct PortDiscarded { PortId port; };
 struct Aborted { bool volumes_deleted = false; };
 
 using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskCopied, DiskRemembered,
-                          SnapshotRemoved, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan, PoweredOff, ServerLaunched,
+                          SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan, PoweredOff, PoweredOnAgain, ServerLaunched,
                           CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
 
 struct Fact {

@@ -18,7 +18,7 @@ struct DiskState {
   bool complete = false;                     // the volume holds a whole point
   int copied_in = 0;                         // cycle of the last DiskCopied
   int remembered_in = 0;
-  bool attached = false;                     // as far as the facts tell: allocated and not detached since
+  bool attached = false;                     // as far as the facts tell: attaching began and no detach since
   bool last_full = false;
   std::string last_reason;
   std::uint64_t last_read = 0, last_written = 0;

@@ -1,0 +1,117 @@
+// The fold: one small rule for each kind of fact.
+#include "job/state.hpp"
+
+#include <algorithm>
+
+namespace vmferry::job {
+
+namespace {
+
+struct Folding {
+  State state;
+  std::int64_t at = 0;
+
+  CycleState* cycle(int number) {
+    for (CycleState& c : state.cycles)
+      if (c.number == number) return &c;
+    return nullptr;
+  }
+
+  void operator()(const JobCreated& f) { state.job = f; }
+  void operator()(const TrackingEnsured& f) {
+    state.tracking_ensured = true;
+    state.tracking_available = f.available;
+  }
+  void operator()(const VolumeAllocated& f) {
+    DiskState disk;  // another volume: nothing that was true of an earlier one holds for it
+    disk.volume = f.volume;
+    disk.base = f.base;
+    disk.complete = f.base.has_value();
+    state.disks[f.disk] = disk;
+  }
+  void operator()(const CycleBegan& f) {
+    CycleState c;
+    c.number = f.cycle;
+    c.final = f.final;
+    c.began_at = at;
+    state.cycles.push_back(c);
+  }
+  void operator()(const SnapshotTaken& f) {
+    CycleState* c = cycle(f.cycle);
+    if (!c) return;
+    // All disks of a cycle come from one snapshot: with another snapshot, what was copied from the first one counts as
+    // a base, no longer as this cycle's copy.
+    if (c->snapshot && c->snapshot->snapshot != f.snapshot)
+      for (auto& [key, disk] : state.disks)
+        if (disk.copied_in == f.cycle) disk.copied_in = 0;
+    c->snapshot = f;
+    c->snapshot_removed = false;
+  }
+  void operator()(const DiskCopied& f) {
+    DiskState& disk = state.disks[f.disk];
+    disk.base = f.change_id;
+    disk.capacity = f.capacity;
+    disk.complete = true;
+    disk.copied_in = f.cycle;
+    disk.last_full = f.full;
+    disk.last_reason = f.reason;
+    disk.last_read = f.read;
+    disk.last_written = f.written;
+    disk.last_seconds = f.seconds;
+  }
+  void operator()(const DiskRemembered& f) { state.disks[f.disk].remembered_in = f.cycle; }
+  void operator()(const SnapshotRemoved& f) {
+    CycleState* c = cycle(f.cycle);
+    if (c && c->snapshot && c->snapshot->snapshot == f.snapshot) c->snapshot_removed = true;
+  }
+  void operator()(const DiskAttaching& f) { state.disks[f.disk].attached = true; }
+  void operator()(const DiskDetached& f) { state.disks[f.disk].attached = false; }
+  void operator()(const CycleEnded& f) {
+    if (CycleState* c = cycle(f.cycle)) {
+      c->ended = true;
+      c->ended_at = at;
+    }
+  }
+  void operator()(const PortEnsured& f) { state.ports[f.mac] = f; }
+  void operator()(const ShutdownBegan& f) {
+    if (!state.shutdown_at) state.shutdown_at = f.at;
+  }
+  void operator()(const PoweredOff&) { state.powered_off = true; }
+  void operator()(const PoweredOnAgain&) {
+    state.powered_off = false;
+    state.shutdown_at.reset();
+    for (CycleState& c : state.cycles) c.final = false;
+  }
+  void operator()(const ServerLaunched& f) { state.server = f; }
+  void operator()(const CutoverDone& f) { state.cutover = f; }
+  void operator()(const VolumeDiscarded& f) { state.disks.erase(f.disk); }
+  void operator()(const PortDiscarded& f) {
+    std::erase_if(state.ports, [&](const auto& entry) { return entry.second.port == f.port; });
+  }
+  void operator()(const Aborted&) { state.aborted = true; }
+};
+
+}  // namespace
+
+State fold(std::span<const Fact> facts) {
+  Folding folding;
+  for (const Fact& fact : facts) {
+    folding.at = fact.at;
+    std::visit(folding, fact.body);
+  }
+  return std::move(folding.state);
+}
+
+const CycleState* State::open_cycle() const noexcept {
+  return !cycles.empty() && !cycles.back().ended ? &cycles.back() : nullptr;
+}
+
+std::string State::phase() const {
+  if (aborted) return "aborted";
+  if (cutover) return "done";
+  if (shutdown_at) return "cutting over";
+  if (open_cycle()) return "copying";
+  return cycles.empty() ? "new" : "synced";
+}
+
+}  // namespace vmferry::job

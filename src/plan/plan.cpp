@@ -1,0 +1,147 @@
+// The decisions themselves. Each rule's source stands beside it.
+#include "plan/plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <numeric>
+
+namespace vmferry::plan {
+
+CopyMode copy_mode(const Base& base, std::uint64_t capacity, const std::optional<model::ChangeId>& now, bool tracking) {
+  if (!base.complete) return {true, "first copy"};
+  if (!tracking) return {true, "change tracking is off"};
+  if (!now) return {true, "the disk has no change id"};
+  if (!base.change_id) return {true, "the last copy had no change id"};
+  if (base.change_id->uuid != now->uuid) return {true, "change tracking was reset"};
+  // A changeId from before the disk grew is not to be trusted: VMware KB 2090639.
+  if (base.capacity != 0 && base.capacity != capacity)
+    return {true, base.capacity < capacity ? "the disk grew" : "the disk shrank"};
+  return {false, ""};
+}
+
+namespace {
+
+std::string lower(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
+// What the Latin-1 letters U+00C0..U+00FF are written as without accents, in lower case.
+constexpr std::array<std::string_view, 64> latin1 = {
+    "a", "a", "a", "a", "a", "a", "ae", "c", "e", "e", "e", "e", "i", "i", "i", "i",
+    "d", "n", "o", "o", "o", "o", "o", "x", "o", "u", "u", "u", "u", "y", "th", "ss",
+    "a", "a", "a", "a", "a", "a", "ae", "c", "e", "e", "e", "e", "i", "i", "i", "i",
+    "d", "n", "o", "o", "o", "o", "o", "/", "o", "u", "u", "u", "u", "y", "th", "y"};
+
+}  // namespace
+
+// migratekit names volumes with the "slug" of the VM's name and the disk's object id: quotes vanish, '&' and '@' become
+// "and" and "at", letters lose their accents, everything else becomes one dash. Names beyond Latin-1 may differ from
+// migratekit's, which is why volumes are found by their metadata too.
+std::string volume_name(const std::string& vm_name, const std::string& disk_object_id) {
+  const std::string text = vm_name + "-" + disk_object_id;
+  std::string plain;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    if (c == '\'' || c == '"') continue;
+    if (c == '&') plain += "and";
+    else if (c == '@') plain += "at";
+    else if (c < 0x80) plain += static_cast<char>(std::tolower(c));
+    else if (c == 0xc3 && i + 1 < text.size()) plain += latin1[static_cast<unsigned char>(text[++i]) & 0x3f];
+    else if ((c & 0xc0) != 0x80) plain += '-';  // the first byte of another letter; the rest of it is passed over
+  }
+  std::string name;
+  for (const char c : plain) {
+    const bool fine = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+    if (fine) name += c;
+    else if (!name.empty() && name.back() != '-') name += '-';
+  }
+  const auto edge = [](char c) { return c == '-' || c == '_'; };
+  while (!name.empty() && edge(name.back())) name.pop_back();
+  name.erase(name.begin(), std::find_if_not(name.begin(), name.end(), edge));
+  return name;
+}
+
+std::uint64_t gib_for(std::uint64_t bytes) {
+  constexpr std::uint64_t gib = 1ull << 30;
+  return std::max<std::uint64_t>(1, bytes / gib + (bytes % gib != 0));
+}
+
+std::optional<std::string> impossible(const model::Disk& disk) {
+  using model::Backing;
+  using model::DiskMode;
+  if (disk.backing == Backing::rdm_physical || disk.backing == Backing::raw_device)
+    return "it is a physical raw device mapping, which vSphere cannot snapshot; copy it inside the guest or through the array";
+  if (disk.mode == DiskMode::independent_persistent || disk.mode == DiskMode::independent_nonpersistent)
+    return "it is an independent disk, which snapshots leave out; set its mode to \"dependent\" while the VM is off";
+  if (disk.mode == DiskMode::nonpersistent || disk.mode == DiskMode::undoable || disk.mode == DiskMode::append)
+    return "its disk mode throws writes away; set its mode to \"persistent\" while the VM is off";
+  if (disk.shared)
+    return "it is shared with other VMs (bus sharing or multi-writer), so no snapshot of it can be taken; take it out of the "
+           "cluster first";
+  if (disk.backing == Backing::other) return "its kind of backing is not known to vmferry";
+  return std::nullopt;
+}
+
+namespace {
+
+std::string os_type_of(const model::Vm& vm) {
+  const std::string id = lower(vm.guest_id);
+  if (id.starts_with("win")) return "windows";
+  return "linux";
+}
+
+}  // namespace
+
+// The property names are Glance's: https://docs.openstack.org/glance/latest/admin/useful-image-properties.html
+std::map<std::string, std::string> image_properties(const model::Vm& vm, const ImageWish& wish) {
+  std::map<std::string, std::string> properties;
+  if (vm.firmware == model::Firmware::efi) {
+    properties["hw_firmware_type"] = "uefi";
+    properties["hw_machine_type"] = "q35";
+    if (vm.secure_boot) properties["os_secure_boot"] = "required";
+  }
+  if (wish.disk_bus == "scsi") {
+    properties["hw_disk_bus"] = "scsi";
+    properties["hw_scsi_model"] = "virtio-scsi";
+  } else if (wish.disk_bus == "virtio") {
+    properties["hw_disk_bus"] = "virtio";
+  }
+  if (wish.os_type == "auto") properties["os_type"] = os_type_of(vm);
+  else if (!wish.os_type.empty()) properties["os_type"] = wish.os_type;
+  if (wish.guest_agent) properties["hw_qemu_guest_agent"] = "yes";
+  return properties;
+}
+
+std::vector<std::string> nearest(const std::string& wanted, const std::vector<std::string>& names, std::size_t count) {
+  const std::string a = lower(wanted);
+  std::vector<std::pair<std::size_t, std::string>> ranked;
+  for (const std::string& name : names) {
+    const std::string b = lower(name);
+    std::vector<std::size_t> row(b.size() + 1);
+    std::iota(row.begin(), row.end(), std::size_t{0});
+    for (std::size_t i = 1; i <= a.size(); ++i) {
+      std::size_t diagonal = row[0];
+      row[0] = i;
+      for (std::size_t j = 1; j <= b.size(); ++j) {
+        const std::size_t above = row[j];
+        row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
+        diagonal = above;
+      }
+    }
+    std::size_t distance = row[b.size()];
+    if (!a.empty() && !b.empty() && (b.find(a) != std::string::npos || a.find(b) != std::string::npos))
+      distance = std::min<std::size_t>(distance, 1);  // a part of the other: surely meant
+    if (distance <= std::max<std::size_t>(2, a.size() / 2)) ranked.emplace_back(distance, name);
+  }
+  std::stable_sort(ranked.begin(), ranked.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
+  std::vector<std::string> best;
+  for (const auto& [distance, name] : ranked)
+    if (best.size() < count) best.push_back(name);
+  return best;
+}
+
+}  // namespace vmferry::plan

@@ -1,0 +1,94 @@
+// The decisions, as tables.
+#include "plan/plan.hpp"
+
+#include <gtest/gtest.h>
+
+namespace vmferry::plan {
+namespace {
+
+using model::ChangeId;
+
+TEST(CopyMode, DeltaOnlyWhenNothingSpeaksAgainstIt) {
+  const ChangeId one{"aa", "1"}, two{"aa", "2"}, other{"bb", "1"};
+  struct Case {
+    const char* what;
+    Base base;
+    std::uint64_t capacity;
+    std::optional<ChangeId> now;
+    bool tracking;
+    const char* reason;  // empty = delta
+  };
+  const Case cases[] = {
+      {"all fine", {true, 100, one}, 100, two, true, ""},
+      {"capacity unknown (another tool's volume)", {true, 0, one}, 100, two, true, ""},
+      {"nothing changed at all", {true, 100, one}, 100, one, true, ""},
+      {"never copied", {false, 0, std::nullopt}, 100, two, true, "first copy"},
+      {"half copied, although a change id is there", {false, 100, one}, 100, two, true, "first copy"},
+      {"tracking switched off by the user", {true, 100, one}, 100, two, false, "change tracking is off"},
+      {"no change id now", {true, 100, one}, 100, std::nullopt, true, "the disk has no change id"},
+      {"no change id then", {true, 100, std::nullopt}, 100, two, true, "the last copy had no change id"},
+      {"reset", {true, 100, other}, 100, two, true, "change tracking was reset"},
+      {"grown", {true, 100, one}, 200, two, true, "the disk grew"},
+      {"shrunk", {true, 200, one}, 100, two, true, "the disk shrank"},
+  };
+  for (const Case& c : cases) {
+    const CopyMode mode = copy_mode(c.base, c.capacity, c.now, c.tracking);
+    EXPECT_EQ(mode.reason, c.reason) << c.what;
+    EXPECT_EQ(mode.full, *c.reason != '\0') << c.what;
+  }
+}
+
+TEST(VolumeName, IsTheOneMigratekitGives) {
+  EXPECT_EQ(volume_name("web01", "1-2000"), "web01-1-2000");
+  EXPECT_EQ(volume_name("Web Server (prod)", "1-2000"), "web-server-prod-1-2000");
+  EXPECT_EQ(volume_name("db_01.example", "7-2001"), "db_01-example-7-2001");
+  EXPECT_EQ(volume_name("_x_", "1-2000"), "x_-1-2000");
+  EXPECT_EQ(volume_name("R&D @ Bob's", "1-2000"), "randd-at-bobs-1-2000");
+  EXPECT_EQ(volume_name("Müller-Straße", "1-2000"), "muller-strasse-1-2000");
+  EXPECT_EQ(volume_name("a  --  b", "1-2000"), "a-b-1-2000");
+}
+
+TEST(GibFor, RoundsUp) {
+  EXPECT_EQ(gib_for(0), 1u);
+  EXPECT_EQ(gib_for(1), 1u);
+  EXPECT_EQ(gib_for(1ull << 30), 1u);
+  EXPECT_EQ(gib_for((1ull << 30) + 1), 2u);
+}
+
+TEST(Impossible, NamesTheReason) {
+  model::Disk disk;
+  EXPECT_FALSE(impossible(disk));
+  disk.backing = model::Backing::rdm_virtual;
+  EXPECT_FALSE(impossible(disk)) << "virtual RDM can be snapshotted";
+  disk.backing = model::Backing::rdm_physical;
+  EXPECT_NE(impossible(disk)->find("raw device"), std::string::npos);
+  disk = {};
+  disk.mode = model::DiskMode::independent_persistent;
+  EXPECT_NE(impossible(disk)->find("independent"), std::string::npos);
+  disk = {};
+  disk.shared = true;
+  EXPECT_NE(impossible(disk)->find("shared"), std::string::npos);
+}
+
+TEST(ImageProperties, FollowFirmwareAndWishes) {
+  model::Vm vm;
+  vm.guest_id = "windows2019srv_64Guest";
+  EXPECT_TRUE(image_properties(vm, {}).empty());
+  vm.firmware = model::Firmware::efi;
+  vm.secure_boot = true;
+  const auto all = image_properties(vm, {"auto", true, "scsi"});
+  const std::map<std::string, std::string> want = {
+      {"hw_disk_bus", "scsi"},       {"hw_firmware_type", "uefi"}, {"hw_machine_type", "q35"}, {"hw_qemu_guest_agent", "yes"},
+      {"hw_scsi_model", "virtio-scsi"}, {"os_secure_boot", "required"}, {"os_type", "windows"}};
+  EXPECT_EQ(all, want);
+}
+
+TEST(Nearest, FindsSlipsOfTheFinger) {
+  const std::vector<std::string> names = {"web01", "web02", "db01", "mail", "WEB-old"};
+  EXPECT_EQ(nearest("wbe01", names, 1), std::vector<std::string>{"web01"});
+  EXPECT_EQ(nearest("WEB01", names, 1), std::vector<std::string>{"web01"});
+  EXPECT_TRUE(nearest("zzzzzz", names, 3).empty());
+}
+
+}  // namespace
+}  // namespace vmferry::plan
