@@ -1,0 +1,22 @@
+// What a refused call means: status and body become an Error whose Fault says who can act, with the service's own words,
+// the numbers of a quota, and the request id that an operator of the cloud can look up.
+#pragma once
+
+#include <string>
+
+#include "base/error.hpp"
+#include "http/http.hpp"
+
+namespace vmferry::openstack {
+
+// The message inside an error body of Keystone, Nova, Cinder, Neutron or a gateway's HTML; never empty.
+std::string error_text(const http::Response& response);
+// The service's own word for it: "overLimit", "itemNotFound", "MacAddressInUse"; may be empty.
+std::string error_name(const http::Response& response);
+// "" or "req-..."
+std::string request_id(const http::Response& response);
+
+// `service` "Cinder", `doing` "create volume 'web01'".
+Error refusal(const std::string& service, const std::string& doing, const http::Response& response);
+
+}  // namespace vmferry::openstack

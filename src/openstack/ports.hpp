@@ -1,0 +1,57 @@
+// Neutron ports, found by MAC and network, made once even if a reply is lost (Neutron allows a MAC once per network).
+#pragma once
+
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "base/id.hpp"
+#include "openstack/service.hpp"
+
+namespace vmferry::openstack {
+
+struct FixedIp {
+  std::string subnet;
+  std::string ip;
+  bool operator==(const FixedIp&) const = default;
+};
+
+struct Port {
+  PortId id;
+  std::string name;
+  std::string description;
+  std::string mac;  // lower case
+  std::string network;
+  std::string status;
+  std::string device_id;  // the server that has it; empty = free
+  std::vector<FixedIp> fixed_ips;
+  std::vector<std::string> security_groups;
+};
+
+struct PortWish {
+  std::string name;
+  std::string description;  // marks it as ours; the tag that a lost reply and a later run look for
+  std::string network;      // id
+  std::string subnet;       // id; empty = any of the network's
+  std::string mac;          // any case
+  std::string ip;           // empty = any
+  std::vector<std::string> security_groups;  // ids; empty = the default one
+};
+
+struct MadePort {
+  Port port;
+  bool created = false;  // by this call (also when its reply was lost)
+};
+
+namespace ports {
+
+std::optional<Port> find_by_mac(Service& network, const std::string& network_id, const std::string& mac, std::stop_token stop);
+std::optional<Port> look_up(Service& network, const PortId& id, std::stop_token stop);
+// The port with that MAC in that network, or a new one. A found one that a server has, or without the wanted IP, is
+// returned as it is: the caller judges.
+MadePort ensure(Service& network, const PortWish& wish, std::stop_token stop);
+void remove(Service& network, const PortId& id, std::stop_token stop);  // already gone is success
+
+}  // namespace ports
+}  // namespace vmferry::openstack

@@ -1,0 +1,61 @@
+// Nova servers made from volumes and ports; made once even if a reply is lost. Knows nothing of jobs.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "base/id.hpp"
+#include "openstack/service.hpp"
+#include "openstack/volumes.hpp"
+
+namespace vmferry::openstack {
+
+struct Server {
+  ServerId id;
+  std::string name;
+  std::string status;  // BUILD, ACTIVE, ERROR, SHUTOFF...
+  std::string task;    // OS-EXT-STS:task_state
+  std::string fault;   // Nova's words when status is ERROR
+  std::string availability_zone;
+  Metadata metadata;
+};
+
+struct ServerWish {
+  std::string name;
+  std::string flavor_id;
+  std::vector<VolumeId> volumes;  // boot order; kept when the server is deleted
+  std::vector<PortId> ports;      // NIC order
+  std::string availability_zone;
+  Metadata metadata;
+  Metadata tag;  // the part of `metadata` that only this server has; must not be empty
+};
+
+namespace servers {
+
+// Returns when Nova knows it (status BUILD): wait_for_active() it.
+Server create(Service& compute, const ServerWish& wish, std::stop_token stop);
+Server get(Service& compute, const ServerId& id, std::stop_token stop);  // Error(not_found)
+std::optional<Server> look_up(Service& compute, const ServerId& id, std::stop_token stop);
+std::vector<Server> find(Service& compute, const Metadata& metadata, std::stop_token stop);
+std::vector<Server> find_by_name(Service& compute, const std::string& name, std::stop_token stop);
+// ERROR ends it at once with Nova's fault text.
+Server wait_for_active(Service& compute, const ServerId& id, std::chrono::seconds patience, std::stop_token stop);
+// Waits until it is gone. Already gone is success. Its volumes and ports that were given to it stay.
+void remove(Service& compute, const ServerId& id, std::chrono::seconds patience, std::stop_token stop);
+// Error(config) naming the zones there are.
+void check_availability_zone(Service& compute, const std::string& name, std::stop_token stop);
+
+// Compute limits of the project; -1 = none. Memory in MiB.
+struct Limits {
+  std::int64_t instances = -1, instances_used = 0;
+  std::int64_t cores = -1, cores_used = 0;
+  std::int64_t ram_mib = -1, ram_mib_used = 0;
+  std::optional<std::string> lacking(std::int64_t cores_wanted, std::int64_t ram_mib_wanted) const;
+};
+Limits limits(Service& compute, std::stop_token stop);
+
+}  // namespace servers
+}  // namespace vmferry::openstack
