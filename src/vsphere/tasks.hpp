@@ -1,0 +1,35 @@
+// Tasks: waiting for one, and finding one that was started by a call whose reply was lost.
+#pragma once
+
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "vsphere/session.hpp"
+
+namespace vmferry::vsphere {
+
+struct Task {
+  Moref ref;
+  std::string description_id;  // "VirtualMachine.createSnapshot"
+  std::string state;           // "queued", "running", "success", "error"
+  Node result;
+  std::optional<SoapFault> error;
+  bool finished() const { return state == "success" || state == "error"; }
+};
+
+Task parse_task(const Moref& ref, const Node& info);
+
+// Returns its result when it succeeded; throws FaultError when it failed. `what`: "CreateSnapshot_Task on web01".
+// A task object that went away before its end was seen is FaultError "ManagedObjectNotFound": look at the state.
+Node await(Session& session, const Moref& task, const std::string& what, std::stop_token stop);
+
+// The VM's recent tasks that have not finished and whose description ends with one of `verbs` (case-insensitive);
+// all of them when `verbs` is empty.
+std::vector<Task> unfinished(Session& session, const Moref& vm, const std::vector<std::string>& verbs, std::stop_token stop);
+
+// Waits for all of unfinished(). Their failures are not ours and are ignored. Says whether there were any.
+bool await_unfinished(Session& session, const Moref& vm, const std::vector<std::string>& verbs, std::stop_token stop);
+
+}  // namespace vmferry::vsphere
