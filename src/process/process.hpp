@@ -61,9 +61,16 @@ class Runner {
   virtual std::unique_ptr<Child> start(const Command& command, LineSink out, LineSink err) = 0;
 };
 
+class Spawner;
+
 class SystemRunner final : public Runner {
  public:
+  SystemRunner();
+  ~SystemRunner() override;
   std::unique_ptr<Child> start(const Command& command, LineSink out, LineSink err) override;
+
+ private:
+  std::shared_ptr<Spawner> spawner_;  // one thread does all forks: see spawn.hpp
 };
 
 struct Output {
