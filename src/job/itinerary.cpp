@@ -1,0 +1,59 @@
+// The order of things. Read this file and steps/ beside it, and you know what a migration does.
+#include "job/itinerary.hpp"
+
+#include <fmt/format.h>
+
+#include "job/steps/steps.hpp"
+
+namespace vmferry::job {
+
+namespace {
+
+using steps::Kind;
+
+void add(Itinerary& itinerary, std::unique_ptr<Step> step) { itinerary.push_back(std::move(step)); }
+
+void warm_cycle(Itinerary& itinerary, const Parts& parts, const CopyOptions& copy) {
+  add(itinerary, steps::ensure_tracking(parts, copy));
+  add(itinerary, steps::allocate_volumes(parts, copy));
+  add(itinerary, steps::begin_cycle(parts, Kind::warm));
+  add(itinerary, steps::freeze(parts, copy, Kind::warm));
+  add(itinerary, steps::copy_disks(parts, copy, Kind::warm));
+  add(itinerary, steps::thaw(parts, Kind::warm));
+  add(itinerary, steps::detach(parts));
+  add(itinerary, steps::end_cycle(parts, Kind::warm));
+}
+
+}  // namespace
+
+Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) {
+  if (state.shutdown_at)
+    throw Error(Fault::conflict, fmt::format("the cutover of {} has begun (it was told to shut down); finish it with `vmferry cutover`, or undo it with "
+                                             "`vmferry abort`", state.job ? state.job->vm_name : "this machine"));
+  Itinerary itinerary;
+  add(itinerary, steps::check_disks(parts, copy));
+  warm_cycle(itinerary, parts, copy);
+  return itinerary;
+}
+
+Itinerary cutover(const Parts& parts, const State&, const CopyOptions& copy, const CutoverOptions& options) {
+  Itinerary itinerary;
+  add(itinerary, steps::check_disks(parts, copy));
+  add(itinerary, steps::check_cutover(parts, options));
+  add(itinerary, steps::ensure_ports(parts, options));
+  warm_cycle(itinerary, parts, copy);
+  // The downtime begins here.
+  add(itinerary, steps::shut_down(parts, options));
+  add(itinerary, steps::begin_cycle(parts, Kind::final));
+  add(itinerary, steps::freeze(parts, copy, Kind::final));
+  add(itinerary, steps::copy_disks(parts, copy, Kind::final));
+  add(itinerary, steps::detach(parts));
+  add(itinerary, steps::launch(parts, copy, options));
+  add(itinerary, steps::finish(parts));
+  // The downtime is over; consolidation may take its time.
+  add(itinerary, steps::thaw(parts, Kind::final));
+  add(itinerary, steps::end_cycle(parts, Kind::final));
+  return itinerary;
+}
+
+}  // namespace vmferry::job

@@ -1,0 +1,105 @@
+// Undoing: what a stopped run must not leave behind, and what `abort` takes back. Only what a fact or our tag names.
+#include <fmt/format.h>
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "job/itinerary.hpp"
+
+namespace vmferry::job {
+
+namespace {
+
+// Tries one undoing; a failure is told, not thrown, so that the others get their turn.
+bool attempt(Observer& observer, const std::string& what, const std::function<void()>& act) noexcept {
+  try {
+    act();
+    return true;
+  } catch (const Cancelled&) {
+    observer.warned(fmt::format("no time was left to {}; `vmferry abort` or the next run will do it", what));
+  } catch (const std::exception& e) {
+    observer.warned(fmt::format("could not {}: {}; `vmferry abort` or the next run will try again", what, e.what()));
+  }
+  return false;
+}
+
+bool drop_snapshots(const Parts& parts, const State& state, Journal& journal, Observer& observer, std::stop_token stop) {
+  bool all = true;
+  const CycleState* cycle = state.open_cycle();
+  if (cycle && cycle->snapshot && !cycle->snapshot_removed) {
+    const SnapshotId snapshot = cycle->snapshot->snapshot;
+    all &= attempt(observer, fmt::format("remove snapshot {}", snapshot.value), [&] {
+      parts.machine.thaw(snapshot, state.job->job, stop);
+      journal.append(SnapshotRemoved{cycle->number, snapshot});
+    });
+  }
+  all &= attempt(observer, "look for snapshots left behind", [&] {
+    for (const SnapshotId& left : parts.machine.snapshots_of(state.job->job, stop)) parts.machine.thaw(left, state.job->job, stop);
+  });
+  return all;
+}
+
+bool drop_attachments(const Parts& parts, const State& state, Journal& journal, Observer& observer, std::stop_token stop) {
+  bool all = true;
+  for (const auto& [key, disk] : state.disks)
+    if (disk.attached)
+      all &= attempt(observer, fmt::format("detach volume {}", disk.volume.value), [&, key = key] {
+        parts.cloud.detach(state.disks.at(key).volume, stop);
+        journal.append(DiskDetached{key, state.disks.at(key).volume});
+      });
+  return all;
+}
+
+}  // namespace
+
+void release(const Parts& parts, Journal& journal, Observer& observer, std::chrono::seconds deadline) noexcept {
+  // A fresh token: the one that was stopped would stop the clean-up too. The watchdog bounds it.
+  std::stop_source time_is_up;
+  std::jthread watchdog([&](std::stop_token finished) {
+    std::mutex mutex;
+    std::condition_variable_any wake;
+    std::unique_lock lock(mutex);
+    wake.wait_for(lock, finished, deadline, [] { return false; });
+    time_is_up.request_stop();
+  });
+  attempt(observer, "clean up", [&] {
+    const std::vector<Fact> facts = journal.facts();
+    const State state = fold(facts);
+    if (!state.job) return;
+    drop_attachments(parts, state, journal, observer, time_is_up.get_token());
+    drop_snapshots(parts, state, journal, observer, time_is_up.get_token());
+  });
+}
+
+void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete_volumes, std::stop_token stop) {
+  const std::vector<Fact> facts = journal.facts();
+  const State state = fold(facts);
+  if (!state.job) throw Error(Fault::bug, "a job without its first fact");
+  if (state.server)
+    throw Error(Fault::conflict, fmt::format("server {} already runs from these volumes; delete it first if the migration shall be undone",
+                                             state.server->server.value));
+  bool all = drop_attachments(parts, state, journal, observer, stop);
+  all &= drop_snapshots(parts, state, journal, observer, stop);
+  for (const auto& [mac, port] : state.ports)
+    if (port.created)
+      all &= attempt(observer, fmt::format("delete port {}", port.port.value), [&, id = port.port] {
+        parts.cloud.discard_port(id, state.job->job, stop);
+        journal.append(PortDiscarded{id});
+      });
+  if (delete_volumes)
+    for (const auto& [key, disk] : state.disks)
+      all &= attempt(observer, fmt::format("delete volume {}", disk.volume.value), [&, key = key] {
+        parts.cloud.discard(state.disks.at(key).volume, state.job->job, stop);
+        journal.append(VolumeDiscarded{key, state.disks.at(key).volume});
+      });
+  if (!all)
+    throw Error(Fault::unavailable, fmt::format("not everything of {} could be undone; see the warnings, then run `vmferry abort` again",
+                                                state.job->vm_name));
+  journal.append(Aborted{delete_volumes});
+  if (state.powered_off)
+    observer.said(fmt::format("{} was shut down by the cutover and is still off: power it on in vSphere when you are ready", state.job->vm_name));
+}
+
+}  // namespace vmferry::job

@@ -1,0 +1,94 @@
+// The end of a migration: the machine goes off here and comes up there.
+#include <fmt/format.h>
+
+#include "job/steps/steps.hpp"
+
+namespace vmferry::job::steps {
+
+namespace {
+
+std::int64_t now_ms(const Clock& clock) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch()).count();
+}
+
+class ShutDown final : public Step {
+ public:
+  ShutDown(const Parts& parts, const CutoverOptions& options) : parts_(parts), options_(options) {}
+  std::string_view name() const noexcept override { return "shut the machine down"; }
+  bool done(const State& state) const override { return state.server.has_value(); }
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
+    const bool off = parts_.machine.describe(stop).power == model::Power::off;
+    if (off && state.powered_off) return;
+    if (!off && state.powered_off) {
+      observer.warned(fmt::format("{} was powered on again after cutover had shut it down; shutting it down and copying its last "
+                                  "changes once more", state.job->vm_name));
+      journal.append(PoweredOnAgain{});
+    }
+    journal.append(ShutdownBegan{now_ms(parts_.clock)});
+    parts_.machine.power_off(options_.force_power_off ? source::Stop::guest_then_power : source::Stop::guest,
+                             options_.shutdown_patience, stop);
+    journal.append(PoweredOff{});
+  }
+
+ private:
+  Parts parts_;
+  CutoverOptions options_;
+};
+
+class Launch final : public Step {
+ public:
+  Launch(const Parts& parts, const CopyOptions& copy, const CutoverOptions& options) : parts_(parts), copy_(copy), options_(options) {}
+  std::string_view name() const noexcept override { return "create the server"; }
+  bool done(const State& state) const override { return state.server.has_value(); }
+  void run(const State& state, Journal& journal, Observer&, std::stop_token stop) override {
+    const model::Vm vm = parts_.machine.describe(stop);
+    // The last fence before two machines could run with one identity, or one without its last writes.
+    if (vm.power != model::Power::off)
+      throw Error(Fault::conflict, fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
+    target::LaunchWish wish{state.job->job, vm, {}, {}, options_.flavor, options_.availability_zone};
+    for (const model::Disk& disk : vm.disks) {
+      if (copy_.skip.contains(disk.key)) continue;
+      const auto known = state.disks.find(disk.key);
+      if (known == state.disks.end() || !known->second.complete || known->second.copied_in != state.cycles.back().number)
+        throw Error(Fault::bug, fmt::format("{} is not part of the final copy", disk.label));
+      wish.volumes.push_back(known->second.volume);
+    }
+    for (const model::Nic& nic : vm.nics) {
+      const auto port = state.ports.find(nic.mac);
+      if (port == state.ports.end())
+        throw Error(Fault::conflict, fmt::format("{} ({}) appeared during cutover; run the same command again", nic.label, nic.mac));
+      wish.ports.push_back(port->second.port);
+    }
+    const target::Launched launched = parts_.cloud.launch(wish, stop);
+    journal.append(ServerLaunched{launched.id, launched.state});
+  }
+
+ private:
+  Parts parts_;
+  CopyOptions copy_;
+  CutoverOptions options_;
+};
+
+class Finish final : public Step {
+ public:
+  explicit Finish(const Parts& parts) : parts_(parts) {}
+  std::string_view name() const noexcept override { return "record the downtime"; }
+  bool done(const State& state) const override { return !state.server || state.cutover; }
+  void run(const State& state, Journal& journal, Observer&, std::stop_token) override {
+    const std::int64_t now = now_ms(parts_.clock);
+    journal.append(CutoverDone{now, state.shutdown_at ? static_cast<double>(now - *state.shutdown_at) / 1000.0 : 0});
+  }
+
+ private:
+  Parts parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> shut_down(const Parts& parts, const CutoverOptions& options) { return std::make_unique<ShutDown>(parts, options); }
+std::unique_ptr<Step> launch(const Parts& parts, const CopyOptions& copy, const CutoverOptions& options) {
+  return std::make_unique<Launch>(parts, copy, options);
+}
+std::unique_ptr<Step> finish(const Parts& parts) { return std::make_unique<Finish>(parts); }
+
+}  // namespace vmferry::job::steps

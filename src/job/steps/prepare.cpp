@@ -1,0 +1,206 @@
+// What comes before a cycle: refusals, ports, change tracking, volumes.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "job/steps/steps.hpp"
+#include "plan/plan.hpp"
+
+namespace vmferry::job {
+
+void refuse_impossible_disks(const model::Vm& vm, const std::set<model::DiskKey>& skip) {
+  std::string refused;
+  for (const model::Disk& disk : vm.disks) {
+    if (skip.contains(disk.key)) continue;
+    if (const auto reason = plan::impossible(disk))
+      refused += fmt::format("\n  {} (key {}, {}): {}", disk.label, disk.key.value, disk.file, *reason);
+  }
+  if (!refused.empty())
+    throw Error(Fault::unsupported,
+                fmt::format("{} has disks that cannot be migrated while it runs; mend them or leave them out with "
+                            "--skip-disk KEY:{}", vm.name, refused));
+  for (const model::DiskKey& key : skip)
+    if (std::none_of(vm.disks.begin(), vm.disks.end(), [&](const model::Disk& d) { return d.key == key; })) {
+      std::string keys;
+      for (const model::Disk& d : vm.disks) keys += (keys.empty() ? "" : ", ") + std::to_string(d.key.value);
+      throw Error(Fault::usage, fmt::format("--skip-disk {}: {} has no such disk (its disks are {})", key.value, vm.name, keys));
+    }
+  if (vm.disks.size() <= skip.size()) throw Error(Fault::usage, fmt::format("{} has no disk to migrate", vm.name));
+}
+
+namespace steps {
+
+const CycleState* open_cycle(const State& state, Kind kind) noexcept {
+  const CycleState* cycle = state.open_cycle();
+  return cycle && cycle->final == (kind == Kind::final) ? cycle : nullptr;
+}
+
+target::Tag tag_of(const State& state, const model::Disk& disk) {
+  const JobCreated& job = state.job.value();
+  return {job.job, job.vm, job.vm_name, disk.key, disk.object_id, plan::volume_name(job.vm_name, disk.object_id)};
+}
+
+namespace {
+
+class CheckDisks final : public Step {
+ public:
+  CheckDisks(const Parts& parts, const CopyOptions& copy) : parts_(parts), copy_(copy) {}
+  std::string_view name() const noexcept override { return "check the machine"; }
+  bool done(const State&) const override { return false; }
+  void run(const State&, Journal&, Observer& observer, std::stop_token stop) override {
+    const model::Vm vm = parts_.machine.describe(stop);
+    refuse_impossible_disks(vm, copy_.skip);
+    parts_.cloud.check_settings(stop);
+    if (vm.consolidation_needed)
+      observer.warned(fmt::format("{} needs its disks consolidated (vSphere says so): an earlier snapshot was not fully removed", vm.name));
+  }
+
+ private:
+  Parts parts_;
+  CopyOptions copy_;
+};
+
+const target::NetworkChoice* choice_for(const std::vector<target::NetworkChoice>& choices, const std::string& mac) {
+  for (const target::NetworkChoice& choice : choices)
+    if (choice.mac == mac) return &choice;
+  return nullptr;
+}
+
+// Everything about a cutover that can be wrong is found here, before the machine is touched.
+class CheckCutover final : public Step {
+ public:
+  CheckCutover(const Parts& parts, const CutoverOptions& options) : parts_(parts), options_(options) {}
+  std::string_view name() const noexcept override { return "check the cutover's settings"; }
+  bool done(const State& state) const override { return state.server.has_value(); }
+  void run(const State&, Journal&, Observer& observer, std::stop_token stop) override {
+    const model::Vm vm = parts_.machine.describe(stop);
+    std::string unmapped;
+    for (const model::Nic& nic : vm.nics)
+      if (!choice_for(options_.networks, nic.mac))
+        unmapped += fmt::format("\n  {} (MAC {}, on \"{}\")", nic.label, nic.mac, nic.network.empty() ? nic.summary : nic.network);
+    if (!unmapped.empty())
+      throw Error(Fault::usage,
+                  fmt::format("{} has network adapters without a mapping; add --network-mapping "
+                              "mac=MAC,network-id=ID,subnet-id=ID for each of them:{}", vm.name, unmapped));
+    for (const target::NetworkChoice& choice : options_.networks)
+      if (std::none_of(vm.nics.begin(), vm.nics.end(), [&](const model::Nic& nic) { return nic.mac == choice.mac; }))
+        observer.warned(fmt::format("--network-mapping mac={}: {} has no adapter with that MAC address", choice.mac, vm.name));
+  }
+
+ private:
+  Parts parts_;
+  CutoverOptions options_;
+};
+
+class EnsurePorts final : public Step {
+ public:
+  EnsurePorts(const Parts& parts, const CutoverOptions& options) : parts_(parts), options_(options) {}
+  std::string_view name() const noexcept override { return "ensure network ports"; }
+  bool done(const State& state) const override { return state.server.has_value(); }
+  void run(const State& state, Journal& journal, Observer&, std::stop_token stop) override {
+    for (const model::Nic& nic : parts_.machine.describe(stop).nics) {
+      const target::NetworkChoice* choice = choice_for(options_.networks, nic.mac);
+      if (!choice) throw Error(Fault::usage, fmt::format("{} (MAC {}) has no --network-mapping", nic.label, nic.mac));
+      const target::Port port = parts_.cloud.ensure_port(state.job->job, nic, *choice, stop);
+      const auto known = state.ports.find(nic.mac);
+      if (known == state.ports.end() || known->second.port != port.id)
+        journal.append(PortEnsured{nic.mac, port.id, port.created});
+    }
+  }
+
+ private:
+  Parts parts_;
+  CutoverOptions options_;
+};
+
+class EnsureTracking final : public Step {
+ public:
+  EnsureTracking(const Parts& parts, const CopyOptions& copy) : parts_(parts), copy_(copy) {}
+  std::string_view name() const noexcept override { return "ensure change tracking"; }
+  // An open cycle was begun with tracking looked after; a machine that is off takes its changeId from the next snapshot.
+  bool done(const State& state) const override { return copy_.no_tracking || state.open_cycle() || state.shutdown_at; }
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
+    const bool available = parts_.machine.ensure_tracking({state.job->job, 0}, stop);
+    if (!available)
+      observer.warned("this machine cannot track changed blocks (hardware version below 7): every cycle copies everything");
+    if (!state.tracking_ensured || state.tracking_available != available) journal.append(TrackingEnsured{available});
+  }
+
+ private:
+  Parts parts_;
+  CopyOptions copy_;
+};
+
+class AllocateVolumes final : public Step {
+ public:
+  AllocateVolumes(const Parts& parts, const CopyOptions& copy) : parts_(parts), copy_(copy) {}
+  std::string_view name() const noexcept override { return "allocate volumes"; }
+  bool done(const State& state) const override { return state.server.has_value(); }
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
+    const model::Vm vm = parts_.machine.describe(stop);
+    bool boot = true;
+    for (const model::Disk& disk : vm.disks) {
+      if (copy_.skip.contains(disk.key)) continue;
+      allocate(state, journal, observer, disk, boot, stop);
+      boot = false;
+    }
+    for (const auto& [key, known] : state.disks)
+      if (std::none_of(vm.disks.begin(), vm.disks.end(), [&](const model::Disk& d) { return d.key == key; }))
+        observer.warned(fmt::format("disk {} is no longer part of {}; its volume {} is kept and left out", key.value, vm.name,
+                                    known.volume.value));
+  }
+
+ private:
+  void allocate(const State& state, Journal& journal, Observer& observer, const model::Disk& disk, bool boot, std::stop_token stop) {
+    target::VolumeWish wish;
+    wish.tag = tag_of(state, disk);
+    wish.bytes = disk.capacity;
+    wish.boot = boot;
+    if (boot) wish.image_properties = copy_.image_properties;
+    const target::Volume volume = parts_.cloud.allocate(wish, stop);
+    const auto known = state.disks.find(disk.key);
+    if (known != state.disks.end() && known->second.volume == volume.id) return;
+    if (known != state.disks.end())
+      observer.warned(fmt::format("{}: volume {} is gone; starting again with volume {}", disk.label, known->second.volume.value,
+                                  volume.id.value));
+    VolumeAllocated fact{disk.key, volume.id, disk.capacity, !volume.fresh, std::nullopt};
+    if (!volume.fresh) fact.base = base_of(volume.memory, disk);
+    journal.append(fact);
+    if (fact.base) observer.said(fmt::format("{}: taking over volume {}, last synced at change id {}", disk.label, volume.id.value, fact.base->text()));
+  }
+
+  // What an existing volume says of itself. migratekit writes change_id only after a whole cycle and has no word for
+  // completeness; vmferry has one, and also the capacity, because a disk that grew must be copied in full.
+  static std::optional<model::ChangeId> base_of(const target::Memory& memory, const model::Disk& disk) {
+    const auto value = [&](const char* key) {
+      const auto found = memory.find(key);
+      return found == memory.end() ? std::string() : found->second;
+    };
+    if (!value("vmferry_job").empty() && value("vmferry_complete") != "yes") return std::nullopt;
+    if (const std::string capacity = value("vmferry_capacity"); !capacity.empty() && capacity != std::to_string(disk.capacity))
+      return std::nullopt;
+    return model::ChangeId::parse(value("change_id"));
+  }
+
+  Parts parts_;
+  CopyOptions copy_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> check_disks(const Parts& parts, const CopyOptions& copy) { return std::make_unique<CheckDisks>(parts, copy); }
+std::unique_ptr<Step> check_cutover(const Parts& parts, const CutoverOptions& options) {
+  return std::make_unique<CheckCutover>(parts, options);
+}
+std::unique_ptr<Step> ensure_ports(const Parts& parts, const CutoverOptions& options) {
+  return std::make_unique<EnsurePorts>(parts, options);
+}
+std::unique_ptr<Step> ensure_tracking(const Parts& parts, const CopyOptions& copy) {
+  return std::make_unique<EnsureTracking>(parts, copy);
+}
+std::unique_ptr<Step> allocate_volumes(const Parts& parts, const CopyOptions& copy) {
+  return std::make_unique<AllocateVolumes>(parts, copy);
+}
+
+}  // namespace steps
+}  // namespace vmferry::job

@@ -1,0 +1,39 @@
+// The steps, each made with the collaborators it needs. One file per phase of a migration; the order is itinerary.cpp's.
+// "warm" steps work on the open cycle of the running machine, "final" ones on the one after it was confirmed off; each
+// finds nothing to do when the open cycle is of the other kind.
+#pragma once
+
+#include "job/itinerary.hpp"
+
+namespace vmferry::job::steps {
+
+enum class Kind { warm, final };
+
+// The open cycle when it is of that kind, else nothing.
+const CycleState* open_cycle(const State& state, Kind kind) noexcept;
+// What names the volume of a disk, from the job's first fact.
+target::Tag tag_of(const State& state, const model::Disk& disk);
+
+// prepare.cpp
+std::unique_ptr<Step> check_disks(const Parts& parts, const CopyOptions& copy);
+std::unique_ptr<Step> check_cutover(const Parts& parts, const CutoverOptions& options);
+std::unique_ptr<Step> ensure_ports(const Parts& parts, const CutoverOptions& options);
+std::unique_ptr<Step> ensure_tracking(const Parts& parts, const CopyOptions& copy);
+std::unique_ptr<Step> allocate_volumes(const Parts& parts, const CopyOptions& copy);
+
+// cycle.cpp
+std::unique_ptr<Step> begin_cycle(const Parts& parts, Kind kind);
+std::unique_ptr<Step> freeze(const Parts& parts, const CopyOptions& copy, Kind kind);
+std::unique_ptr<Step> thaw(const Parts& parts, Kind kind);
+std::unique_ptr<Step> detach(const Parts& parts);
+std::unique_ptr<Step> end_cycle(const Parts& parts, Kind kind);
+
+// copy_disks.cpp
+std::unique_ptr<Step> copy_disks(const Parts& parts, const CopyOptions& copy, Kind kind);
+
+// finish.cpp
+std::unique_ptr<Step> shut_down(const Parts& parts, const CutoverOptions& options);
+std::unique_ptr<Step> launch(const Parts& parts, const CopyOptions& copy, const CutoverOptions& options);
+std::unique_ptr<Step> finish(const Parts& parts);
+
+}  // namespace vmferry::job::steps
