@@ -1,0 +1,114 @@
+// The control socket's own paths: tokens, quota, settings and the state as a
+// test wants to see it.
+package openstack
+
+import (
+	"net/http"
+
+	"vmferry.dev/lab/calls"
+)
+
+func (c *Cloud) control(log *calls.Log, faults *calls.Faults) http.Handler {
+	mux := http.NewServeMux()
+	calls.Register(mux, log, faults)
+	mux.HandleFunc("/tokens/revoke", only(http.MethodPost, func(w http.ResponseWriter, r *http.Request) {
+		revoked := 0
+		c.locked(func() {
+			revoked = len(c.tokens)
+			c.tokens = map[string]*token{}
+		})
+		calls.Reply(w, http.StatusOK, obj{"revoked": revoked})
+	}))
+	mux.HandleFunc("/quota", only(http.MethodPost, func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		next := c.quota // fields left out keep their value
+		if err := calls.Decode(r, &next); err != nil {
+			calls.Refuse(w, http.StatusBadRequest, err.Error())
+			return
+		}
+		c.quota = next
+		calls.Reply(w, http.StatusOK, c.quota)
+	}))
+	mux.HandleFunc("/settings", only(http.MethodPost, func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		next := c.settings
+		if err := calls.Decode(r, &next); err != nil {
+			calls.Refuse(w, http.StatusBadRequest, err.Error())
+			return
+		}
+		if next.CreateDelayMS < 0 || next.AttachDelayMS < 0 || next.ServerDelayMS < 0 || next.TokenTTLS < 0 {
+			calls.Refuse(w, http.StatusBadRequest, "settings cannot be negative")
+			return
+		}
+		c.settings = next
+		calls.Reply(w, http.StatusOK, c.settings)
+	}))
+	mux.HandleFunc("/state", only(http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		calls.Reply(w, http.StatusOK, c.state())
+	}))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /tokens/revoke /quota /settings /state")
+	})
+	return mux
+}
+
+func only(method string, handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != method {
+			calls.Refuse(w, http.StatusMethodNotAllowed, r.URL.Path+" knows "+method)
+			return
+		}
+		handle(w, r)
+	}
+}
+
+// state shows volumes, servers and ports with what the calls do not show: files
+// and devices.
+func (c *Cloud) state() obj {
+	volumes, servers, ports := []obj{}, []obj{}, []obj{}
+	for _, v := range c.volumes {
+		attachments, deviceLink := []obj{}, ""
+		if a := v.attachment; a != nil {
+			attachments = append(attachments, obj{"id": a.id, "server_id": a.server.id, "device": a.device, "attached": a.attached})
+			if a.block != nil {
+				deviceLink = a.block.path
+			}
+		}
+		volumes = append(volumes, obj{
+			"id": v.id, "name": v.name, "description": v.description, "size": v.size, "status": v.status,
+			"metadata": copied(v.metadata), "image_metadata": copied(v.imageMetadata), "bootable": v.bootable,
+			"volume_type": v.volumeType.name, "availability_zone": v.zone, "file": v.file, "attachments": attachments,
+			"device": deviceLink,
+		})
+	}
+	for _, s := range c.servers {
+		boot, nics := []string{}, []string{}
+		for _, a := range s.attachments {
+			boot = append(boot, a.volume.id)
+		}
+		for _, p := range s.ports {
+			nics = append(nics, p.id)
+		}
+		groups := []string{}
+		for _, g := range c.serverGroups(s) {
+			groups = append(groups, text(g["name"]))
+		}
+		fault := ""
+		if s.fault != nil {
+			fault = s.fault.message
+		}
+		servers = append(servers, obj{
+			"id": s.id, "name": s.name, "status": s.status, "task_state": s.task, "volumes": boot, "ports": nics,
+			"flavor": s.flavor.name, "availability_zone": s.zone, "security_groups": groups, "metadata": copied(s.metadata),
+			"tags": append([]string{}, s.tags...), "key_name": s.key, "fault": fault,
+		})
+	}
+	for _, p := range c.ports {
+		ports = append(ports, c.portView(p))
+	}
+	return obj{"volumes": volumes, "servers": servers, "ports": ports, "quota": c.quota, "settings": c.settings}
+}

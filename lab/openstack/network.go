@@ -1,0 +1,397 @@
+// Neutron v2.0: networks, subnets, security groups and the addresses of ports.
+package openstack
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/http"
+	"sort"
+	"strings"
+	"time"
+)
+
+type network struct {
+	id, name, projectID string
+	shared              bool
+	subnet              *subnet
+	created             time.Time
+}
+
+type subnet struct {
+	id, name    string
+	cidr        *net.IPNet
+	gateway     string
+	first, last string // the allocation pool
+}
+
+type securityGroup struct {
+	id, name, description string
+	rules                 []obj
+}
+
+func networkRoot(q *request) reply {
+	return ok(obj{"versions": []obj{{"id": "v2.0", "status": "CURRENT",
+		"links": []obj{{"rel": "self", "href": q.base + "/network/v2.0/"}}}}})
+}
+
+func networkVersion(q *request) reply {
+	resources := []obj{}
+	for _, name := range []string{"network", "subnet", "port", "security_group", "quota"} {
+		resources = append(resources, obj{"name": name, "collection": name + "s",
+			"links": []obj{{"rel": "self", "href": q.base + "/network/v2.0/" + name + "s"}}})
+	}
+	return ok(obj{"resources": resources})
+}
+
+// extensions are those whose fields and calls the lab models.
+var extensions = []string{"port-security", "security-group", "standard-attr-description", "standard-attr-tag",
+	"standard-attr-timestamp", "standard-attr-revisions", "tag-ports-during-bulk-creation", "binding", "quotas",
+	"quota_details", "project-id", "availability_zone", "network_availability_zone", "external-net", "net-mtu",
+	"allowed-address-pairs", "extra_dhcp_opt"}
+
+func extensionView(alias string) obj {
+	return obj{"alias": alias, "name": alias, "description": "", "updated": "2016-01-01T00:00:00-00:00", "links": []obj{}}
+}
+
+func listExtensions(q *request) reply {
+	views := []obj{}
+	for _, alias := range extensions {
+		views = append(views, extensionView(alias))
+	}
+	return ok(obj{"extensions": views})
+}
+
+func showExtension(q *request) reply {
+	if contains(extensions, q.vars["alias"]) {
+		return ok(obj{"extension": extensionView(q.vars["alias"])})
+	}
+	return neutron(http.StatusNotFound, "HTTPNotFound", "Extension with alias %s does not exist", q.vars["alias"])
+}
+
+func (c *Cloud) network(id string) *network {
+	for _, n := range c.networks {
+		if n.id == id {
+			return n
+		}
+	}
+	return nil
+}
+
+func (c *Cloud) group(id string) *securityGroup {
+	for _, g := range c.groups {
+		if g.id == id {
+			return g
+		}
+	}
+	return nil
+}
+
+func (c *Cloud) groupNamed(nameOrID string) *securityGroup {
+	for _, g := range c.groups {
+		if g.name == nameOrID || g.id == nameOrID {
+			return g
+		}
+	}
+	return nil
+}
+
+func networkView(n *network) obj {
+	return obj{
+		"id": n.id, "name": n.name, "tenant_id": n.projectID, "project_id": n.projectID, "admin_state_up": true, "mtu": 1500,
+		"status": "ACTIVE", "subnets": []string{n.subnet.id}, "shared": n.shared, "availability_zone_hints": []string{},
+		"availability_zones": []string{zoneName}, "ipv4_address_scope": nil, "ipv6_address_scope": nil,
+		"router:external": false, "description": "", "port_security_enabled": true, "tags": []string{},
+		"created_at": novaTime(n.created), "updated_at": novaTime(n.created), "revision_number": 2,
+	}
+}
+
+func subnetView(n *network) obj {
+	s := n.subnet
+	return obj{
+		"id": s.id, "name": s.name, "tenant_id": n.projectID, "project_id": n.projectID, "network_id": n.id, "ip_version": 4,
+		"subnetpool_id": nil, "enable_dhcp": true, "ipv6_ra_mode": nil, "ipv6_address_mode": nil, "gateway_ip": s.gateway,
+		"cidr": s.cidr.String(), "allocation_pools": []obj{{"start": s.first, "end": s.last}}, "host_routes": []obj{},
+		"dns_nameservers": []string{}, "description": "", "service_types": []string{}, "tags": []string{},
+		"created_at": novaTime(n.created), "updated_at": novaTime(n.created), "revision_number": 0,
+	}
+}
+
+func (c *Cloud) groupView(g *securityGroup) obj {
+	return obj{
+		"id": g.id, "name": g.name, "tenant_id": c.ids.project, "project_id": c.ids.project, "description": g.description,
+		"security_group_rules": g.rules, "stateful": true, "shared": false, "tags": []string{}, "revision_number": 1,
+		"created_at": "2024-01-01T00:00:00Z", "updated_at": "2024-01-01T00:00:00Z",
+	}
+}
+
+// Filters: what may be asked of a list of each kind.
+var (
+	listQuery    = []string{"limit", "marker", "fields", "sort_key", "sort_dir"}
+	networkQuery = append([]string{"id", "name", "status", "tenant_id", "project_id", "shared", "router:external",
+		"admin_state_up", "description"}, listQuery...)
+	subnetQuery = append([]string{"id", "name", "network_id", "tenant_id", "project_id", "cidr", "ip_version",
+		"gateway_ip", "enable_dhcp"}, listQuery...)
+	groupQuery = append([]string{"id", "name", "tenant_id", "project_id", "description"}, listQuery...)
+	portQuery  = append([]string{"id", "name", "network_id", "mac_address", "device_id", "device_owner", "status", "tenant_id",
+		"project_id", "admin_state_up", "description", "fixed_ips", "tags", "tags-any", "not-tags", "not-tags-any",
+		"security_groups"}, listQuery...)
+)
+
+// neutronList filters, orders, pages and trims views, which is the same for
+// every resource of Neutron.
+func (q *request) neutronList(collection string, views []obj) reply {
+	kept := []obj{}
+	for _, view := range views {
+		fits, bad := q.neutronFits(view)
+		if bad != nil {
+			return *bad
+		}
+		if fits {
+			kept = append(kept, view)
+		}
+	}
+	if sortKeys := q.query["sort_key"]; len(sortKeys) > 0 {
+		directions := q.query["sort_dir"]
+		sort.SliceStable(kept, func(i, j int) bool {
+			for n, key := range sortKeys {
+				a, b := fmt.Sprint(kept[i][key]), fmt.Sprint(kept[j][key])
+				if a != b {
+					return (a < b) != (n < len(directions) && directions[n] == "desc")
+				}
+			}
+			return false
+		})
+	}
+	start, end, full, bad := q.page(len(kept), func(i int) string { return text(kept[i]["id"]) }, func(marker string) reply {
+		kind := strings.TrimSuffix(collection, "s")
+		return q.noResource(kind, marker)
+	})
+	if bad != nil {
+		return *bad
+	}
+	body := obj{}
+	if full && q.query.Get("limit") != "" {
+		body[collection+"_links"] = q.nextLink(q.http.URL.Path, text(kept[end-1]["id"]))
+	}
+	trimmed := []obj{}
+	for _, view := range kept[start:end] {
+		trimmed = append(trimmed, q.trimmed(view))
+	}
+	body[collection] = trimmed
+	return ok(body)
+}
+
+// trimmed keeps the fields asked for.
+func (q *request) trimmed(view obj) obj {
+	asked := q.query["fields"]
+	if len(asked) == 0 {
+		return view
+	}
+	kept := obj{}
+	for _, name := range asked {
+		if value, known := view[name]; known {
+			kept[name] = value
+		}
+	}
+	return kept
+}
+
+// neutronFits applies the filters: a value given several times means any of
+// them.
+func (q *request) neutronFits(view obj) (bool, *reply) {
+	for name, wanted := range q.query {
+		if contains(listQuery, name) {
+			continue
+		}
+		fits := false
+		switch name {
+		case "tags", "tags-any", "not-tags", "not-tags-any":
+			fits = tagsFit(name, view["tags"].([]string), strings.Split(strings.Join(wanted, ","), ","))
+		case "fixed_ips":
+			var bad *reply
+			if fits, bad = q.fixedIPsFit(view, wanted); bad != nil {
+				return false, bad
+			}
+		case "security_groups":
+			have := view["security_groups"].([]string)
+			for _, id := range wanted {
+				fits = fits || contains(have, id)
+			}
+		default:
+			for _, value := range wanted {
+				fits = fits || strings.EqualFold(fmt.Sprint(view[name]), value)
+			}
+			if name == "name" || name == "description" || name == "device_id" { // these keep their case
+				fits = contains(wanted, text(view[name]))
+			}
+		}
+		if !fits {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func tagsFit(filter string, have, wanted []string) bool {
+	hits := 0
+	for _, tag := range wanted {
+		if contains(have, tag) {
+			hits++
+		}
+	}
+	switch filter {
+	case "tags":
+		return hits == len(wanted)
+	case "tags-any":
+		return hits > 0
+	case "not-tags":
+		return hits < len(wanted)
+	}
+	return hits == 0
+}
+
+func (q *request) fixedIPsFit(view obj, wanted []string) (bool, *reply) {
+	for _, condition := range wanted {
+		parts := strings.SplitN(condition, "=", 2)
+		if len(parts) != 2 || parts[0] != "ip_address" && parts[0] != "subnet_id" {
+			bad := q.cloud.unmodelled(q.http, q.service, http.StatusNotImplemented, "the filter fixed_ips="+condition)
+			return false, &bad
+		}
+		found := false
+		for _, ip := range view["fixed_ips"].([]obj) {
+			found = found || ip[parts[0]] == parts[1]
+		}
+		if !found {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// noResource is the 404 of a kind, in Neutron's words.
+func (q *request) noResource(kind, id string) reply {
+	switch kind {
+	case "network":
+		return neutron(404, "NetworkNotFound", "Network %s could not be found.", id)
+	case "subnet":
+		return neutron(404, "SubnetNotFound", "Subnet %s could not be found.", id)
+	case "port":
+		return neutron(404, "PortNotFound", "Port %s could not be found.", id)
+	}
+	return neutron(404, "SecurityGroupNotFound", "Security group %s does not exist", id)
+}
+
+func listNetworks(q *request) reply {
+	views := []obj{}
+	for _, n := range q.cloud.networks {
+		views = append(views, networkView(n))
+	}
+	return q.neutronList("networks", views)
+}
+
+func showNetwork(q *request) reply {
+	if n := q.cloud.network(q.vars["network"]); n != nil {
+		return ok(obj{"network": q.trimmed(networkView(n))})
+	}
+	return q.noResource("network", q.vars["network"])
+}
+
+func listSubnets(q *request) reply {
+	views := []obj{}
+	for _, n := range q.cloud.networks {
+		views = append(views, subnetView(n))
+	}
+	return q.neutronList("subnets", views)
+}
+
+func showSubnet(q *request) reply {
+	for _, n := range q.cloud.networks {
+		if n.subnet.id == q.vars["subnet"] {
+			return ok(obj{"subnet": q.trimmed(subnetView(n))})
+		}
+	}
+	return q.noResource("subnet", q.vars["subnet"])
+}
+
+func listGroups(q *request) reply {
+	views := []obj{}
+	for _, g := range q.cloud.groups {
+		views = append(views, q.cloud.groupView(g))
+	}
+	return q.neutronList("security_groups", views)
+}
+
+func showGroup(q *request) reply {
+	if g := q.cloud.group(q.vars["group"]); g != nil {
+		return ok(obj{"security_group": q.trimmed(q.cloud.groupView(g))})
+	}
+	return q.noResource("security_group", q.vars["group"])
+}
+
+var networkLimits = map[string]int{"network": 100, "subnet": 100, "port": 500, "security_group": 10,
+	"security_group_rule": 100, "router": 10, "floatingip": 50, "subnetpool": -1, "rbac_policy": 10}
+
+func networkQuotas(q *request) reply {
+	limits := obj{}
+	for name, limit := range networkLimits {
+		limits[name] = limit
+	}
+	return q.ownQuota(limits)
+}
+
+func networkQuotaDetails(q *request) reply {
+	c := q.cloud
+	used := map[string]int{"network": 1, "subnet": 1, "port": len(c.ports), "security_group": len(c.groups)}
+	details := obj{}
+	for name, limit := range networkLimits {
+		details[name] = obj{"limit": limit, "used": used[name], "reserved": 0}
+	}
+	return q.ownQuota(details)
+}
+
+func (q *request) ownQuota(quota obj) reply {
+	if q.vars["project"] != q.cloud.ids.project {
+		return neutron(http.StatusForbidden, "AdminRequired",
+			"User does not have admin privileges: Only admin can view or configure quota.")
+	}
+	return ok(obj{"quota": quota})
+}
+
+func number(ip net.IP) uint32 { return binary.BigEndian.Uint32(ip.To4()) }
+
+func fromNumber(n uint32) string {
+	raw := make(net.IP, 4)
+	binary.BigEndian.PutUint32(raw, n)
+	return raw.String()
+}
+
+// addressHolder is the port that has an address on a network.
+func (c *Cloud) addressHolder(n *network, address string) *port {
+	for _, p := range c.ports {
+		if p.network != n {
+			continue
+		}
+		for _, ip := range p.fixedIPs {
+			if ip.address == address {
+				return p
+			}
+		}
+	}
+	return nil
+}
+
+// freeAddress takes the lowest free address of the pool, "" when there is none.
+func (c *Cloud) freeAddress(n *network, taken []fixedIP) string {
+	for i := number(net.ParseIP(n.subnet.first)); i <= number(net.ParseIP(n.subnet.last)); i++ {
+		address := fromNumber(i)
+		free := c.addressHolder(n, address) == nil
+		for _, ip := range taken {
+			free = free && ip.address != address
+		}
+		if free {
+			return address
+		}
+	}
+	return ""
+}
