@@ -48,11 +48,11 @@ func (c *changeSignal) next() <-chan struct{} {
 	return c.woken
 }
 
-func (c *changeSignal) PutObject(mo.Reference)                                             { c.wake() }
-func (c *changeSignal) UpdateObject(mo.Reference, []types.PropertyChange)                  { c.wake() }
-func (c *changeSignal) RemoveObject(*simulator.Context, types.ManagedObjectReference)      { c.wake() }
-func (c *changeSignal) Lock()                                                              {}
-func (c *changeSignal) Unlock()                                                            {}
+func (c *changeSignal) PutObject(mo.Reference)                                        { c.wake() }
+func (c *changeSignal) UpdateObject(mo.Reference, []types.PropertyChange)             { c.wake() }
+func (c *changeSignal) RemoveObject(*simulator.Context, types.ManagedObjectReference) { c.wake() }
+func (c *changeSignal) Lock()                                                         {}
+func (c *changeSignal) Unlock()                                                       {}
 
 // collector is one PropertyCollector of one session.
 type collector struct {

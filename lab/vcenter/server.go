@@ -41,6 +41,8 @@ type Server struct {
 	datacenter string // name in paths and in dcPath
 	datastores map[string]*datastore
 
+	snapshotNumber int64 // the last one given
+
 	mu       sync.Mutex
 	machines map[string]*machine // by moref value
 }
@@ -155,6 +157,9 @@ func (s *Server) execute(w http.ResponseWriter, c *soapCall) (status int, faultN
 			}
 			return s.answer(w, reply, f)
 		}
+	}
+	if f := s.guard(c); f != nil {
+		return s.answer(w, nil, f)
 	}
 	return s.forward(c).writeTo(w)
 }
