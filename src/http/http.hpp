@@ -9,6 +9,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -66,6 +67,7 @@ struct Trust {
   std::filesystem::path ca_file;  // PEM bundle; empty = the system's
   std::filesystem::path client_certificate;  // PEM, optional
   std::filesystem::path client_key;
+  std::string ca_flag;  // the flag that gives the CA: "--vmware-ca"; for messages
 };
 
 struct CurlOptions {
