@@ -32,9 +32,8 @@ struct CloudConfig {
   std::string auth_url;
   AuthMethod method = AuthMethod::password;
   Named user;
-  Named project;                       // the scope; not sent with an application credential, which has its own
-  std::string domain_id, domain_name;  // domain scope, when there is no project
-  Named application_credential;        // by id, or by name with `user`
+  Named project;                 // the scope; not sent with an application credential, which has its own
+  Named application_credential;  // by id, or by name with `user`
   Secret password;                     // of method password
   Secret application_secret;
   Secret token;

@@ -16,7 +16,17 @@ std::string error_name(const http::Response& response);
 // "" or "req-..."
 std::string request_id(const http::Response& response);
 
+// A call that was answered, with a status that is not success.
+class Refused : public Error {
+ public:
+  Refused(Fault fault, const std::string& message, std::string name, int status) : Error(fault, message, std::move(name)), status_(status) {}
+  int status() const noexcept { return status_; }
+
+ private:
+  int status_;
+};
+
 // `service` "Cinder", `doing` "create volume 'web01'".
-Error refusal(const std::string& service, const std::string& doing, const http::Response& response);
+Refused refusal(const std::string& service, const std::string& doing, const http::Response& response);
 
 }  // namespace vmferry::openstack
