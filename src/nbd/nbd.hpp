@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -26,14 +27,14 @@ struct Extent {
   bool zero = false;  // reads as zeroes. A hole without it is data (NBD_STATE_HOLE alone promises nothing).
 };
 
-// Called exactly once, from poll() of the same thread. error is 0 or an errno value.
+// Called exactly once, from poll() or deliver() of the same thread, or never when the handle is destroyed first. error is 0 or an errno value.
 using Done = std::function<void(int error)>;
 using ExtentsDone = std::function<void(int error, std::vector<Extent> extents)>;
 
 class Handle {
  public:
-  // Connects (blocking, read-only use). Error(unavailable) when nobody listens.
-  explicit Handle(const Uri& uri);
+  // Connects (blocking, read-only use). Error(unavailable) when nobody listens or answers within `patience`.
+  explicit Handle(const Uri& uri, std::stop_token stop = {}, std::chrono::milliseconds patience = std::chrono::minutes(2));
   ~Handle();  // NBD_CMD_DISC; requests must have been drained (see drain())
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
@@ -56,6 +57,8 @@ class Handle {
   bool wants_write() const noexcept;
   void notify_readable();
   void notify_writable();
+  // Runs the callbacks of what has finished, without waiting. False: nothing had.
+  bool deliver();
   // Waits at most `timeout` for something to happen and runs callbacks. False: nothing happened.
   bool poll(std::chrono::milliseconds timeout);
   // Lets every request finish (their callbacks run), at most `deadline`. nbdkit 1.32 aborts when a client vanishes with

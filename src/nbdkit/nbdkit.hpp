@@ -23,6 +23,8 @@ struct Probe {
   bool plugin(const std::string& name) const;  // asks nbdkit --dump-plugin once per name
   bool filter(const std::string& name) const;
   process::Runner* runner = nullptr;
+  struct Answers;  // what was asked already
+  std::shared_ptr<Answers> answers;
 };
 // Error(tool) with the package to install when nbdkit is missing.
 Probe probe(process::Runner& runner, std::stop_token stop);

@@ -1,0 +1,511 @@
+// The loop: take what arrived, plan, start reads, wait. Failed reads go again on a fresh connection; nothing is lost
+// between two states because a chunk is always in exactly one of cutter, held_, retries_, flights_ or the writers.
+#include "copy/engine.hpp"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <string.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.hpp"
+
+namespace vmferry::copy {
+
+namespace {
+
+constexpr std::size_t mib = 1 << 20;
+constexpr int writer_threads = 2;
+constexpr std::uint64_t extent_window = 1ULL << 30;   // asked at once
+constexpr std::uint64_t extents_ahead = 256 * mib;    // ask on while less than this is ready to be read
+constexpr std::uint64_t clear_slice = 256 * mib;      // so that a cancel is not behind one long call
+constexpr std::uint64_t sector = 512;                 // VDDK reads whole sectors only
+constexpr std::chrono::milliseconds progress_cadence{100};
+constexpr std::chrono::milliseconds first_back_off{500}, longest_back_off{30000};
+constexpr std::chrono::seconds drain_patience{20};
+
+// Measured: a delta is done soonest with little memory (first touch dominates), a full copy wants more in flight.
+std::size_t arena_bytes(const Tuning& tuning) {
+  return std::max<std::size_t>((tuning.whole_disk ? 32 : 16) * mib, 2 * std::size_t{tuning.request});
+}
+
+Tuning sane(Tuning tuning) {
+  tuning.connections = std::clamp(tuning.connections, 1, 64);
+  tuning.requests_per_connection = std::clamp(tuning.requests_per_connection, 1, 64);
+  tuning.attempts = std::max(tuning.attempts, 1);
+  tuning.granule = std::max<std::uint32_t>(tuning.granule, sector);
+  tuning.request = std::clamp<std::uint32_t>(tuning.request / sector * sector, 64 * 1024, 32 * mib);
+  return tuning;
+}
+
+}  // namespace
+
+Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock,
+               log::Log& log, std::stop_token stop)
+    : source_(source),
+      target_(target),
+      work_(work),
+      tuning_(sane(tuning)),
+      progress_(progress),
+      clock_(clock),
+      log_(log),
+      user_stop_(std::move(stop)),
+      size_(source.bytes()),
+      sink_(target, log),
+      arena_(arena_bytes(tuning_)),
+      cutter_({tuning_.request, tuning_.merge_gap, sector, size_}),
+      lane_limit_(tuning_.connections),
+      asks_extents_(tuning_.whole_disk) {}
+
+Engine::~Engine() = default;
+
+// ---- the other threads ----
+
+void Engine::fail(std::exception_ptr reason) {
+  {
+    auto inbox = inbox_.lock();
+    if (!inbox->failure) inbox->failure = std::move(reason);
+  }
+  doorbell_.ring();
+}
+
+void Engine::produce(std::stop_token stop) {
+  try {
+    while (auto piece = work_.next(stop)) {
+      inbox_.lock()->pieces.push_back(std::move(*piece));
+      doorbell_.ring();
+    }
+    inbox_.lock()->work_ended = true;
+    doorbell_.ring();
+  } catch (...) {
+    fail(std::current_exception());
+  }
+}
+
+void Engine::connect_on_order(std::stop_token stop) {
+  while (true) {
+    std::chrono::milliseconds after{0};
+    {
+      auto order = order_.lock();
+      if (!order_given_.wait(order.mutex(), stop, [&] { return order->open; })) return;
+      order->open = false;
+      after = order->after;
+    }
+    try {
+      if (after.count() > 0) sleep_or_cancel(clock_, after, stop);
+      auto handle = source_.connect(stop);
+      inbox_.lock()->connected = std::move(handle);
+    } catch (...) {
+      inbox_.lock()->refused = std::current_exception();
+    }
+    doorbell_.ring();
+  }
+}
+
+// ---- what they left ----
+
+void Engine::take_inbox() {
+  std::vector<std::vector<ByteRange>> pieces;
+  std::vector<Written> written;
+  std::unique_ptr<nbd::Handle> connected;
+  std::exception_ptr refused;
+  bool ended = false;
+  {
+    auto inbox = inbox_.lock();
+    pieces.swap(inbox->pieces);
+    written.swap(inbox->written);
+    connected.swap(inbox->connected);
+    refused = std::exchange(inbox->refused, nullptr);
+    ended = inbox->work_ended;
+  }
+  for (const auto& piece : pieces) take_piece(piece);
+  work_ended_ = ended;
+  for (const Written& job : written) {
+    done_ += job.counts;
+    report_.written += job.written;
+    report_.zeroed += job.zeroed;
+    if (job.bytes.empty()) {
+      --clearing_;
+    } else {
+      --writing_;
+      arena_.give(job.bytes);
+    }
+  }
+  if (connected != nullptr) take_connection(std::move(connected));
+  if (refused != nullptr) take_refusal(std::move(refused));
+}
+
+void Engine::take_piece(const std::vector<ByteRange>& piece) {
+  std::vector<ByteRange> within;
+  for (ByteRange range : piece) {
+    if (range.offset >= size_) continue;  // areas are rounded up and may pass the end
+    range.length = std::min(range.length, size_ - range.offset);
+    within.push_back(range);
+  }
+  RangeSet fresh(within);
+  fresh.subtract(covered_);  // what was named before is being copied already
+  covered_.add(fresh);
+  if (asks_extents_)
+    unmapped_.insert(unmapped_.end(), fresh.ranges().begin(), fresh.ranges().end());
+  else
+    cutter_.add(fresh.ranges());
+}
+
+void Engine::take_connection(std::unique_ptr<nbd::Handle> handle) {
+  ordered_ = false;
+  refusals_ = 0;
+  if (handle->bytes() < size_)
+    throw Error(Fault::data, fmt::format("the disk copied to {} has {} bytes, but its server shows only {}: it is another disk, "
+                                         "or it was cut",
+                                         target_.name(), size_, handle->bytes()));
+  if (!shaped_) {
+    const std::uint64_t align = std::max<std::uint64_t>(handle->minimum_block(), sector);
+    const std::uint64_t request = std::min<std::uint64_t>(tuning_.request, handle->maximum_read()) / align * align;
+    if (request == 0)
+      throw Error(Fault::unsupported, fmt::format("the server of the disk copied to {} takes reads of at most {} bytes in blocks "
+                                                  "of {}: nothing can be read",
+                                                  target_.name(), handle->maximum_read(), align));
+    cutter_.reshape({request, tuning_.merge_gap, align, size_});
+    shaped_ = true;
+  }
+  auto lane = std::make_unique<Lane>();
+  lane->number = ++lane_numbers_;
+  lane->handle = std::move(handle);
+  lanes_.push_back(std::move(lane));
+  log_.debug(fmt::format("connection {} to the disk copied to {} is open", lane_numbers_, target_.name()));
+}
+
+void Engine::take_refusal(std::exception_ptr reason) {
+  ordered_ = false;
+  const int usable = usable_lanes();
+  try {
+    std::rethrow_exception(reason);
+  } catch (Error& error) {
+    if (usable > 0 && !starved_fresh_) {
+      lane_limit_ = usable;  // it was only for speed
+      log_.info(fmt::format("the disk copied to {} gets no more than {} connections: {}", target_.name(), usable, error.what()));
+      return;
+    }
+    const bool later = error.fault() == Fault::unavailable || error.fault() == Fault::timeout || error.fault() == Fault::tool;
+    if (!later) throw error.during(fmt::format("connecting to the disk copied to {}", target_.name()));
+    ++refusals_;
+    log_.warning(fmt::format("no connection to the disk copied to {} (attempt {} of {}): {}", target_.name(), refusals_,
+                             tuning_.attempts, error.what()));
+    if (refusals_ < tuning_.attempts) return;
+    const std::uint64_t offset = retries_.empty() ? (held_ ? held_->read.offset : 0) : retries_.front().read.offset;
+    throw Error(Fault::unavailable, fmt::format("the disk copied to {} cannot be read at offset {}: no connection after {} "
+                                                "attempts, the last one said: {}",
+                                                target_.name(), offset, refusals_, error.what()));
+  }
+}
+
+// ---- planning ----
+
+void Engine::clear(ByteRange range, bool is_work) {
+  const bool skip = tuning_.whole_disk && target_.known_zero();
+  if (skip) {
+    report_.zeroed += range.length;
+    if (is_work) done_ += range.length;
+    return;
+  }
+  while (range.length > 0) {
+    const ByteRange slice{range.offset, std::min(range.length, clear_slice)};
+    writers_->add({{}, 0, {slice}, is_work ? slice.length : 0});
+    ++clearing_;
+    range = {slice.end(), range.length - slice.length};
+  }
+}
+
+void Engine::ask_extents() {
+  if (!asks_extents_ || asking_ || unmapped_.empty() || !shaped_) return;
+  Lane* lane = nullptr;
+  for (const auto& candidate : lanes_)
+    if (candidate->usable() && (lane == nullptr || candidate->handle->in_flight() < lane->handle->in_flight()))
+      lane = candidate.get();
+  if (lane == nullptr) return;
+  if (!lane->handle->can_extents() || extent_failures_ >= 2) {
+    // Everything is read, and its zeroes are found in the bytes.
+    asks_extents_ = false;
+    const std::vector<ByteRange> all(unmapped_.begin(), unmapped_.end());
+    cutter_.add(all);
+    unmapped_.clear();
+    return;
+  }
+  if (cutter_.bytes() >= extents_ahead) return;
+  ByteRange range = unmapped_.front();
+  range.length = std::min(range.length, extent_window);
+  asking_ = true;
+  lane->handle->extents(range, [this, range, lane](int error, const std::vector<nbd::Extent>& extents) {
+    on_extents(range, *lane, error, extents);
+  });
+}
+
+void Engine::on_extents(ByteRange asked, Lane& lane, int error, const std::vector<nbd::Extent>& extents) {
+  asking_ = false;
+  if (draining_) return;
+  std::uint64_t known = asked.offset;
+  std::vector<ByteRange> data;
+  for (const nbd::Extent& extent : extents) {
+    if (extent.range.offset != known) break;  // a hole in the answer: believe what is before it
+    known = extent.range.end();
+    // A hole smaller than the granule is cheaper to read than to clear.
+    if (extent.zero && extent.range.length >= tuning_.granule)
+      clear(extent.range, true);
+    else
+      data.push_back(extent.range);
+  }
+  if (error != 0 || known == asked.offset) {
+    ++extent_failures_;
+    if (error != 0) lane.retiring = true;
+    log_.info(fmt::format("the server of the disk copied to {} does not say what is empty at offset {} ({})", target_.name(),
+                          asked.offset, error != 0 ? strerror(error) : "empty answer"));
+    return;
+  }
+  const RangeSet normal(data);
+  cutter_.add(normal.ranges());
+  ByteRange& front = unmapped_.front();
+  front = {known, front.end() - known};
+  if (front.length == 0) unmapped_.pop_front();
+}
+
+// The whole target shall equal the source: what the work does not name is zero there, and so is what is beyond its end
+// (an old partition table's copy at the end of a larger volume would be found by the guest).
+void Engine::clear_outside() {
+  if (outside_cleared_ || !work_ended_ || !tuning_.whole_disk) return;
+  outside_cleared_ = true;
+  const ByteRange everything{0, target_.bytes()};
+  RangeSet outside(std::span(&everything, 1));
+  outside.subtract(covered_);
+  for (const ByteRange& range : outside.ranges()) clear(range, false);
+}
+
+// ---- reading ----
+
+Engine::Lane* Engine::pick(std::uint64_t newer_than) {
+  Lane* best = nullptr;
+  for (const auto& lane : lanes_) {
+    if (!lane->usable() || lane->number <= newer_than) continue;
+    if (lane->handle->in_flight() >= tuning_.requests_per_connection) continue;
+    if (best == nullptr || lane->handle->in_flight() < best->handle->in_flight()) best = lane.get();
+  }
+  return best;
+}
+
+// False when there is no memory left.
+bool Engine::dispatch_retries() {
+  starved_fresh_ = false;
+  for (std::size_t i = 0; i < retries_.size();) {
+    Lane* lane = pick(retries_[i].fresh_after);
+    if (lane == nullptr) {
+      const bool exists = std::any_of(lanes_.begin(), lanes_.end(), [&](const auto& other) {
+        return other->usable() && other->number > retries_[i].fresh_after;
+      });
+      if (!exists) starved_fresh_ = true;
+      ++i;
+      continue;
+    }
+    const auto buffer = arena_.take(retries_[i].read.length);
+    if (!buffer) return false;
+    Chunk chunk = std::move(retries_[i]);
+    retries_.erase(retries_.begin() + static_cast<std::ptrdiff_t>(i));
+    start(std::move(chunk), *lane, *buffer);
+  }
+  return true;
+}
+
+void Engine::dispatch() {
+  starved_ = false;
+  if (!dispatch_retries() || !shaped_) return;
+  while (held_ || !cutter_.empty()) {
+    Lane* lane = pick(0);
+    if (lane == nullptr) {
+      starved_ = true;
+      return;
+    }
+    if (!held_) held_ = cutter_.next();
+    const auto buffer = arena_.take(held_->read.length);
+    if (!buffer) return;
+    start(std::move(*held_), *lane, *buffer);
+    held_.reset();
+  }
+}
+
+void Engine::start(Chunk chunk, Lane& lane, std::span<std::byte> buffer) {
+  flights_.push_front({std::move(chunk), buffer, &lane});
+  const auto flight = flights_.begin();
+  ++report_.requests;
+  lane.handle->read(buffer, flight->chunk.read.offset, [this, flight](int error) { on_read(flight, error); });
+}
+
+void Engine::on_read(std::list<Flight>::iterator flight, int error) {
+  Flight landed = std::move(*flight);
+  flights_.erase(flight);
+  if (draining_) return;  // the buffer goes with the arena
+  if (error != 0) {
+    landed.lane->retiring = true;
+    arena_.give(landed.buffer);
+    retry_later(std::move(landed.chunk), error);
+    return;
+  }
+  report_.read += landed.buffer.size();
+  std::uint64_t counts = 0;
+  for (const ByteRange& range : landed.chunk.wanted) counts += range.length;
+  writers_->add({landed.buffer, landed.chunk.read.offset, std::move(landed.chunk.wanted), counts});
+  ++writing_;
+}
+
+void Engine::retry_later(Chunk chunk, int error) {
+  ++chunk.attempts;
+  const ByteRange range = chunk.read;
+  if (chunk.attempts >= tuning_.attempts) {
+    fail(std::make_exception_ptr(
+        Error(Fault::unavailable, fmt::format("reading {} bytes at offset {} of the disk copied to {} failed {} times, each on a "
+                                              "new connection ({}): look at the source host and its datastore, then resume",
+                                              range.length, range.offset, target_.name(), chunk.attempts, strerror(error)))));
+    return;
+  }
+  ++report_.retries;
+  log_.warning(fmt::format("reading {} bytes at offset {} of the disk copied to {} failed ({}), attempt {} of {}", range.length,
+                           range.offset, target_.name(), strerror(error), chunk.attempts, tuning_.attempts));
+  chunk.fresh_after = lane_numbers_;
+  retries_.push_back(std::move(chunk));
+}
+
+// ---- connections ----
+
+int Engine::usable_lanes() const {
+  return static_cast<int>(std::count_if(lanes_.begin(), lanes_.end(), [](const auto& lane) { return lane->usable(); }));
+}
+
+// True when something had finished.
+bool Engine::tend_lanes() {
+  bool any = false;
+  for (const auto& lane : lanes_) any = lane->handle->deliver() || any;
+  lanes_.remove_if([](const auto& lane) { return !lane->usable() && lane->handle->in_flight() == 0; });
+  return any;
+}
+
+std::chrono::milliseconds Engine::back_off(int failures) const {
+  if (failures <= 0) return std::chrono::milliseconds(0);
+  return std::min(first_back_off * (1 << std::min(failures - 1, 16)), longest_back_off);
+}
+
+void Engine::order_connection() {
+  if (ordered_) return;
+  const int usable = usable_lanes();
+  const bool needed = usable == 0 || starved_fresh_;
+  const bool helpful = starved_ && usable < lane_limit_;
+  if (!needed && !helpful) return;
+  int failures = refusals_;
+  if (needed)
+    for (const Chunk& chunk : retries_) failures = std::max(failures, chunk.attempts);
+  {
+    auto order = order_.lock();
+    order->open = true;
+    order->after = back_off(failures);
+  }
+  ordered_ = true;
+  order_given_.notify_one();
+}
+
+// ---- the loop ----
+
+bool Engine::complete() const {
+  return work_ended_ && unmapped_.empty() && !asking_ && cutter_.empty() && !held_ && retries_.empty() && flights_.empty() &&
+         writing_ == 0 && clearing_ == 0;
+}
+
+void Engine::tell_progress(bool last) {
+  const auto now = clock_.mono();
+  if (!last && now - told_ < progress_cadence) return;
+  told_ = now;
+  progress_.advanced(done_, work_.total().value_or(covered_.bytes()));
+}
+
+void Engine::wait() {
+  std::vector<pollfd> fds{{doorbell_.fd(), POLLIN, 0}};
+  std::vector<Lane*> polled;
+  for (const auto& lane : lanes_) {
+    if (lane->handle->dead()) continue;
+    const int events = (lane->handle->wants_read() ? POLLIN : 0) | (lane->handle->wants_write() ? POLLOUT : 0);
+    fds.push_back({lane->handle->fd(), static_cast<short>(events), 0});
+    polled.push_back(lane.get());
+  }
+  ::poll(fds.data(), fds.size(), 1000);
+  if (fds[0].revents != 0) doorbell_.clear();
+  for (std::size_t i = 0; i < polled.size(); ++i) {
+    const short happened = fds[i + 1].revents;
+    // An error or hang-up is found by whatever the connection wants to do next.
+    if ((happened & (POLLIN | POLLHUP | POLLERR)) != 0) polled[i]->handle->notify_readable();
+    if ((happened & (POLLOUT | POLLHUP | POLLERR)) != 0) polled[i]->handle->notify_writable();
+  }
+}
+
+void Engine::loop() {
+  order_connection();
+  while (true) {
+    if (user_stop_.stop_requested()) throw Cancelled();
+    take_inbox();
+    tend_lanes();
+    if (const auto failure = inbox_.lock()->failure) std::rethrow_exception(failure);
+    ask_extents();
+    clear_outside();
+    dispatch();
+    tell_progress(false);
+    if (complete()) return;
+    if (tend_lanes()) continue;  // some reads ended the moment they were started: their connection is dead
+    order_connection();
+    wait();
+  }
+}
+
+// Nobody may close a connection whose server is busy for it (see nbd::Handle::drain).
+void Engine::drain() noexcept {
+  draining_ = true;
+  const auto give_up = std::chrono::steady_clock::now() + drain_patience;
+  for (const auto& lane : lanes_) {
+    const auto left = give_up - std::chrono::steady_clock::now();
+    lane->handle->drain(std::max(std::chrono::duration_cast<std::chrono::milliseconds>(left), std::chrono::milliseconds(1)));
+  }
+}
+
+Report Engine::run() {
+  started_ = told_ = clock_.mono();
+  const Writers::Settings settings{writer_threads, tuning_.granule, tuning_.whole_disk && target_.known_zero()};
+  writers_ = std::make_unique<Writers>(
+      sink_, settings,
+      [this](Written job) {
+        inbox_.lock()->written.push_back(job);
+        doorbell_.ring();
+      },
+      [this](std::exception_ptr reason) { fail(std::move(reason)); });
+  producer_ = std::jthread([this](std::stop_token stop) { produce(stop); });
+  connector_ = std::jthread([this](std::stop_token stop) { connect_on_order(stop); });
+  std::exception_ptr outcome;
+  {
+    const std::stop_callback on_stop(user_stop_, [this] { doorbell_.ring(); });
+    try {
+      loop();
+    } catch (...) {
+      outcome = std::current_exception();
+    }
+  }
+  producer_.request_stop();
+  connector_.request_stop();
+  drain();
+  writers_.reset();
+  producer_.join();
+  connector_.join();
+  inbox_.lock()->connected.reset();
+  lanes_.clear();
+  if (outcome != nullptr) std::rethrow_exception(outcome);
+
+  sink_.flush();
+  sink_.check();
+  tell_progress(true);
+  report_.seconds = std::chrono::duration<double>(clock_.mono() - started_).count();
+  return report_;
+}
+
+}  // namespace vmferry::copy

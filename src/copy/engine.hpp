@@ -1,0 +1,142 @@
+// One copy as an event loop in the calling thread. Beside it run: a thread that asks Work for ranges, one that opens
+// connections (both may block for long), and the writers. They talk to the loop through the inbox and the doorbell only.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <list>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/sync.hpp"
+#include "copy/arena.hpp"
+#include "copy/copy.hpp"
+#include "copy/cutter.hpp"
+#include "copy/doorbell.hpp"
+#include "copy/sink.hpp"
+#include "copy/writers.hpp"
+
+namespace vmferry::copy {
+
+class Engine {
+ public:
+  Engine(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock, log::Log& log,
+         std::stop_token stop);
+  ~Engine();
+  Report run();
+
+ private:
+  // One connection.
+  struct Lane {
+    std::uint64_t number = 0;  // rises with each connection opened
+    std::unique_ptr<nbd::Handle> handle;
+    bool retiring = false;  // it failed a read: gets no more, closed when its last one is back
+    bool usable() const noexcept { return !retiring && !handle->dead(); }
+  };
+  // A read under way.
+  struct Flight {
+    Chunk chunk;
+    std::span<std::byte> buffer;
+    Lane* lane = nullptr;
+  };
+  // What the other threads leave for the loop.
+  struct Inbox {
+    std::vector<std::vector<ByteRange>> pieces;
+    bool work_ended = false;
+    std::vector<Written> written;
+    std::unique_ptr<nbd::Handle> connected;
+    std::exception_ptr refused;  // what connect() threw
+    std::exception_ptr failure;  // the first one, from any thread
+  };
+  // What the loop asks of the connecting thread.
+  struct Order {
+    bool open = false;
+    std::chrono::milliseconds after{0};
+  };
+
+  void produce(std::stop_token stop);
+  void connect_on_order(std::stop_token stop);
+  void fail(std::exception_ptr reason);
+
+  void loop();
+  void take_inbox();
+  void take_piece(const std::vector<ByteRange>& piece);
+  void take_connection(std::unique_ptr<nbd::Handle> handle);
+  void take_refusal(std::exception_ptr reason);
+  bool tend_lanes();
+  void ask_extents();
+  void on_extents(ByteRange asked, Lane& lane, int error, const std::vector<nbd::Extent>& extents);
+  void clear_outside();
+  void clear(ByteRange range, bool is_work);
+  void dispatch();
+  bool dispatch_retries();
+  Lane* pick(std::uint64_t newer_than);
+  void start(Chunk chunk, Lane& lane, std::span<std::byte> buffer);
+  void on_read(std::list<Flight>::iterator flight, int error);
+  void retry_later(Chunk chunk, int error);
+  void order_connection();
+  int usable_lanes() const;
+  bool complete() const;
+  void wait();
+  void tell_progress(bool last);
+  void drain() noexcept;
+  std::chrono::milliseconds back_off(int failures) const;
+
+  Source& source_;
+  Target& target_;
+  Work& work_;
+  const Tuning tuning_;
+  Progress& progress_;
+  Clock& clock_;
+  log::Log& log_;
+  const std::stop_token user_stop_;
+  const std::uint64_t size_;
+
+  Doorbell doorbell_;
+  Sink sink_;
+  Arena arena_;
+  Cutter cutter_;
+  Sync<Inbox> inbox_;
+  Sync<Order> order_;
+  std::condition_variable_any order_given_;
+
+  std::list<std::unique_ptr<Lane>> lanes_;
+  std::list<Flight> flights_;
+  std::deque<Chunk> retries_;
+  std::optional<Chunk> held_;         // cut, but no room for it yet
+  std::deque<ByteRange> unmapped_;    // whole disk: extents not asked yet
+  RangeSet covered_;                  // by work so far
+  std::uint64_t lane_numbers_ = 0;
+  int lane_limit_;
+  int refusals_ = 0;                  // in a row
+  int extent_failures_ = 0;
+  int clearing_ = 0;                  // zero jobs not finished
+  int writing_ = 0;                   // data jobs not finished
+  bool shaped_ = false;               // the first connection told us its limits
+  bool asks_extents_;
+  bool asking_ = false;
+  bool ordered_ = false;              // a connection is being opened
+  bool starved_ = false;              // work was ready and no lane had room
+  bool starved_fresh_ = false;        // a retry waits for a connection that did not fail it
+  bool work_ended_ = false;
+  bool outside_cleared_ = false;
+  bool draining_ = false;
+
+  Report report_;
+  std::uint64_t done_ = 0;            // bytes of work
+  std::chrono::steady_clock::time_point started_;
+  std::chrono::steady_clock::time_point told_;
+
+  // Last: their threads use everything above.
+  std::unique_ptr<Writers> writers_;
+  std::jthread producer_;
+  std::jthread connector_;
+};
+
+}  // namespace vmferry::copy
