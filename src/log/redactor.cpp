@@ -136,12 +136,12 @@ std::vector<std::string> forms_of(std::string_view secret) {
 // ---- what looks like a credential
 
 // Words whose value is secret, wherever they stand: <word>value</word>, "word": "value", word=value, Word: value.
-constexpr std::array<std::string_view, 27> secret_words = {
+constexpr std::array<std::string_view, 30> secret_words = {
     "password",      "passwd",          "passphrase",         "secret",           "client_secret", "adminpass",
     "admin_pass",    "original_password", "authorization",    "proxy-authorization", "cookie",     "set-cookie",
     "x-auth-token",  "x-subject-token", "x-service-token",    "x-storage-token",  "x-vmware-session", "vmware-api-session-id",
     "vmware_soap_session", "vmware_cgi_ticket", "auth_password", "cloneticket",   "sessionid",     "access_token",
-    "refresh_token", "api_key",         "auth_token"};
+    "refresh_token", "api_key",         "auth_token",         "ticket",           "sessionticket", "licensekey"};
 
 bool is_secret_word(std::string_view word) noexcept {
   if (std::any_of(secret_words.begin(), secret_words.end(), [&](std::string_view w) { return same_word(w, word); })) return true;
@@ -205,6 +205,10 @@ class Cleaner {
       return;
     }
     if (same_word(found, "token") && token_object()) return;
+    if (in_tag && same_word(found, "key")) {
+      session_key();
+      return;
+    }
     if (!is_secret_word(found)) return;
     if (in_tag)
       element_value();
@@ -229,6 +233,15 @@ class Cleaner {
     at_ = next;
   }
 
+  // <key> of a session is as good as its cookie with some servers; keys of devices and tasks are short.
+  void session_key() {
+    const std::size_t close = text_.find('>', at_);
+    if (close == std::string_view::npos) return;
+    const std::size_t next = std::min(text_.find('<', close), text_.size());
+    const std::string_view value = text_.substr(close + 1, next - close - 1);
+    if (value.size() >= 32 && value.find_first_not_of("0123456789abcdefABCDEF-") == std::string_view::npos) element_value();
+  }
+
   // "word" : "value" (also as \"word\":\"value\" inside another string), word=value, Word: value.
   void named_value(std::string_view name) {
     std::size_t i = at_;
@@ -249,13 +262,53 @@ class Cleaner {
       return;
     }
     if (i < text_.size() && std::strchr("{[", text_[i]) != nullptr) return;  // an object: its members are looked at
+    if (same_word(name, "cookie") || same_word(name, "set-cookie")) {
+      cookies(i);
+      return;
+    }
     std::size_t end = i;
     if (is_header_word(name)) {
       while (end < text_.size() && !is_line_end(text_[end])) ++end;
     } else {
       while (end < text_.size() && std::strchr(" \t\r\n&;,\"'<>}])", text_[end]) == nullptr) ++end;
     }
+    const std::string_view value = text_.substr(i, end - i);
+    // Prose speaks of tokens too: "token: expired".
+    if (same_word(name, "token") && value.size() < 16) return;
+    for (const std::string_view harmless : {"null", "true", "false"})
+      if (value == harmless) return;
     replace(i, end);
+  }
+
+  // name=value; name=value; Path=/: names and attributes stay, so that a replayed answer still parses.
+  void cookies(std::size_t i) {
+    out_ += text_.substr(at_, i - at_);
+    at_ = i;
+    std::size_t line_end = i;
+    while (line_end < text_.size() && !is_line_end(text_[line_end])) ++line_end;
+    if (text_.substr(i, line_end - i).find('=') == std::string_view::npos) {
+      replace(at_, line_end);
+      return;
+    }
+    while (at_ < line_end) {
+      const std::size_t end = std::min(text_.find(';', at_), line_end);
+      const std::string_view part = text_.substr(at_, end - at_);
+      const std::size_t name_end = std::min(part.find('='), part.size());
+      if (is_cookie_attribute(part.substr(0, name_end))) {
+        out_ += part;
+      } else {
+        out_ += part.substr(0, std::min(name_end + 1, part.size()));
+        out_ += mask;
+      }
+      if (end < line_end) out_ += ';';
+      at_ = std::min(end + 1, line_end);
+    }
+  }
+  static bool is_cookie_attribute(std::string_view name) noexcept {
+    while (!name.empty() && name.front() == ' ') name.remove_prefix(1);
+    for (const std::string_view a : {"", "path", "expires", "max-age", "domain", "samesite", "secure", "httponly"})
+      if (same_word(a, name)) return true;
+    return false;
   }
 
   // A quote preceded by exactly as many backslashes as the opening one had ends the value.
