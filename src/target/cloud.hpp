@@ -37,7 +37,7 @@ using Memory = std::map<std::string, std::string>;
 struct Volume {
   VolumeId id;
   std::uint64_t bytes = 0;
-  bool fresh = false;  // just made by this call: nothing was ever written to it
+  bool fresh = false;  // made by the tag's job and never opened for writing since: it reads as zeroes
   Memory memory;
 };
 
@@ -58,7 +58,7 @@ struct NetworkChoice {  // one --network-mapping
 struct Port {
   PortId id;
   std::string mac;
-  bool created = false;  // by us, now
+  bool created = false;  // by this job: now, or in a run whose word of it was lost
 };
 
 struct LaunchWish {

@@ -1,0 +1,26 @@
+// A folder as a cloud: DIR/<vm name>/<volume name>.img are sparse raw images with a record beside each, and launching
+// writes a libvirt domain that boots from them. For someone without OpenStack, and for a look at what would arrive.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "base/clock.hpp"
+#include "log/log.hpp"
+#include "target/cloud.hpp"
+
+namespace vmferry::target::local {
+
+struct Options {
+  std::filesystem::path directory;
+  std::string disk_bus = "virtio";  // or "scsi"
+  std::string domain_kind = "kvm";  // or "qemu"
+};
+
+// A volume's id is "<vm folder>/<volume name>", a port's its MAC, a server's the path of its XML.
+std::unique_ptr<Cloud> local_cloud(Options options, Clock& clock, log::Log& log);
+
+// A machine's name as the name of a folder or file: what a path or libvirt cannot hold becomes a dash.
+std::string file_name(const std::string& text);
+
+}  // namespace vmferry::target::local
