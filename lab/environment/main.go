@@ -62,7 +62,7 @@ func parse(flags *flag.FlagSet, args []string) error {
 		return err
 	}
 	if flags.NArg() > 0 {
-		return fmt.Errorf("%s: what is %q? (see --help)", flags.Name(), flags.Arg(0))
+		return fmt.Errorf("what is %q? (see --help)", flags.Arg(0))
 	}
 	return nil
 }
@@ -73,7 +73,7 @@ func mainUp(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&o.Dir, "dir", o.Dir, "the lab's folder, made with mode 0700")
 	flags.BoolVar(&o.ESXi, "esxi", false, "a bare ESXi host instead of a vCenter")
 	flags.StringVar(&o.Devices, "devices", "", "how attached volumes appear: loop or file (default loop where usable)")
-	flags.Float64Var(&o.WriterRate, "writer-rate", o.WriterRate, "what the guest writes, MB/s")
+	flags.Float64Var(&o.WriterRate, "writer-rate", o.WriterRate, "what the guest writes, MB/s; 0 = nothing")
 	disks := flags.String("disks", "", "the guest's disks, e.g. 192M+37s,96M+1s (s = sectors of 512 bytes)")
 	flags.DurationVar(&o.Deadline, "deadline", o.Deadline, "how long the lab may take to answer")
 	if err := parse(flags, args); err != nil {
@@ -105,7 +105,7 @@ func mainControl(ctx context.Context, args []string, out io.Writer) error {
 	words := flags.Args()
 	if len(words) < 3 || len(words) > 4 || !strings.HasPrefix(words[2], "/") {
 		flags.Usage()
-		return errors.New("ctl: needs vcenter or openstack, a method and a path")
+		return errors.New("needs vcenter or openstack, a method and a path")
 	}
 	lab, err := Load(*dir)
 	if err != nil {
@@ -117,24 +117,24 @@ func mainControl(ctx context.Context, args []string, out io.Writer) error {
 	case "openstack":
 		socket = lab.OpenStack.Control
 	default:
-		return fmt.Errorf("ctl: %q: vcenter or openstack", words[0])
+		return fmt.Errorf("%q: vcenter or openstack", words[0])
 	}
 	var body []byte
 	if len(words) == 4 {
 		if body = []byte(words[3]); !json.Valid(body) {
-			return fmt.Errorf("ctl: this is not JSON: %s", words[3])
+			return fmt.Errorf("this is not JSON: %s", words[3])
 		}
 	}
 	raw, status, err := control(ctx, socket, strings.ToUpper(words[1]), words[2], body)
 	if err != nil {
-		return fmt.Errorf("ctl: the lab's %s does not answer: %w", words[0], err)
+		return fmt.Errorf("the lab's %s does not answer: %w", words[0], err)
 	}
 	var pretty bytes.Buffer
 	if json.Indent(&pretty, bytes.TrimSpace(raw), "", "  ") == nil && pretty.Len() > 0 {
 		raw = append(pretty.Bytes(), '\n')
 	}
 	if status >= 300 {
-		return fmt.Errorf("ctl: %s %s %s answers %d: %s", words[0], words[1], words[2], status, bytes.TrimSpace(raw))
+		return fmt.Errorf("%s %s %s answers %d: %s", words[0], words[1], words[2], status, bytes.TrimSpace(raw))
 	}
 	_, err = out.Write(raw)
 	return err

@@ -70,8 +70,8 @@ func Up(ctx context.Context, o Options, out io.Writer) (*Lab, error) {
 	if o.Devices, err = chooseDevices(o.Devices); err != nil {
 		return nil, err
 	}
-	if o.WriterRate <= 0 {
-		return nil, fmt.Errorf("a writer rate of %v MB/s: it must be above 0", o.WriterRate)
+	if o.WriterRate < 0 {
+		return nil, fmt.Errorf("a writer rate of %v MB/s: it cannot be negative (0 = the guest does not write)", o.WriterRate)
 	}
 	if len(o.Disks) == 0 {
 		return nil, errors.New("the guest needs a disk at least")

@@ -12,6 +12,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"syscall"
 
 	"vmferry.dev/lab/guest"
 )
@@ -135,42 +136,83 @@ func (r *Result) examine(p, q []byte, at int64) {
 	}
 }
 
-// examineRest checks that a target longer than the reference ends in zeroes.
-func (r *Result) examineRest(target io.ReaderAt, size, targetSize int64, buffer []byte) error {
-	zero := make([]byte, guest.BlockSize)
+// examineRest checks that a target longer than the reference ends in zeroes. Holes
+// of a file are zeroes by their nature and need no reading: a volume is mostly
+// holes behind the disk's end.
+func (r *Result) examineRest(target *os.File, size, targetSize int64, buffer []byte) error {
 	for at := size; at < targetSize; {
-		piece := buffer
-		if rest := targetSize - at; rest < int64(len(piece)) {
-			piece = piece[:rest]
-		}
-		// Chunks end on block boundaries, so that offsets stay those of stamps.
-		if over := (at + int64(len(piece))) % guest.BlockSize; over != 0 && int64(len(piece)) > over && at+int64(len(piece)) < targetSize {
-			piece = piece[:int64(len(piece))-over]
-		}
-		if err := readFull(target, piece, at); err != nil {
+		start, end, err := nextData(target, at, targetSize)
+		if err != nil {
 			return fmt.Errorf("%s: %w", r.Target, err)
 		}
-		for i := 0; i < len(piece); {
-			n := guest.BlockSize - int((at+int64(i))%guest.BlockSize)
-			if n > len(piece)-i {
-				n = len(piece) - i
+		for at = start; at < end; {
+			piece := buffer
+			// Pieces end on block boundaries, so that offsets stay those of stamps.
+			if stop := (at + int64(len(piece))) / guest.BlockSize * guest.BlockSize; stop < end {
+				piece = piece[:stop-at]
+			} else {
+				piece = piece[:end-at]
 			}
-			if block := piece[i : i+n]; !bytes.Equal(block, zero[:n]) {
-				r.note(at+int64(i), int64(n))
-				if len(r.Findings) < keptFindings {
-					f := Finding{Offset: at + int64(i), Text: "beyond the end of the disk the target holds something other than zeroes"}
-					if s, look := guest.ReadStamp(block); look == guest.Stamped {
-						f.Target = &s
-						f.Text += ": " + describe(s)
-					}
-					r.Findings = append(r.Findings, f)
-				}
+			if err := readFull(target, piece, at); err != nil {
+				return fmt.Errorf("%s: %w", r.Target, err)
 			}
-			i += n
+			r.examineZeroes(piece, at)
+			at += int64(len(piece))
 		}
-		at += int64(len(piece))
 	}
 	return nil
+}
+
+// examineZeroes notes each block of p that is not zeroes.
+func (r *Result) examineZeroes(p []byte, at int64) {
+	for len(p) > 0 {
+		n := guest.BlockSize - int(at%guest.BlockSize)
+		if n > len(p) {
+			n = len(p)
+		}
+		if block := p[:n]; !zeroes(block) {
+			r.note(at, int64(n))
+			if len(r.Findings) < keptFindings {
+				f := Finding{Offset: at, Text: "beyond the end of the disk the target holds something other than zeroes"}
+				if s, look := guest.ReadStamp(block); look == guest.Stamped {
+					f.Target = &s
+					f.Text += ": " + describe(s)
+				}
+				r.Findings = append(r.Findings, f)
+			}
+		}
+		p, at = p[n:], at+int64(n)
+	}
+}
+
+const (
+	seekData = 3 // of lseek(2) on Linux
+	seekHole = 4
+)
+
+// nextData finds the next part from at on that is not a hole; start = limit when
+// there is none. What knows no holes (a device, some file systems) is all data.
+func nextData(file *os.File, at, limit int64) (start, end int64, err error) {
+	start, err = file.Seek(at, seekData)
+	if errors.Is(err, syscall.ENXIO) {
+		return limit, limit, nil
+	}
+	if errors.Is(err, syscall.EINVAL) {
+		return at, limit, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	if start >= limit {
+		return limit, limit, nil
+	}
+	if end, err = file.Seek(start, seekHole); err != nil {
+		return 0, 0, err
+	}
+	if end > limit {
+		end = limit
+	}
+	return start, end, nil
 }
 
 // note counts one differing block and lists it, merged with its neighbour.
@@ -247,14 +289,10 @@ func firstDifference(a, b []byte) int {
 	return len(a)
 }
 
-func zeroes(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return len(p) > 0
-}
+var zeroBlock [guest.BlockSize]byte
+
+// zeroes: p, at most a block, is there and all zeroes.
+func zeroes(p []byte) bool { return len(p) > 0 && bytes.Equal(p, zeroBlock[:len(p)]) }
 
 // cut gives the block of p that starts at i, shorter or empty at p's end.
 func cut(p []byte, i int) []byte {

@@ -111,6 +111,41 @@ func TestTailMustBeZero(t *testing.T) {
 	}
 }
 
+// The same with a rest that is mostly a hole, as a volume's is.
+func TestSparseTailMustBeZero(t *testing.T) {
+	dir := t.TempDir()
+	reference, target := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	disk := stampedDisk(6)
+	for _, path := range []string{reference, target} {
+		if err := os.WriteFile(path, disk, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const whole = 4 << 30
+	if err := os.Truncate(target, whole); err != nil {
+		t.Fatal(err)
+	}
+	try := func(want int) {
+		t.Helper()
+		var out, complaints bytes.Buffer
+		if code := run(context.Background(), []string{reference + "=" + target}, &out, &complaints); code != want {
+			t.Errorf("exit %d, want %d\n%s%s", code, want, out.String(), complaints.String())
+		}
+	}
+	try(exitEqual)
+	for _, at := range []int64{diskSize, 1<<30 + 12345, whole - 1} {
+		file, err := os.OpenFile(target, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.WriteAt([]byte{1}, at)
+		try(exitDifferent)
+		file.WriteAt([]byte{0}, at)
+		file.Close()
+		try(exitEqual)
+	}
+}
+
 func TestShortTarget(t *testing.T) {
 	disk := make([]byte, diskSize) // zeroes: what is missing would compare as nothing
 	for _, less := range []int{1, 512, 2 << 20, diskSize} {
