@@ -80,15 +80,18 @@ class Session {
   Secret cookie(bool renew, std::stop_token stop);
 
  private:
-  Reply exchange(const Call& call, Repeat repeat, const Secret& cookie, std::stop_token stop, std::chrono::seconds wait,
-                 http::Headers* headers = nullptr);
-  Reply exchange(http::Request& request, const std::string& what, Repeat repeat, std::stop_token stop, http::Headers* headers);
-  Node call_once_or_twice(const Call& call, Repeat repeat, std::optional<std::uint64_t> bound, std::stop_token stop,
-                          std::chrono::seconds wait);
+  struct Exchanged {
+    Reply reply;
+    http::Headers headers;
+  };
+  Exchanged exchange(const Call& call, Repeat repeat, const Secret& cookie, std::chrono::seconds wait, std::stop_token stop);
+  Node carry_out(const Call& call, Repeat repeat, std::optional<std::uint64_t> bound, std::chrono::seconds wait,
+                 std::stop_token stop);
   void retrieve_content(std::stop_token stop);
-  void log_in(std::stop_token stop);                        // renewal_ is held
-  void renew(std::uint64_t ended, std::stop_token stop);    // unless somebody did it already
+  void log_in(std::stop_token stop);
+  void renew(std::uint64_t ended, std::stop_token stop);  // unless somebody did it already
   std::pair<Secret, std::uint64_t> current() const;
+  void touch(std::stop_token stop);  // a cheap call that needs a login
   void keep_alive(std::stop_token stop);
   void log_out() noexcept;
 
@@ -98,12 +101,12 @@ class Session {
   log::Log& log_;
   ServiceContent content_;
 
-  mutable std::mutex mutex_;  // cookie_, login_
+  mutable std::mutex mutex_;  // everything below up to keeper_
+  std::condition_variable_any renewed_;
+  bool renewing_ = false;  // one login at a time
   Secret cookie_;
   std::uint64_t login_ = 0;
-
-  std::timed_mutex renewal_;  // one login at a time; also guards refused_*
-  std::optional<FaultError> refused_;
+  std::optional<FaultError> refused_;  // the last login was refused: asking again and again would lock the account
   std::chrono::steady_clock::time_point refused_at_{};
 
   std::jthread keeper_;

@@ -2,6 +2,7 @@
 // removal is ever repeated blindly: after a lost reply the task and the tree are looked at first.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -15,16 +16,17 @@ namespace vmferry::vsphere {
 struct SnapshotTree {
   std::vector<model::Snapshot> snapshots;  // parents first
   const model::Snapshot* find(const SnapshotId& id) const noexcept;
-  const model::Snapshot* find(const std::string& name, const std::string& description) const noexcept;
 };
 SnapshotTree snapshots(Session& session, const model::VmId& vm, std::stop_token stop);
 
 struct SnapshotWish {
   std::string name;
-  std::string description;  // with the name, unique for the moment that is wanted
-  bool quiesce = false;     // memory is never part of it
+  std::string description;
+  bool quiesce = false;  // memory is never part of it
+  // Recognizes the wanted snapshot however it came to be: made by this call whose reply was lost, or by an earlier run.
+  std::function<bool(const model::Snapshot&)> is_it;
 };
-// Returns the existing one when name and description are already there (or a task under way is making it).
+// Returns the existing one when it is already there or a task under way is making it.
 SnapshotId create_snapshot(Session& session, const model::VmId& vm, const SnapshotWish& wish, std::stop_token stop);
 
 // Removes this one (not its children) and consolidates its disks. Already gone is success.
