@@ -172,4 +172,9 @@ void enable_tracking(Session& session, const model::VmId& vm, std::stop_token st
   }
 }
 
+bool consolidation_needed(Session& session, const model::VmId& vm, std::stop_token stop) {
+  const char* property = "runtime.consolidationNeeded";
+  return read(session, vm_ref(vm), {property}, stop)[property].flag_or(false);
+}
+
 }  // namespace vmferry::vsphere

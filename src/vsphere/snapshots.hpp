@@ -39,4 +39,7 @@ std::optional<std::vector<model::Disk>> frozen_disks(Session& session, const Sna
 // power cycle.
 void enable_tracking(Session& session, const model::VmId& vm, std::stop_token stop);
 
+// Redo files are left over from a removal that could not finish.
+bool consolidation_needed(Session& session, const model::VmId& vm, std::stop_token stop);
+
 }  // namespace vmferry::vsphere
