@@ -1,0 +1,126 @@
+// Neutron ports, docs.openstack.org/api-ref/network/v2/#ports.
+#include "openstack/ports.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <nlohmann/json.hpp>
+
+#include "openstack/errors.hpp"
+#include "openstack/once.hpp"
+
+namespace vmferry::openstack::ports {
+
+namespace {
+
+using nlohmann::json;
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+Port read(const Fields& f) {
+  Port port;
+  port.id.value = f.text("id");
+  port.name = f.text("name");
+  port.description = f.text("description");
+  port.mac = lower(f.text("mac_address"));
+  port.network = f.text("network_id");
+  port.status = f.text("status");
+  port.device_id = f.text("device_id");
+  for (const Fields& ip : f.each("fixed_ips")) port.fixed_ips.push_back({ip.text("subnet_id"), ip.text("ip_address")});
+  port.security_groups = f.texts("security_groups");
+  if (port.id.empty()) throw Error(Fault::data, "Neutron showed a port without an id");
+  return port;
+}
+
+std::optional<Port> find_where(Service& network, const std::string& query, const std::string& mac, std::stop_token stop) {
+  for (const Fields& item : network.list("/ports?" + query, "ports", "list ports", stop))
+    if (Port port = read(item); port.mac == mac) return port;
+  return std::nullopt;
+}
+
+std::string body_of(const PortWish& wish) {
+  json port{{"network_id", wish.network}, {"mac_address", lower(wish.mac)}, {"name", wish.name}, {"description", wish.description}};
+  json address = json::object();
+  if (!wish.subnet.empty()) address["subnet_id"] = wish.subnet;
+  if (!wish.ip.empty()) address["ip_address"] = wish.ip;
+  if (!address.empty()) port["fixed_ips"] = json::array({std::move(address)});
+  if (!wish.security_groups.empty()) port["security_groups"] = wish.security_groups;
+  return json{{"port", std::move(port)}}.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+Port post(Service& network, const PortWish& wish, const std::string& doing, std::stop_token stop) {
+  Call call;
+  call.method = "POST";
+  call.path = "/ports";
+  call.body = body_of(wish);
+  call.doing = doing;
+  try {
+    return read(Fields::parse(network.call(call, stop).body, "Neutron's answer").at("port"));
+  } catch (const Refused& refused) {
+    if (refused.status() != 403 || refused.fault() != Fault::auth) throw;
+    // Neutron's default policy for create_port:mac_address and :fixed_ips.
+    throw Error(Fault::auth,
+                fmt::format("{} (on a network that is shared by another project, only its owner or an administrator may choose the MAC or IP "
+                            "of a port: use a network of this project, or have the port made for you; a port with this MAC is used as it is)",
+                            refused.what()),
+                refused.name());
+  }
+}
+
+}  // namespace
+
+std::optional<Port> find_by_mac(Service& network, const std::string& network_id, const std::string& mac, std::stop_token stop) {
+  const std::string wanted = lower(mac), in_network = "network_id=" + http::encode(network_id);
+  if (auto port = find_where(network, in_network + "&mac_address=" + http::encode(wanted), wanted, stop)) return port;
+  // Whether the filter minds the case depends on the cloud's database, and old ports may be in upper case.
+  return find_where(network, in_network, wanted, stop);
+}
+
+std::optional<Port> look_up(Service& network, const PortId& id, std::stop_token stop) {
+  if (id.empty()) throw Error(Fault::bug, "a port without an id was asked for");
+  Call call;
+  call.path = "/ports/" + http::encode(id.value);
+  call.doing = fmt::format("show port {}", id.value);
+  call.accept = {404};
+  const http::Response response = network.call(call, stop);
+  if (response.status == 404) return std::nullopt;
+  return read(Fields::parse(response.body, "Neutron's answer").at("port"));
+}
+
+MadePort ensure(Service& network, const PortWish& wish, std::stop_token stop) {
+  if (auto port = find_by_mac(network, wish.network, wish.mac, stop)) return {*std::move(port), false};
+  const std::string doing = fmt::format("create port {} in network {}", lower(wish.mac), wish.network);
+  const auto ours = [&](const Port& port) { return MadePort{port, !wish.description.empty() && port.description == wish.description}; };
+  try {
+    return make_once<MadePort>(
+        network, doing, [&] { return MadePort{post(network, wish, doing, stop), true}; },
+        [&]() -> std::optional<MadePort> {
+          const auto port = find_by_mac(network, wish.network, wish.mac, stop);
+          if (!port) return std::nullopt;
+          return ours(*port);
+        },
+        stop);
+  } catch (const Refused& refused) {
+    if (refused.status() != 409) throw;
+    // "MacAddressInUse": somebody was quicker, or it was us and a retry beneath did not know.
+    if (const auto port = find_by_mac(network, wish.network, wish.mac, stop)) return ours(*port);
+    throw;
+  }
+}
+
+void remove(Service& network, const PortId& id, std::stop_token stop) {
+  if (id.empty()) throw Error(Fault::bug, "a port without an id was to be deleted");
+  Call call;
+  call.method = "DELETE";
+  call.path = "/ports/" + http::encode(id.value);
+  call.doing = fmt::format("delete port {}", id.value);
+  call.idempotent = true;
+  call.accept = {404};
+  network.call(call, stop);
+}
+
+}  // namespace vmferry::openstack::ports
