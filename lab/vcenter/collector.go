@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"log"
 	"reflect"
 	"sort"
 	"strconv"
@@ -478,16 +479,19 @@ func sortedKeys(of map[objectKey]map[string]value) []objectKey {
 	return keys
 }
 
+type printed struct {
+	XMLName xml.Name      `xml:"printed"`
+	Val     types.AnyType `xml:"val,typeattr"`
+}
+
 // fingerprint notes the wire form of each value: the objects behind them are
 // shared with the simulator and may change under us.
 func fingerprint(props []types.DynamicProperty) map[string]value {
 	now := map[string]value{}
 	for _, p := range props {
-		raw, err := xml.Marshal(struct {
-			Val types.AnyType `xml:"val,typeattr"`
-		}{p.Val})
+		raw, err := xml.Marshal(printed{Val: p.Val})
 		if err != nil {
-			raw = []byte(err.Error())
+			log.Printf("vcenter: property %s: %v", p.Name, err)
 		}
 		now[p.Name] = value{print: sha256.Sum256(raw), val: p.Val}
 	}
