@@ -75,7 +75,9 @@ void prepare_file(const std::filesystem::path& file) {
   // Made here with its mode, since spdlog would make it with the umask's.
   const Fd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) throw Error(Fault::config, fmt::format("cannot write the log {}: {}", file.string(), strerror(errno)));
-  if (::fchmod(fd.get(), 0600) != 0)
+  struct stat kind {};
+  // Only a file of ours: a log sent to a device must leave the device's mode alone.
+  if (::fstat(fd.get(), &kind) == 0 && S_ISREG(kind.st_mode) && ::fchmod(fd.get(), 0600) != 0)
     throw Error(Fault::config, fmt::format("cannot make the log {} private: {}", file.string(), strerror(errno)));
 }
 
