@@ -296,7 +296,13 @@ func (f fields) has(name string) bool {
 	return false
 }
 
-func (f fields) since(name string) microversion { return f[name] }
+// since is the microversion that brought a name; a list may be written "name[]".
+func (f fields) since(name string) microversion {
+	if since, exact := f[name]; exact {
+		return since
+	}
+	return f[name+"[]"]
+}
 
 func keys(o obj) []string {
 	names := make([]string, 0, len(o))

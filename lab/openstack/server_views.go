@@ -257,6 +257,10 @@ func computeZones(q *request) reply {
 		{"zoneName": zoneName, "zoneState": obj{"available": true}, "hosts": nil}}})
 }
 
+func computeZoneDetail(q *request) reply {
+	return q.fail(http.StatusForbidden, "Policy doesn't allow os_compute_api:os-availability-zone:detail to be performed.")
+}
+
 func serverInterfaces(q *request) reply {
 	s, bad := q.thisServer()
 	if bad != nil {
