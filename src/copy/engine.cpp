@@ -52,6 +52,7 @@ Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning,
       log_(log),
       user_stop_(std::move(stop)),
       size_(source.bytes()),
+      total_(work.total()),
       sink_(target, log),
       arena_(arena_bytes(tuning_)),
       cutter_({tuning_.request, tuning_.merge_gap, sector, size_}),
@@ -420,7 +421,7 @@ void Engine::tell_progress(bool last) {
   const auto now = clock_.mono();
   if (!last && now - told_ < progress_cadence) return;
   told_ = now;
-  progress_.advanced(done_, work_.total().value_or(covered_.bytes()));
+  progress_.advanced(done_, work_ended_ ? covered_.bytes() : total_.value_or(covered_.bytes()));
 }
 
 void Engine::wait() {

@@ -97,6 +97,7 @@ class Engine {
   log::Log& log_;
   const std::stop_token user_stop_;
   const std::uint64_t size_;
+  const std::optional<std::uint64_t> total_;  // asked before another thread works with work_
 
   Doorbell doorbell_;
   Sink sink_;
