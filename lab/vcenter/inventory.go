@@ -88,6 +88,9 @@ func (s *Server) buildInventory(ctx context.Context) (*inventory, error) {
 		s.model, s.datacenter = simulator.VPX(), "DC0"
 		s.model.Host, s.model.Cluster, s.model.ClusterHost = 0, 1, 2
 	}
+	about := &s.model.ServiceContent.About
+	about.Version, about.ApiVersion, about.Build = "8.0.3", "8.0.3.0", "24022515"
+	about.FullName = about.Name + " 8.0.3 build-24022515"
 	s.model.Machine, s.model.Datastore, s.model.Autostart = 0, 0, false
 	if err := s.model.Create(); err != nil {
 		return nil, fmt.Errorf("the simulator's model: %w", err)

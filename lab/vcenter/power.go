@@ -3,6 +3,7 @@
 package vcenter
 
 import (
+	"log"
 	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
@@ -90,21 +91,17 @@ func (s *Server) shutdownGuest(m *machine) (interface{}, *fault) {
 		defer s.tasks.all.Done()
 		m.setLoad()
 		time.Sleep(time.Duration(set.ShutdownDelayMS) * time.Millisecond)
-		for {
-			// A task under way on the VM ends first.
-			err := s.runNow(m.ref, func() error {
-				m.mu.Lock()
-				still := m.on && m.stopping
-				m.mu.Unlock()
-				if still {
-					m.setPower(false)
-				}
-				return nil
-			})
-			if err == nil {
-				return
+		err := s.runNow(m.ref, func() error {
+			m.mu.Lock()
+			still := m.on && m.stopping
+			m.mu.Unlock()
+			if still {
+				m.setPower(false)
 			}
-			time.Sleep(10 * time.Millisecond)
+			return nil
+		})
+		if err != nil {
+			log.Printf("vcenter: shutdown of %s: %v", m.name, err)
 		}
 	}()
 	return &types.ShutdownGuestResponse{}, nil

@@ -9,10 +9,10 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// passedOn are methods of the VM that the simulator answers well enough and that
+// passedOn are methods of a VM or snapshot that the simulator answers well enough and that
 // change nothing of ours.
 var passedOn = map[string]bool{
-	"RefreshStorageInfo": true, "Reload": true, "SetCustomValue": true, "setCustomValue": true,
+	"Fetch": true, "RefreshStorageInfo": true, "Reload": true, "SetCustomValue": true, "setCustomValue": true,
 }
 
 func (s *Server) registerMachine() {
@@ -48,9 +48,12 @@ func (s *Server) registerMachine() {
 
 // guard refuses what the simulator would do to an object of ours behind our back.
 func (s *Server) guard(c *soapCall) *fault {
+	if passedOn[c.method] {
+		return nil
+	}
 	switch c.this.Type {
 	case "VirtualMachine":
-		if s.machineByRef(c.this) == nil || passedOn[c.method] {
+		if s.machineByRef(c.this) == nil {
 			return nil
 		}
 	case "VirtualMachineSnapshot":

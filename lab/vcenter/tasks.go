@@ -113,15 +113,24 @@ func (s *Server) updateTask(task *simulator.Task, changes ...types.PropertyChang
 	simulator.Map.AtomicUpdate(simulator.SpoofContext(), task, changes)
 }
 
-// runNow is a task started by the control socket: waited for, without delay.
+// runNow is what the control socket and the guest do to a VM: waited for, without
+// delay, and never at the same time as a task. A task under way ends first.
 func (s *Server) runNow(entity types.ManagedObjectReference, act func() error) error {
-	s.tasks.mu.Lock()
-	if _, ok := s.tasks.busy[entity]; ok {
+	mark := types.ManagedObjectReference{Type: "Task", Value: "control"}
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		s.tasks.mu.Lock()
+		_, busy := s.tasks.busy[entity]
+		if !busy {
+			s.tasks.busy[entity] = mark
+		}
 		s.tasks.mu.Unlock()
-		return errors.New("a task is in progress on this virtual machine")
+		if !busy {
+			break
+		}
+		if time.Now().After(deadline) {
+			return errors.New("a task has been in progress on this virtual machine for too long")
+		}
 	}
-	s.tasks.busy[entity] = types.ManagedObjectReference{Type: "Task", Value: "control"}
-	s.tasks.mu.Unlock()
 	defer func() {
 		s.tasks.mu.Lock()
 		delete(s.tasks.busy, entity)
@@ -130,8 +139,11 @@ func (s *Server) runNow(entity types.ManagedObjectReference, act func() error) e
 	return act()
 }
 
-// systemError is for what should not happen in a lab (its own disk is full).
+// patience is how long runNow waits for a task.
+const patience = 2 * time.Minute
+
+// systemError is for what should not happen in a lab: its own disk is full.
 func systemError(err error) *fault {
 	log.Printf("vcenter: %v", err)
-	return newFault(&types.SystemError{RuntimeFault: types.RuntimeFault{}, Reason: err.Error()}, "A general system error occurred: %v", err)
+	return newFault(&types.SystemError{Reason: err.Error()}, "A general system error occurred: %v", err)
 }
