@@ -116,7 +116,7 @@ func createPort(q *request) reply {
 	if n.projectID != c.ids.project {
 		for _, field := range []string{"mac_address", "fixed_ips", "port_security_enabled"} {
 			if _, given := asked[field]; given {
-				return forbiddenPort("(rule:create_port and (rule:create_port:" + field + "))")
+				return forbiddenPort("(rule:create_port and rule:create_port:" + field + ")")
 			}
 		}
 	}
@@ -316,7 +316,7 @@ func updatePort(q *request) reply {
 	if p.network.projectID != q.cloud.ids.project {
 		for _, field := range []string{"mac_address", "fixed_ips", "port_security_enabled"} {
 			if _, given := asked[field]; given {
-				return forbiddenPort("(rule:update_port and (rule:update_port:" + field + "))")
+				return forbiddenPort("(rule:update_port and rule:update_port:" + field + ")")
 			}
 		}
 	}
