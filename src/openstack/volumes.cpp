@@ -34,6 +34,7 @@ Volume read(const Fields& f) {
   volume.availability_zone = f.text("availability_zone");
   volume.bootable = f.flag("bootable");
   volume.multiattach = f.flag("multiattach");
+  volume.encrypted = f.flag("encrypted");
   volume.metadata = f.map("metadata");
   volume.image_metadata = f.map("volume_image_metadata");
   for (const Fields& a : f.each("attachments")) volume.attachments.push_back({ServerId{a.text("server_id")}, a.text("device")});

@@ -30,6 +30,7 @@ struct Volume {
   std::string availability_zone;
   bool bootable = false;
   bool multiattach = false;
+  bool encrypted = false;  // what was never written does not read as zeroes
   Metadata metadata;
   Metadata image_metadata;
   std::vector<VolumeAttachment> attachments;
