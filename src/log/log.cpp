@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/dist_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <string.h>
@@ -86,8 +87,22 @@ void prepare_file(const std::filesystem::path& file) {
 struct Log::State {
   std::filesystem::path file;
   std::shared_ptr<Redactor> redactor;
+  std::shared_ptr<spdlog::sinks::dist_sink_mt> files;  // one sink, exchanged under its lock by continue_in()
+  Level level = Level::debug;
   std::unique_ptr<spdlog::logger> logger;  // none: goes nowhere
 };
+
+namespace {
+
+spdlog::sink_ptr file_sink(const std::filesystem::path& file, Level level) {
+  prepare_file(file);
+  auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string(), false);
+  sink->set_level(to_spdlog(level));
+  sink->set_pattern("%Y-%m-%dT%H:%M:%S.%f%z %l %v");
+  return sink;
+}
+
+}  // namespace
 
 Log::Log() : state_(std::make_unique<State>()) { state_->redactor = std::make_shared<Redactor>(); }
 
@@ -95,13 +110,11 @@ Log::Log(const std::filesystem::path& file, std::shared_ptr<Redactor> redactor, 
     : state_(std::make_unique<State>()) {
   state_->file = file;
   state_->redactor = redactor ? std::move(redactor) : std::make_shared<Redactor>();
-  prepare_file(file);
+  state_->level = level;
   try {
-    std::vector<spdlog::sink_ptr> sinks;
-    auto to_file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string(), false);
-    to_file->set_level(to_spdlog(level));
-    to_file->set_pattern("%Y-%m-%dT%H:%M:%S.%f%z %l %v");
-    sinks.push_back(to_file);
+    state_->files = std::make_shared<spdlog::sinks::dist_sink_mt>();
+    state_->files->set_sinks({file_sink(file, level)});
+    std::vector<spdlog::sink_ptr> sinks{state_->files};
     if (echo) {
       auto to_stderr = std::make_shared<spdlog::sinks::stderr_sink_mt>();
       to_stderr->set_level(to_spdlog(echo_level));
@@ -119,6 +132,16 @@ Log::Log(const std::filesystem::path& file, std::shared_ptr<Redactor> redactor, 
 }
 
 Log::~Log() = default;
+
+void Log::continue_in(const std::filesystem::path& file) {
+  if (!state_->logger || file == state_->file) return;
+  try {
+    state_->files->set_sinks({file_sink(file, state_->level)});
+  } catch (const spdlog::spdlog_ex& e) {
+    throw Error(Fault::config, fmt::format("cannot write the log {}: {}", file.string(), e.what()));
+  }
+  state_->file = file;
+}
 
 void Log::write(Level level, std::string_view message, std::initializer_list<Field> fields) noexcept {
   if (!state_->logger) return;

@@ -51,6 +51,8 @@ class Log {
   void warning(std::string_view message, std::initializer_list<Field> fields = {}) noexcept { write(Level::warning, message, fields); }
   void error(std::string_view message, std::initializer_list<Field> fields = {}) noexcept { write(Level::error, message, fields); }
 
+  // From here on into this file: a run's first lines are written before it is known which job they belong to.
+  void continue_in(const std::filesystem::path& file);
   const std::filesystem::path& file() const noexcept;
   Redactor& redactor() noexcept;
 

@@ -1,0 +1,89 @@
+// The command line and its environment as typed structs. CLI11 stays in options.cpp; nothing here talks to anybody.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/secret.hpp"
+#include "job/itinerary.hpp"
+
+namespace vmferry::config {
+
+enum class Verb { none, migrate, cutover, status, abort, inventory, lab, completion, version };
+
+struct Vmware {
+  std::string endpoint;  // host[:port]
+  std::string username;
+  Secret password;       // from the command line (wiped there); see password_file and the environment
+  bool password_on_command_line = false;
+  std::filesystem::path password_file;
+  std::string path;      // --vmware-path: inventory path, moref, UUID or name
+  std::filesystem::path ca_file;
+  std::string fingerprint;  // SHA-256 of the certificate
+  bool insecure = false;
+  std::string transport = "https";  // "https" or "file"
+  std::filesystem::path datastore_directory;  // for "file"
+  std::string compression;  // accepted for migratekit's sake; only VDDK compresses
+};
+
+struct OpenStack {
+  std::string cloud;    // --os-cloud
+  std::string project;  // overrides the project
+  std::string instance_id;
+  std::string metadata_url;
+  std::filesystem::path device_directory;
+  std::string device_identity;  // "sysfs", or a folder of identity files
+  std::string availability_zone;
+  std::string volume_availability_zone;
+  std::string volume_type;
+  std::vector<std::string> security_groups;
+  bool volume_by_name = false;  // --vz-unsafe-volume-by-name
+};
+
+struct Options {
+  Verb verb = Verb::none;
+  bool debug = false;
+  bool json = false;
+  std::filesystem::path state_directory;
+  std::filesystem::path record_directory;
+  Vmware vmware;
+  std::string target = "openstack";  // or "local:DIR"
+  OpenStack openstack;
+  job::CopyOptions copy;
+  std::string disk_bus = "virtio";
+  std::string os_type;
+  bool guest_agent = false;
+  job::CutoverOptions cutover;
+  bool run_v2v = true;
+  bool run_v2v_given = false;
+  bool delete_volumes = false;  // abort
+  bool watch = false;           // status
+  std::vector<std::string> rest;  // lab: its own arguments; completion: the shell
+};
+
+// What parsing ended in: options to act on, or a text to print (help) and the exit code.
+struct Parsed {
+  Options options;
+  bool finished = false;
+  int exit_code = 0;
+  std::string text;       // for stdout, or stderr when exit_code != 0
+};
+
+// Reads the arguments; a password in them is overwritten in place (so that `ps` shows nothing) after it was taken.
+Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& environment);
+
+// One --network-mapping: "mac=..,network-id=..,subnet-id=..[,ip=..]". Error(usage) naming what is wrong.
+target::NetworkChoice parse_network_mapping(const std::string& text);
+
+// "64M", "1GiB", "500k" as bytes. Error(usage).
+std::uint64_t parse_size(const std::string& text);
+
+// The completion script of "bash", "zsh" or "fish". Error(usage) for another shell.
+std::string completion(const std::string& shell);
+
+}  // namespace vmferry::config
