@@ -108,7 +108,7 @@ func covers(t *testing.T, areas []Area, old, now []byte) {
 func TestAgainstModel(t *testing.T) {
 	seed := time.Now().UnixNano()
 	t.Logf("seed %d", seed)
-	for round := 0; round < 12; round++ {
+	for round := 0; round < 6; round++ {
 		random := rand.New(rand.NewSource(seed + int64(round)))
 		size := int64(1+random.Intn(2000)) * SectorSize
 		d, err := Create(t.TempDir(), "web01", size, nil)
@@ -120,7 +120,7 @@ func TestAgainstModel(t *testing.T) {
 		readers := map[string]*FrozenReader{}
 		past := map[string][]byte{} // content at each change id of this tracking uuid
 		next := 0
-		for step := 0; step < 120; step++ {
+		for step := 0; step < 90; step++ {
 			switch what := random.Intn(20); {
 			case what < 11:
 				write(t, random, d, m)
@@ -490,7 +490,7 @@ func TestUnderLoad(t *testing.T) {
 	random := rand.New(rand.NewSource(99))
 	frozen := map[string][]byte{}
 	copies := t.TempDir()
-	for i := 0; i < 25; i++ {
+	for i := 0; i < 12; i++ {
 		id := fmt.Sprint("s", i)
 		must(t, group.Freeze(id, d))
 		r, err := d.FrozenReader(id)

@@ -132,8 +132,8 @@ func detachLoops(dir string, out io.Writer) error {
 	return nil
 }
 
-// ErrPartlyDown is what Status ends with when a lab is not whole.
-var ErrPartlyDown = errors.New("the lab is not up")
+// ErrNotUp is what Status ends with when a lab is not whole.
+var ErrNotUp = errors.New("the lab is not up")
 
 // Status says what runs.
 func Status(ctx context.Context, dir string, asJSON bool, out io.Writer) error {
@@ -186,7 +186,7 @@ func Status(ctx context.Context, dir string, asJSON bool, out io.Writer) error {
 		}
 	}
 	if !whole {
-		return fmt.Errorf("%s: %w", dir, ErrPartlyDown)
+		return fmt.Errorf("%s: %w", dir, ErrNotUp)
 	}
 	return nil
 }

@@ -33,6 +33,8 @@ type VCenter struct {
 	PID          int    `json:"pid"`
 	VMPath       string `json:"vm_path"`
 	DatastoreDir string `json:"datastore_dir"`
+	// MACs of the guest's network cards, in their order.
+	MACs []string `json:"macs"`
 }
 
 // OpenStack is the target side of a lab.

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,7 +62,7 @@ func fakeServer(name, config string) error {
 	if err != nil {
 		return err
 	}
-	ready := map[string]interface{}{"endpoint": listener.Addr().String()}
+	ready := map[string]interface{}{"endpoint": listener.Addr().String(), "macs": []string{"00:50:56:00:00:01"}}
 	if name == "openstack" {
 		metadata, err := net.Listen("tcp", s.MetadataListen)
 		if err != nil {
@@ -134,7 +135,7 @@ func TestUpStatusDown(t *testing.T) {
 	o := options(t)
 	lab := up(t, o)
 	loaded, err := Load(o.Dir)
-	if err != nil || *loaded != *lab {
+	if err != nil || !reflect.DeepEqual(loaded, lab) {
 		t.Fatalf("%+v, %+v (%v)", loaded, lab, err)
 	}
 	// Nothing in the folder is for others' eyes, and no password is in a command
@@ -207,7 +208,7 @@ func TestUpStatusDown(t *testing.T) {
 	if _, err := os.Stat(o.Dir); !os.IsNotExist(err) {
 		t.Error("the folder is still there:", err)
 	}
-	if err := Status(context.Background(), o.Dir, false, &out); !errors.Is(err, ErrPartlyDown) {
+	if err := Status(context.Background(), o.Dir, false, &out); !errors.Is(err, ErrNotUp) {
 		t.Error(err)
 	}
 	if err := Down(o.Dir, false, &out); err != nil {

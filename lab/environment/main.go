@@ -152,6 +152,10 @@ func introduce(lab *Lab, out io.Writer) error {
 	if lab.Dir != defaultDir {
 		dir = " --dir " + quote(lab.Dir)
 	}
+	var mappings strings.Builder
+	for _, mac := range lab.VCenter.MACs {
+		fmt.Fprintf(&mappings, " --network-mapping mac=%s,network-id=%s,subnet-id=%s", mac, lab.OpenStack.NetworkID, lab.OpenStack.SubnetID)
+	}
 	_, err := fmt.Fprintf(out, `The lab is up: %[1]s with the running guest %[2]s, and an OpenStack.
 
   source     https://%[3]s  as %[4]s, password in %[5]s
@@ -170,7 +174,7 @@ Then try:
   vmferry migrate %[11]s --vmware-path %[2]s
   vmferry status
   # shut it down, last delta, boot the server
-  vmferry cutover %[11]s --vmware-path %[2]s --flavor %[12]s
+  vmferry cutover %[11]s --vmware-path %[2]s --flavor %[12]s%[17]s --run-v2v=false
   # is every byte there?
   vmferry-prove --frozen %[16]s --lab %[13]s
   # the same with other people's tools
@@ -181,6 +185,6 @@ Then try:
   vmferry lab down%[15]s
 `, what, lab.VCenter.VMPath, lab.VCenter.Endpoint, lab.VCenter.Username, quote(lab.VCenter.PasswordFile),
 		lab.OpenStack.AuthURL, lab.OpenStack.Cloud, lab.OpenStack.CloudsYAML, lab.Dir+"/log", quote(lab.Dir+"/env.sh"),
-		source, lab.OpenStack.FlavorID, quote(lab.Dir), quote(lab.VCenter.CA), dir, vmName)
+		source, lab.OpenStack.FlavorID, quote(lab.Dir), quote(lab.VCenter.CA), dir, vmName, mappings.String())
 	return err
 }

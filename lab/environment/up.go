@@ -212,9 +212,10 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 // takeReady reads what the vCenter says of itself.
 func (v *VCenter) takeReady(raw []byte) error {
 	var ready struct {
-		Endpoint string `json:"endpoint"`
-		Port     int    `json:"port"`
-		VMPath   string `json:"vm_path"`
+		Endpoint string   `json:"endpoint"`
+		Port     int      `json:"port"`
+		VMPath   string   `json:"vm_path"`
+		MACs     []string `json:"macs"`
 	}
 	if err := json.Unmarshal(raw, &ready); err != nil {
 		return fmt.Errorf("vcenter.ready: %w", err)
@@ -226,6 +227,7 @@ func (v *VCenter) takeReady(raw []byte) error {
 	if v.Endpoint == "" {
 		return errors.New("vcenter.ready names neither endpoint nor port")
 	}
+	v.MACs = ready.MACs
 	if ready.VMPath != "" {
 		v.VMPath = ready.VMPath
 	}

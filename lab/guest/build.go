@@ -20,7 +20,7 @@ import (
 
 const mebibyte = 1 << 20
 
-// DefaultDisks are the capacities of web01: odd on purpose, neither whole MiB
+// DefaultDisks gives the capacities of web01: odd on purpose, neither whole MiB
 // nor whole 64 KiB, so that the end of a disk is a case and not an accident.
 func DefaultDisks() []int64 {
 	return []int64{192*mebibyte + 37*sector, 96*mebibyte + 1*sector}

@@ -125,7 +125,7 @@ func (s *Server) listen(certificate tls.Certificate) (*Running, error) {
 		m.setLoad()
 	}
 	if s.config.ReadyFile != "" {
-		ready := map[string]interface{}{"endpoint": r.Endpoint, "vm_path": r.VMPath, "pid": os.Getpid()}
+		ready := map[string]interface{}{"endpoint": r.Endpoint, "vm_path": r.VMPath, "pid": os.Getpid(), "macs": s.macs()}
 		if err := calls.WriteReady(s.config.ReadyFile, ready); err != nil {
 			r.Stop()
 			return nil, err
@@ -161,6 +161,17 @@ func (r *Running) Stop() error {
 func listenURL() *url.URL {
 	// Without a user the simulator takes any password: ours is checked before.
 	return &url.URL{Scheme: "https", Host: "127.0.0.1"}
+}
+
+// macs are the addresses of the network cards, for whoever maps them.
+func (s *Server) macs() []string {
+	list := []string{}
+	for _, m := range s.machineList() {
+		for _, card := range m.hardware.nics {
+			list = append(list, card.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard().MacAddress)
+		}
+	}
+	return list
 }
 
 func (s *Server) machineList() []*machine {
