@@ -1,0 +1,22 @@
+// The certificate itself of a server that Trust accepts, for programs that verify by file and cannot pin (nbdkit's curl
+// plugin). Knows nothing of what is done with it.
+#pragma once
+
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "http/http.hpp"
+
+namespace vmferry::http {
+
+struct Certificate {
+  std::string pem;                 // of the server alone, without its chain
+  std::vector<std::string> names;  // hosts it was made for
+  bool names_host = false;         // the URL's host is among them
+};
+
+// Of a handshake that `trust` accepted; throws what Transport::send would throw for a certificate that it refuses.
+Certificate certificate(const std::string& url, const Trust& trust, std::stop_token stop);
+
+}  // namespace vmferry::http
