@@ -96,6 +96,7 @@ type propertyPage struct {
 
 func (s *Server) registerCollector() {
 	s.methods["RetrievePropertiesEx"] = s.retrieveProperties
+	s.methods["Fetch"] = s.fetch
 	s.methods["ContinueRetrievePropertiesEx"] = s.continueRetrieve
 	s.methods["CancelRetrievePropertiesEx"] = s.cancelRetrieve
 	s.methods["CreatePropertyCollector"] = s.createCollector
@@ -190,6 +191,32 @@ func (s *Server) cancelRetrieve(c *soapCall) (interface{}, *fault, bool) {
 	}
 	delete(c.session.pages, token)
 	return &types.CancelRetrievePropertiesExResponse{}, nil, true
+}
+
+// FetchResponse answers pyvmomi's own way to read one property. The simulator's
+// answer for an unset property is one that pyvmomi does not understand.
+type FetchResponse struct {
+	Returnval types.AnyType `xml:"returnval,omitempty,typeattr"`
+}
+
+func (s *Server) fetch(c *soapCall) (interface{}, *fault, bool) {
+	// The request's type is internal to the simulator.
+	field := reflect.ValueOf(c.body).Elem().FieldByName("Prop")
+	if !field.IsValid() || field.Kind() != reflect.String {
+		return nil, nil, false
+	}
+	objects, f := s.collect(c.session, []types.PropertyFilterSpec{{
+		PropSet:   []types.PropertySpec{{Type: c.this.Type, PathSet: []string{field.String()}}},
+		ObjectSet: []types.ObjectSpec{{Obj: c.this}},
+	}})
+	if f != nil {
+		return nil, f, true
+	}
+	reply := &FetchResponse{}
+	if len(objects) == 1 && len(objects[0].PropSet) == 1 {
+		reply.Returnval = objects[0].PropSet[0].Val
+	}
+	return reply, nil, true
 }
 
 // nextPage cuts the next page off; the rest is kept under a token.

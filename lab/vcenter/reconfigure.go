@@ -12,7 +12,7 @@ import (
 // passedOn are methods of a VM or snapshot that the simulator answers well enough and that
 // change nothing of ours.
 var passedOn = map[string]bool{
-	"Fetch": true, "RefreshStorageInfo": true, "Reload": true, "SetCustomValue": true, "setCustomValue": true,
+	"RefreshStorageInfo": true, "Reload": true, "SetCustomValue": true, "setCustomValue": true,
 }
 
 func (s *Server) registerMachine() {

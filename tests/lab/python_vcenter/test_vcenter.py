@@ -320,8 +320,6 @@ class Snapshots(VCenterCase):
         task = self.vm.CreateSnapshot_Task("slow", "", False, False)
         self.assertIn(task.info.state, ("queued", "running"))
         self.assertIn(task, self.vm.recentTask)
-        self.assertEqual((task.info.name._name if hasattr(task.info.name, "_name") else task.info.descriptionId),
-                         task.info.descriptionId if not hasattr(task.info.name, "_name") else task.info.name._name)
         self.assertEqual(task.info.descriptionId, "VirtualMachine.createSnapshot")
         with self.assertRaises(vim.fault.TaskInProgress):
             self.vm.CreateSnapshot_Task("second", "", False, False)
@@ -345,7 +343,7 @@ class Snapshots(VCenterCase):
     def test_shared_disk_refuses_snapshots(self):
         key = self.lab.control("POST", "/vms/web01/disks", {"bytes": 2**20, "backing": "shared-bus"})["key"]
         try:
-            with self.assertRaises(vim.fault.SnapshotFault if hasattr(vim.fault, "SnapshotNever") else vim.fault.SnapshotIncompatibleDeviceInVm):
+            with self.assertRaises(vim.fault.SnapshotIncompatibleDeviceInVm):
                 self.snapshot()
         finally:
             self.lab.control("DELETE", "/vms/web01/disks/%d" % key)
@@ -571,9 +569,16 @@ class Datastore(VCenterCase):
         self.assertEqual(response.status, 200)
         self.assertEqual(len(response.read(1 << 20)), 1 << 20)
         self.remove(snap)
-        with self.assertRaises((OSError, http.client.HTTPException)):
-            while response.read(1 << 20):
-                pass
+        got = 1 << 20
+        try:
+            while True:
+                piece = response.read(1 << 20)
+                if not piece:
+                    break  # http.client does not complain of a short body
+                got += len(piece)
+        except (OSError, http.client.HTTPException):
+            pass
+        self.assertLess(got, int(response.headers["Content-Length"]))
 
     def test_rate_and_latency(self):
         self.snapshot()
@@ -647,7 +652,7 @@ class BareHost(VCenterCase):
     def test_profile(self):
         self.assertEqual(self.content.about.apiType, "HostAgent")
         self.assertEqual(self.lab.vm_path, "/ha-datacenter/vm/web01")
-        with self.assertRaises(vmodl.fault.NotImplemented if hasattr(vmodl.fault, "NotImplemented") else Exception):
+        with self.assertRaises(vmodl.fault.NotImplemented):
             self.content.sessionManager.SessionIsActive("x", "root")
 
     def test_rounds_and_folder(self):
