@@ -1,0 +1,315 @@
+// source::Machine on the lab's vSphere: whatever happens, our snapshots are found again, others' are left alone, and no
+// changed byte is missing from the changed ranges.
+#include "source/machine.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "base/ranges.hpp"
+#include "source/vmware/machine.hpp"
+#include "support/vsphere_lab.hpp"
+#include "vsphere/inventory.hpp"
+#include "vsphere/snapshots.hpp"
+
+namespace vmferry::source {
+namespace {
+
+const auto* const labs [[maybe_unused]] = testing::AddGlobalTestEnvironment(new support::VsphereLabs);
+
+// These tests ask about snapshots; bytes are read in the transports' own tests.
+class NoTransport final : public vmware::Transport {
+ public:
+  std::string name() const override { return "none"; }
+  std::optional<std::string> refuses(const FrozenDisk&) const override { return "nothing can be read this way"; }
+  std::unique_ptr<copy::Source> serve(const FrozenDisk& disk, std::stop_token) override { throw Error(Fault::unsupported, *refuses(disk)); }
+};
+
+class MachineTest : public support::VsphereLabTest {
+ protected:
+  void SetUp() override {
+    VsphereLabTest::SetUp();
+    session_ = open();
+    vm_ = vsphere::find(*session_, lab_->get("vcenter.vm_path"), {});
+    for (const model::Snapshot& s : vsphere::snapshots(*session_, vm_, {}).snapshots) vsphere::remove_snapshot(*session_, vm_, s.id, {});
+    machine_ = make();
+    control("DELETE", "/calls");
+  }
+  std::unique_ptr<Machine> make(const std::string& instance_uuid = "") {
+    return vmware::machine(*session_, {vm_, instance_uuid}, std::make_unique<NoTransport>(), log_, {});
+  }
+  nlohmann::json truth() { return nlohmann::json::parse(control("GET", "/vms/web01")); }
+  std::string foreign() { return nlohmann::json::parse(control("POST", "/vms/web01/snapshots", R"({"name":"backup"})"))["id"]; }
+  static RangeSet drain(copy::Work& work) {
+    RangeSet all;
+    while (auto piece = work.next({}))
+      for (const ByteRange& range : *piece) all.add(range);
+    return all;
+  }
+  // The lab's own copies of what was frozen: the bytes that differ between two snapshots.
+  RangeSet differences(const SnapshotId& a, const SnapshotId& b, std::int32_t key) {
+    const auto file = [&](const SnapshotId& id) -> std::string {
+      for (const auto& frozen : nlohmann::json::parse(control("GET", "/vms/web01/frozen")))
+        if (frozen["snapshot"] == id.value)
+          for (const auto& disk : frozen["disks"])
+            if (disk["key"] == key) return disk["path"];
+      throw std::runtime_error("the lab kept no frozen disk");
+    };
+    std::ifstream one(file(a), std::ios::binary), two(file(b), std::ios::binary);
+    std::vector<char> x(4096), y(4096);
+    RangeSet differ;
+    for (std::uint64_t offset = 0;; offset += x.size()) {
+      one.read(x.data(), static_cast<std::streamsize>(x.size()));
+      two.read(y.data(), static_cast<std::streamsize>(y.size()));
+      const auto got = static_cast<std::uint64_t>(two.gcount());
+      if (got == 0) return differ;
+      if (x != y) differ.add({offset, got});
+    }
+  }
+  const Tag tag_{JobId{"0f3c2a1e-1111-4222-8333-444455556666"}, 1};
+  std::unique_ptr<vsphere::Session> session_;
+  model::VmId vm_;
+  std::unique_ptr<Machine> machine_;
+};
+
+TEST_P(MachineTest, TheTagIsReadBackAndNothingElseIs) {
+  const auto back = vmware::parse_tag("vmferry", vmware::tag_description(tag_));
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->job, tag_.job);
+  EXPECT_EQ(back->cycle, 1);
+  EXPECT_FALSE(vmware::parse_tag("backup", vmware::tag_description(tag_)));
+  for (const char* description : {"", "vmferry", "vmferry job=", "vmferry job= cycle=1", "vmferry job=x", "vmferry job=x cycle=", "vmferry job=x cycle=1y"})
+    EXPECT_FALSE(vmware::parse_tag("vmferry", description)) << description;
+}
+
+TEST_P(MachineTest, AMorefOfAnotherMachineIsRefused) {
+  EXPECT_NO_THROW(make(machine_->describe({}).instance_uuid));
+  try {
+    make("503c6e10-aaaa-bbbb-cccc-0123456789ab");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::conflict);
+  }
+}
+
+TEST_P(MachineTest, SwitchesTrackingOnAndLeavesNoSnapshot) {
+  EXPECT_TRUE(machine_->ensure_tracking(tag_, {}));
+  EXPECT_TRUE(truth()["cbt_active"].get<bool>());
+  EXPECT_TRUE(truth()["snapshots"].empty());
+  control("DELETE", "/calls");
+  EXPECT_TRUE(machine_->ensure_tracking(tag_, {}));
+  EXPECT_EQ(calls("CreateSnapshot_Task"), 0) << "it acts already";
+  EXPECT_EQ(calls("ReconfigVM_Task"), 0);
+}
+
+TEST_P(MachineTest, CleansUpAfterATrackingRunThatDied) {
+  fault("RemoveSnapshot_Task", R"("kind":"fault","fault":"HostCommunication","count":-1)");
+  control("POST", "/vms/web01/config", R"({"version":"vmx-19"})");
+  // Force a fresh activation: tracking that does not act yet.
+  vsphere::SnapshotWish wish;
+  wish.name = "vmferry";
+  wish.description = fmt::format("vmferry job={} cycle=1 purpose=tracking consistency=crash host=h pid=1", tag_.job.value);
+  wish.is_it = [](const model::Snapshot&) { return false; };
+  vsphere::create_snapshot(*session_, vm_, wish, {});
+  EXPECT_THROW(machine_->ensure_tracking(tag_, {}), Error);
+  control("DELETE", "/faults");
+  EXPECT_TRUE(machine_->ensure_tracking(tag_, {}));
+  EXPECT_TRUE(truth()["snapshots"].empty());
+}
+
+TEST_P(MachineTest, AnOldHardwareVersionCannotTrack) {
+  const std::string before = machine_->describe({}).hardware_version;
+  control("POST", "/vms/web01/config", R"({"version":"vmx-04"})");
+  EXPECT_FALSE(machine_->ensure_tracking(tag_, {}));
+  control("POST", "/vms/web01/config", fmt::format(R"({{"version":"{}"}})", before));
+  EXPECT_EQ(calls("ReconfigVM_Task"), 0);
+}
+
+TEST_P(MachineTest, FreezesAllDisksOnceAndThawsThem) {
+  machine_->ensure_tracking(tag_, {});
+  const Point point = machine_->freeze(tag_, Quiesce::automatic, {});
+  EXPECT_EQ(point.consistency, Consistency::application);
+  EXPECT_EQ(point.remark, "");
+  ASSERT_EQ(point.disks.size(), 2U);
+  for (const FrozenDisk& disk : point.disks) {
+    EXPECT_TRUE(disk.change_id);
+    EXPECT_FALSE(disk.has_parent) << "the base is frozen below the snapshot";
+    EXPECT_GT(disk.capacity, 0U);
+  }
+  const Point again = machine_->freeze(tag_, Quiesce::automatic, {});
+  EXPECT_EQ(again.snapshot, point.snapshot) << "the same moment, found by its tag";
+  EXPECT_EQ(again.consistency, Consistency::application);
+  EXPECT_EQ(make()->recall(point.snapshot, {})->disks, point.disks);
+  EXPECT_EQ(machine_->snapshots_of(tag_.job, {}), std::vector<SnapshotId>{point.snapshot});
+  EXPECT_TRUE(machine_->snapshots_of(JobId{"another"}, {}).empty());
+  try {
+    machine_->thaw(point.snapshot, JobId{"another"}, {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::conflict);
+  }
+  machine_->thaw(point.snapshot, tag_.job, {});
+  machine_->thaw(point.snapshot, tag_.job, {});
+  EXPECT_FALSE(machine_->recall(point.snapshot, {}));
+  EXPECT_TRUE(truth()["snapshots"].empty());
+}
+
+TEST_P(MachineTest, ALostReplyLeavesOneSnapshot) {
+  fault("CreateSnapshot_Task", R"("kind":"lost-reply")");
+  const Point point = machine_->freeze(tag_, Quiesce::never, {});
+  EXPECT_EQ(truth()["snapshots"].size(), 1U);
+  EXPECT_EQ(machine_->snapshots_of(tag_.job, {}), std::vector<SnapshotId>{point.snapshot});
+  fault("RemoveSnapshot_Task", R"("kind":"lost-reply")");
+  machine_->thaw(point.snapshot, tag_.job, {});
+  EXPECT_TRUE(truth()["snapshots"].empty());
+}
+
+TEST_P(MachineTest, ForeignSnapshotsAreLeftAlone) {
+  const std::string theirs = foreign();
+  const Point point = machine_->freeze(tag_, Quiesce::never, {});
+  try {
+    machine_->thaw(SnapshotId{theirs}, tag_.job, {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::conflict);
+  }
+  machine_->thaw(point.snapshot, tag_.job, {});
+  ASSERT_EQ(truth()["snapshots"].size(), 1U);
+  EXPECT_EQ(truth()["snapshots"][0]["id"], theirs);
+}
+
+TEST_P(MachineTest, QuiescingFallsBackOnlyWhenItMay) {
+  control("POST", "/settings", R"({"quiesce_fails":true})");
+  EXPECT_THROW(machine_->freeze(tag_, Quiesce::always, {}), Error);
+  EXPECT_TRUE(truth()["snapshots"].empty());
+  const Point point = machine_->freeze(tag_, Quiesce::automatic, {});
+  EXPECT_EQ(point.consistency, Consistency::crash);
+  EXPECT_NE(point.remark.find("quiescing failed"), std::string::npos) << point.remark;
+  EXPECT_EQ(machine_->recall(point.snapshot, {})->remark, point.remark);
+  machine_->thaw(point.snapshot, tag_.job, {});
+
+  control("POST", "/settings", R"({"quiesce_fails":false,"tools":"notRunning"})");
+  try {
+    machine_->freeze(tag_, Quiesce::always, {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::conflict);
+    EXPECT_NE(std::string(e.what()).find("--quiesce"), std::string::npos);
+  }
+  EXPECT_EQ(machine_->freeze(tag_, Quiesce::automatic, {}).consistency, Consistency::crash);
+}
+
+TEST_P(MachineTest, AMachineThatIsOffIsFrozenAsItIs) {
+  control("POST", "/vms/web01/power", R"({"state":"off"})");
+  EXPECT_TRUE(machine_->ensure_tracking(tag_, {}));
+  const Point point = machine_->freeze(tag_, Quiesce::always, {});
+  EXPECT_EQ(point.consistency, Consistency::powered_off);
+  EXPECT_EQ(machine_->recall(point.snapshot, {})->consistency, Consistency::powered_off);
+}
+
+TEST_P(MachineTest, NoChangedByteIsMissing) {
+  machine_->ensure_tracking(tag_, {});
+  const Point first = machine_->freeze(tag_, Quiesce::never, {});
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  const Point second = machine_->freeze({tag_.job, 2}, Quiesce::never, {});
+  control("POST", "/settings", R"({"page_areas":3})");
+  bool any = false;
+  for (const FrozenDisk& disk : second.disks) {
+    RangeSet missing = differences(first.snapshot, second.snapshot, disk.key.value);
+    any = any || !missing.empty();
+    auto work = machine_->changed(second, disk.key, first.find(disk.key)->change_id, {});
+    EXPECT_FALSE(work->total());
+    const RangeSet changed = drain(*work);
+    missing.subtract(changed);
+    EXPECT_TRUE(missing.empty()) << missing.bytes() << " bytes of disk " << disk.key.value;
+    for (const ByteRange& range : changed.ranges()) EXPECT_LE(range.end(), disk.capacity);
+    const RangeSet allocated = drain(*machine_->changed(second, disk.key, std::nullopt, {}));
+    for (const ByteRange& range : changed.ranges()) EXPECT_TRUE(allocated.contains(range));
+  }
+  EXPECT_TRUE(any) << "the writer did not write: nothing was shown";
+}
+
+TEST_P(MachineTest, ALostHistoryIsSaid) {
+  machine_->ensure_tracking(tag_, {});
+  const Point first = machine_->freeze(tag_, Quiesce::never, {});
+  machine_->thaw(first.snapshot, tag_.job, {});
+  const auto since = first.disks.at(0).change_id;
+  control("POST", "/vms/web01/cbt-reset", "{}");
+  const Point second = machine_->freeze({tag_.job, 2}, Quiesce::never, {});
+  EXPECT_THROW(machine_->changed(second, second.disks.at(0).key, since, {}), HistoryLost);
+  // The same UUID, but a server that does not know the number, or cannot read its tracking file.
+  const auto now = second.disks.at(0).change_id;
+  ASSERT_TRUE(now);
+  for (const char* name : {"InvalidArgument", "FileFault"}) {
+    fault("QueryChangedDiskAreas", fmt::format(R"("kind":"fault","fault":"{}")", name));
+    EXPECT_THROW(drain(*machine_->changed(second, second.disks.at(0).key, now, {})), HistoryLost) << name;
+    control("DELETE", "/faults");
+  }
+  fault("QueryChangedDiskAreas", R"("kind":"fault","fault":"NoPermission")");
+  try {
+    drain(*machine_->changed(second, second.disks.at(0).key, now, {}));
+    FAIL();
+  } catch (const HistoryLost&) {
+    FAIL() << "a missing privilege is no lost history";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::auth);
+  }
+}
+
+TEST_P(MachineTest, AllocatedAreasFallBackToTheWholeDisk) {
+  machine_->ensure_tracking(tag_, {});
+  const Point point = machine_->freeze(tag_, Quiesce::never, {});
+  const FrozenDisk& disk = point.disks.at(0);
+  fault("QueryChangedDiskAreas", R"("kind":"fault","fault":"FileFault")");
+  EXPECT_EQ(drain(*machine_->changed(point, disk.key, std::nullopt, {})).bytes(), disk.capacity);
+  FrozenDisk untracked = disk;
+  untracked.change_id.reset();
+  Point bare = point;
+  bare.disks = {untracked};
+  EXPECT_EQ(drain(*machine_->changed(bare, disk.key, std::nullopt, {})).bytes(), disk.capacity);
+  EXPECT_THROW(machine_->changed(bare, disk.key, disk.change_id, {}), HistoryLost);
+  EXPECT_THROW(machine_->changed(bare, model::DiskKey{2999}, std::nullopt, {}), Error);
+}
+
+TEST_P(MachineTest, AsksTheGuestToShutDown) {
+  machine_->power_off(Stop::guest, std::chrono::seconds(60), {});
+  EXPECT_EQ(truth()["power"], "off");
+  EXPECT_EQ(calls("PowerOffVM_Task"), 0);
+  machine_->power_off(Stop::guest, std::chrono::seconds(60), {});
+  EXPECT_EQ(calls("ShutdownGuest"), 1);
+}
+
+TEST_P(MachineTest, SwitchesOffHardOnlyWhenAllowed) {
+  control("POST", "/settings", R"({"tools":"notRunning"})");
+  try {
+    machine_->power_off(Stop::guest, std::chrono::seconds(2), {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::conflict);
+  }
+  EXPECT_EQ(truth()["power"], "on");
+  machine_->power_off(Stop::guest_then_power, std::chrono::seconds(2), {});
+  EXPECT_EQ(truth()["power"], "off");
+}
+
+TEST_P(MachineTest, AGuestThatIgnoresTheRequestRunsOutOfPatience) {
+  control("POST", "/settings", R"({"shutdown_delay_ms":6000})");
+  try {
+    machine_->power_off(Stop::guest, std::chrono::seconds(1), {});
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::timeout);
+  }
+  machine_->power_off(Stop::guest_then_power, std::chrono::seconds(1), {});
+  EXPECT_EQ(truth()["power"], "off");
+  control("POST", "/settings", R"({"shutdown_delay_ms":0})");
+  std::this_thread::sleep_for(std::chrono::seconds(6));  // the ignored request must not strike the next test's machine
+}
+
+INSTANTIATE_TEST_SUITE_P(Lab, MachineTest, testing::Values("vcenter", "esxi"), [](const auto& row) { return row.param; });
+
+}  // namespace
+}  // namespace vmferry::source
