@@ -145,11 +145,11 @@ func cut(areas []disk.Area, end int64) []disk.Area {
 }
 
 // page describes the disk from start on: at most max areas, up to the last of
-// them when more follow, else to the end. With gaps, a hole before the next area
-// is a page of its own.
+// them when more follow, else to the end. With gaps, each hole between areas is
+// a page of its own.
 func page(areas []disk.Area, start, size int64, max int, gaps bool) *types.DiskChangeInfo {
 	info := &types.DiskChangeInfo{StartOffset: start}
-	end := size
+	end, reached := size, start
 	for _, a := range areas {
 		if a.Start+a.Length <= start {
 			continue
@@ -158,15 +158,17 @@ func page(areas []disk.Area, start, size int64, max int, gaps bool) *types.DiskC
 			a.Length -= start - a.Start
 			a.Start = start
 		}
-		if gaps && len(info.ChangedArea) == 0 && a.Start > start {
-			end = a.Start
+		if gaps && a.Start > reached {
+			if end = reached; len(info.ChangedArea) == 0 {
+				end = a.Start
+			}
 			break
 		}
 		if len(info.ChangedArea) == max {
-			last := info.ChangedArea[max-1]
-			end = last.Start + last.Length
+			end = reached
 			break
 		}
+		reached = a.Start + a.Length
 		info.ChangedArea = append(info.ChangedArea, types.DiskChangeExtent{Start: a.Start, Length: a.Length})
 	}
 	info.Length = end - start
