@@ -1,0 +1,312 @@
+// What only OpenStack as a target has: migratekit's volumes, image properties, lost replies, other people's things.
+#include <gtest/gtest.h>
+
+#include "base/error.hpp"
+#include "worlds.hpp"
+
+namespace vmferry::target {
+namespace {
+
+namespace client = ::vmferry::openstack;
+
+constexpr std::uint64_t size = (1 << 20) + 512;
+
+class OpenstackTarget : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = OpenstackWorld::unavailable(); !why.empty()) GTEST_SKIP() << "not shown here: " << why;
+  }
+  void TearDown() override {
+    if (!IsSkipped()) OpenstackWorld::lab().control("openstack", "DELETE", "/faults");
+  }
+  template <class F>
+  std::string refusal(F&& act, Fault fault) {
+    try {
+      act();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.fault(), fault) << e.what();
+      return e.what();
+    }
+    ADD_FAILURE() << "was not refused";
+    return "";
+  }
+  static bool says(const std::string& message, const std::string& words) {
+    return message.find(words) != std::string::npos;
+  }
+  // A volume as migratekit leaves it.
+  VolumeId migratekit_volume(const Tag& tag, const client::Metadata& more, const std::string& name = "") {
+    const auto cloud = world_.client();
+    client::VolumeWish wish;
+    wish.name = name.empty() ? tag.volume_name : name;
+    wish.gib = 1;
+    wish.metadata = {{"migrate_kit", "true"}, {"vm", tag.vm.value}, {"disk", tag.disk_object_id}};
+    wish.metadata.insert(more.begin(), more.end());
+    wish.tag = wish.metadata;
+    wish.metadata["made"] = random_uuid();
+    const VolumeId id = client::volumes::create(cloud->volume({}), wish, {}).id;
+    client::volumes::wait_for(cloud->volume({}), id, {"available"}, std::chrono::seconds(30), {});
+    return id;
+  }
+  nlohmann::json volume_in_lab(const VolumeId& id) {
+    const nlohmann::json state = world_.state_of_lab();
+    for (const auto& volume : state.at("volumes"))
+      if (volume.at("id") == id.value) return volume;
+    return nullptr;
+  }
+  std::size_t volumes_in_lab(const Tag& tag) {
+    std::size_t count = 0;
+    const nlohmann::json state = world_.state_of_lab();
+    for (const auto& volume : state.at("volumes"))
+      if (volume.at("name") == tag.volume_name) ++count;
+    return count;
+  }
+  void fault(const std::string& rule) { OpenstackWorld::lab().control("openstack", "POST", "/faults", rule); }
+
+  OpenstackWorld world_;
+  Scene scene_;
+};
+
+TEST_F(OpenstackTarget, names_metadata_and_image_properties_are_migratekits_and_only_the_boot_disk_is_bootable) {
+  auto options = world_.options();
+  options.disk_bus = "scsi";
+  const auto cloud = world_.open(options);
+  const Volume boot = cloud->allocate(scene_.wish(size, 0), {});
+  const Volume data = cloud->allocate(scene_.wish(size, 1), {});
+  EXPECT_EQ(boot.bytes, 1ull << 30);
+  const nlohmann::json made = volume_in_lab(boot.id);
+  EXPECT_EQ(made.at("name"), scene_.tag(0).volume_name);
+  const nlohmann::json metadata = made.at("metadata");
+  EXPECT_EQ(metadata.at("migrate_kit"), "true");
+  EXPECT_EQ(metadata.at("vm"), scene_.vm.id.value);
+  EXPECT_EQ(metadata.at("disk"), scene_.tag(0).disk_object_id);
+  EXPECT_EQ(metadata.at("hw_disk_bus"), "scsi");
+  EXPECT_EQ(metadata.at("hw_scsi_model"), "virtio-scsi");
+  EXPECT_EQ(made.at("image_metadata").at("hw_firmware_type"), "uefi");
+  EXPECT_TRUE(made.at("bootable").dump().find("true") != std::string::npos) << made.dump();
+  const nlohmann::json second = volume_in_lab(data.id);
+  EXPECT_TRUE(second.at("bootable").dump().find("false") != std::string::npos) << second.dump();
+  EXPECT_TRUE(second.at("image_metadata").empty()) << second.dump();
+}
+
+TEST_F(OpenstackTarget, a_migratekit_volume_is_adopted_with_its_change_id) {
+  const VolumeId id = migratekit_volume(scene_.tag(), {{"change_id", "52 aa/12"}});
+  const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
+  EXPECT_EQ(volume.id, id);
+  EXPECT_FALSE(volume.fresh);
+  EXPECT_EQ(volume.memory.at("change_id"), "52 aa/12");
+  EXPECT_EQ(volume.memory.at("vmferry_complete"), "yes");
+  EXPECT_EQ(volume.memory.at("vmferry_job"), scene_.job.value);
+  EXPECT_FALSE(world_.cloud().attach(volume, {})->known_zero());
+  world_.cloud().detach(id, {});
+}
+
+TEST_F(OpenstackTarget, a_migratekit_volume_without_a_change_id_is_adopted_and_called_incomplete) {
+  const VolumeId id = migratekit_volume(scene_.tag(), {});
+  const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
+  EXPECT_EQ(volume.id, id);
+  EXPECT_FALSE(volume.memory.contains("vmferry_complete"));
+  EXPECT_FALSE(volume.fresh);
+}
+
+TEST_F(OpenstackTarget, several_volumes_of_one_disk_are_a_conflict_that_names_them) {
+  const VolumeId one = migratekit_volume(scene_.tag(), {{"n", "1"}});
+  const VolumeId two = migratekit_volume(scene_.tag(), {{"n", "2"}});
+  for (const auto& why : {refusal([&] { world_.cloud().find(scene_.tag(), {}); }, Fault::conflict),
+                          refusal([&] { world_.cloud().allocate(scene_.wish(size), {}); }, Fault::conflict)}) {
+    EXPECT_TRUE(says(why, one.value)) << why;
+    EXPECT_TRUE(says(why, two.value)) << why;
+  }
+}
+
+TEST_F(OpenstackTarget, a_volume_with_another_name_is_not_migratekits_and_one_with_another_moref_is_found_only_by_name) {
+  migratekit_volume(scene_.tag(), {}, "renamed by hand");
+  EXPECT_FALSE(world_.cloud().find(scene_.tag(), {}));
+  Tag elsewhere = scene_.tag();
+  elsewhere.vm = model::VmId{"ha-vm-7"};
+  const VolumeId id = migratekit_volume(elsewhere, {{"change_id", "52 bb/1"}});
+  EXPECT_FALSE(world_.cloud().find(scene_.tag(), {}));
+  auto options = world_.options();
+  options.vz_unsafe_volume_by_name = true;
+  const auto cloud = world_.open(options);
+  EXPECT_EQ(cloud->find(scene_.tag(), {})->id, id);
+  EXPECT_EQ(cloud->allocate(scene_.wish(size), {}).id, id);
+  // From now on it is this machine's without the flag too.
+  EXPECT_EQ(world_.cloud().find(scene_.tag(), {})->id, id);
+}
+
+TEST_F(OpenstackTarget, a_machine_that_was_renamed_keeps_its_volumes) {
+  const VolumeId id = world_.cloud().allocate(scene_.wish(size), {}).id;
+  Tag renamed = scene_.tag();
+  renamed.vm_name = "other";
+  renamed.volume_name = "other-" + renamed.disk_object_id;
+  ASSERT_TRUE(world_.cloud().find(renamed, {}));
+  EXPECT_EQ(world_.cloud().find(renamed, {})->id, id);
+}
+
+TEST_F(OpenstackTarget, a_lost_reply_makes_no_second_volume) {
+  fault(R"({"service":"volume","method":"POST","path_regex":"/volumes$","count":1,"kind":"lost-reply"})");
+  const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
+  EXPECT_EQ(volumes_in_lab(scene_.tag()), 1u);
+  EXPECT_TRUE(volume.fresh);
+}
+
+TEST_F(OpenstackTarget, a_lost_reply_makes_no_second_server_and_no_second_port) {
+  LaunchWish wish;
+  wish.job = scene_.job;
+  wish.vm = scene_.vm;
+  wish.flavor = world_.flavor();
+  wish.volumes = {world_.cloud().allocate(scene_.wish(size), {}).id};
+  fault(R"({"service":"network","method":"POST","path_regex":"/ports$","count":1,"kind":"lost-reply"})");
+  const model::Nic& nic = scene_.vm.nics.front();
+  const Port port = world_.cloud().ensure_port(scene_.job, nic, world_.choice(nic.mac), {});
+  EXPECT_TRUE(port.created);
+  wish.ports = {port.id};
+  fault(R"({"service":"compute","method":"POST","path_regex":"/servers$","count":1,"kind":"lost-reply"})");
+  const ServerId id = world_.cloud().launch(wish, {}).id;
+  std::size_t servers = 0;
+  const nlohmann::json state = world_.state_of_lab();
+  for (const auto& server : state.at("servers"))
+    if (server.at("name") == scene_.vm.name) {
+      ++servers;
+      EXPECT_EQ(server.at("id"), id.value);
+    }
+  EXPECT_EQ(servers, 1u);
+  // A server that has the port keeps it.
+  refusal([&] { world_.cloud().discard_port(port.id, scene_.job, {}); }, Fault::conflict);
+}
+
+TEST_F(OpenstackTarget, an_attachment_whose_reply_was_lost_is_found) {
+  const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
+  fault(R"({"service":"compute","method":"POST","path_regex":"os-volume_attachments$","count":1,"kind":"lost-reply"})");
+  const auto device = world_.cloud().attach(volume, {});
+  device->check();
+  // It is attached already: another run goes on with it once this one has let go.
+  EXPECT_FALSE(volume_in_lab(volume.id).at("attachments").empty());
+}
+
+TEST_F(OpenstackTarget, a_device_that_is_torn_away_is_noticed) {
+  const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
+  const auto device = world_.cloud().attach(volume, {});
+  world_.cloud().detach(volume.id, {});
+  const std::string why = refusal([&] { device->check(); }, Fault::conflict);
+  EXPECT_TRUE(says(why, volume.id.value)) << why;
+}
+
+TEST_F(OpenstackTarget, a_server_is_refused_while_a_volume_is_attached_here) {
+  const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
+  world_.cloud().attach(volume, {}).reset();
+  LaunchWish wish;
+  wish.job = scene_.job;
+  wish.vm = scene_.vm;
+  wish.flavor = world_.flavor();
+  wish.volumes = {volume.id};
+  const std::string why = refusal([&] { world_.cloud().launch(wish, {}); }, Fault::conflict);
+  EXPECT_TRUE(says(why, volume.id.value)) << why;
+  refusal([&] { world_.cloud().discard(volume.id, scene_.job, {}); }, Fault::conflict);
+  world_.cloud().detach(volume.id, {});
+  const Launched launched = world_.cloud().launch(wish, {});
+  EXPECT_EQ(launched.state, "ACTIVE");
+}
+
+TEST_F(OpenstackTarget, a_server_boots_from_the_volumes_in_their_order_and_leaves_them_when_it_goes) {
+  LaunchWish wish;
+  wish.job = scene_.job;
+  wish.vm = scene_.vm;
+  wish.flavor = world_.flavor();
+  std::vector<std::string> ids;
+  for (const int disk : {1, 0}) {
+    wish.volumes.push_back(world_.cloud().allocate(scene_.wish(size, disk), {}).id);
+    ids.push_back(wish.volumes.back().value);
+  }
+  const ServerId id = world_.cloud().launch(wish, {}).id;
+  const nlohmann::json state = world_.state_of_lab();
+  for (const auto& server : state.at("servers")) {
+    if (server.at("id") != id.value) continue;
+    std::vector<std::string> booted;
+    for (const auto& volume : server.at("volumes"))
+      booted.push_back(volume.is_string() ? volume.get<std::string>() : volume.at("id").get<std::string>());
+    EXPECT_EQ(booted, ids);
+  }
+  const auto cloud = world_.client();
+  client::Call gone;
+  gone.method = "DELETE";
+  gone.path = "/servers/" + id.value;
+  gone.doing = "delete the server";
+  cloud->compute({}).call(gone, {});
+  for (const VolumeId& volume : wish.volumes)
+    client::volumes::wait_for(cloud->volume({}), volume, {"available"}, std::chrono::seconds(30), {});
+}
+
+TEST_F(OpenstackTarget, an_address_in_use_and_a_port_with_another_address_are_refused_in_words) {
+  model::Nic nic = scene_.vm.nics.front();
+  const Port first = world_.cloud().ensure_port(scene_.job, nic, world_.choice(nic.mac), {});
+  std::string address;
+  const nlohmann::json state = world_.state_of_lab();
+  for (const auto& port : state.at("ports"))
+    if (port.at("id") == first.id.value) address = port.at("fixed_ips").at(0).at("ip_address");
+  ASSERT_FALSE(address.empty());
+  NetworkChoice choice = world_.choice("00:50:56:bb:00:01");
+  choice.ip = address;
+  model::Nic other = nic;
+  other.mac = choice.mac;
+  const std::string taken = refusal([&] { world_.cloud().ensure_port(scene_.job, other, choice, {}); }, Fault::conflict);
+  EXPECT_TRUE(says(taken, address + " of network")) << taken;
+  choice.mac = nic.mac;
+  choice.ip = "203.0.113.9";
+  const std::string differs = refusal([&] { world_.cloud().ensure_port(scene_.job, nic, choice, {}); }, Fault::conflict);
+  EXPECT_TRUE(says(differs, address)) << differs;
+  EXPECT_TRUE(says(differs, "203.0.113.9")) << differs;
+}
+
+TEST_F(OpenstackTarget, settings_that_do_not_exist_are_refused_by_name) {
+  const auto check = [&](const auto& change) {
+    openstack::Options options = world_.options();
+    change(options);
+    return refusal([&] { world_.open(options)->check_settings({}); }, Fault::config);
+  };
+  EXPECT_TRUE(says(check([](auto& o) { o.volume_type = "gold-plated"; }), "gold-plated"));
+  EXPECT_TRUE(says(check([](auto& o) { o.flavor = "m1.colossal"; }), "m1.colossal"));
+  EXPECT_TRUE(says(check([](auto& o) { o.volume_availability_zone = "atlantis"; }), "atlantis"));
+  EXPECT_TRUE(says(check([](auto& o) { o.availability_zone = "atlantis"; }), "atlantis"));
+  EXPECT_TRUE(says(check([](auto& o) { o.networks = {{"00:50:56:00:00:01", "no-such-net", "", ""}}; }), "no-such-net"));
+  EXPECT_TRUE(says(check([](auto& o) { o.security_groups = {"no-such-group"}; }), "no-such-group"));
+  EXPECT_TRUE(says(check([](auto& o) { o.disk_bus = "floppy"; }), "floppy"));
+  EXPECT_TRUE(says(check([](auto& o) { o.instance_id = "11111111-2222-4333-8444-555555555555"; }), "11111111-2222"));
+}
+
+TEST_F(OpenstackTarget, a_quota_without_room_for_the_server_is_said_before_the_cutover) {
+  OpenstackWorld::lab().control("openstack", "POST", "/quota", R"({"instances":0})");
+  openstack::Options options = world_.options();
+  options.flavor = world_.flavor();
+  const std::string why = refusal([&] { world_.open(options)->check_settings({}); }, Fault::quota);
+  OpenstackWorld::lab().control("openstack", "POST", "/quota", R"({"instances":-1})");
+  EXPECT_TRUE(says(why, "server")) << why;
+  world_.open(options)->check_settings({});
+}
+
+TEST_F(OpenstackTarget, a_device_that_never_appears_is_a_timeout_in_words) {
+  support::TemporaryDirectory empty;
+  openstack::Options options = world_.options();
+  options.device_directory = empty.path();
+  options.device_patience = std::chrono::seconds(1);
+  const auto cloud = world_.open(options);
+  const Volume volume = cloud->allocate(scene_.wish(size), {});
+  const std::string why = refusal([&] { cloud->attach(volume, {}); }, Fault::timeout);
+  EXPECT_TRUE(says(why, empty.path().string())) << why;
+  EXPECT_TRUE(says(why, "conversion-host")) << why;
+  cloud->detach(volume.id, {});
+}
+
+TEST_F(OpenstackTarget, another_volumes_identity_is_refused) {
+  support::TemporaryDirectory liar;
+  openstack::Options options = world_.options();
+  options.identity = file_identity(liar.path());  // says nothing of any device
+  const auto cloud = world_.open(options);
+  const Volume volume = cloud->allocate(scene_.wish(size), {});
+  refusal([&] { cloud->attach(volume, {}); }, Fault::conflict);
+  cloud->detach(volume.id, {});
+  EXPECT_TRUE(cloud->find(scene_.tag(), {})->fresh);  // it was not opened for writing
+}
+
+}  // namespace
+}  // namespace vmferry::target

@@ -1,0 +1,181 @@
+// Three clouds for one contract: the fake of the job's tests, a folder, and OpenStack's client on the lab. Each says how
+// to open it again (as another run would), what its networks are called, and how somebody else takes a volume away.
+#pragma once
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <atomic>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "base/clock.hpp"
+#include "base/fd.hpp"
+#include "http/http.hpp"
+#include "openstack/cloud.hpp"
+#include "openstack/cloud_config.hpp"
+#include "openstack/volumes.hpp"
+#include "support/fake_cloud.hpp"
+#include "support/lab.hpp"
+#include "target/local/local_cloud.hpp"
+#include "target/openstack/openstack_cloud.hpp"
+
+namespace vmferry::target {
+
+// A machine, disks and a job that no other test of this run has.
+struct Scene {
+  JobId job{random_uuid()};
+  JobId other_job{random_uuid()};
+  model::Vm vm;
+
+  Scene() {
+    static std::atomic<int> next{1};
+    const int number = next++;
+    vm.id = model::VmId{fmt::format("vm-{}", number)};
+    vm.name = fmt::format("Machine {}", number);
+    vm.uuid = random_uuid();
+    vm.vcpus = 1;
+    vm.memory = 256ull << 20;
+    vm.nics.push_back({4000, "Network adapter 1", "VM Network", fmt::format("00:50:56:aa:00:{:02x}", number), "VM Network",
+                       "vmxnet3", true});
+  }
+  Tag tag(int disk = 0) const {
+    const std::string object = fmt::format("{}-{}", vm.id.value.substr(3), 2000 + disk);
+    return {job, vm.id, vm.name, model::DiskKey{2000 + disk}, object, fmt::format("machine-{}-{}", vm.id.value, object)};
+  }
+  VolumeWish wish(std::uint64_t bytes, int disk = 0) const {
+    VolumeWish wish;
+    wish.tag = tag(disk);
+    wish.bytes = bytes;
+    wish.boot = disk == 0;
+    if (wish.boot) wish.image_properties = {{"hw_firmware_type", "uefi"}, {"hw_machine_type", "q35"}};
+    return wish;
+  }
+};
+
+class FakeWorld {
+ public:
+  static std::string unavailable() { return ""; }
+  Cloud& cloud() { return cloud_; }
+  Cloud& reopened() { return cloud_; }
+  NetworkChoice choice(const std::string& mac) { return {mac, "net", "", ""}; }
+  std::string flavor() { return "small"; }
+  std::string state() { return "ACTIVE"; }
+  void take_away(const VolumeId& volume) {
+    cloud_.change(volume, [](support::FakeCloud::FakeVolume& v) { v.attached_to = "somebody else"; });
+  }
+  std::string taker() { return "somebody else"; }
+  void give_back(const VolumeId& volume) {
+    cloud_.change(volume, [](support::FakeCloud::FakeVolume& v) { v.attached_to.clear(); });
+  }
+
+ private:
+  support::FakeCloud cloud_;
+};
+
+class LocalWorld {
+ public:
+  static std::string unavailable() { return ""; }
+  Cloud& cloud() {
+    if (!cloud_) cloud_ = open();
+    return *cloud_;
+  }
+  Cloud& reopened() {
+    cloud_ = open();
+    return *cloud_;
+  }
+  NetworkChoice choice(const std::string& mac) { return {mac, "default", "", ""}; }
+  std::string flavor() { return ""; }
+  std::string state() { return "defined"; }
+  // A running machine locks its images like this.
+  void take_away(const VolumeId& volume) {
+    lock_ = Fd(::open((root() / (volume.value + ".img")).c_str(), O_RDWR | O_CLOEXEC));
+    struct flock lock {};
+    lock.l_type = F_RDLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = 100;
+    lock.l_len = 1;
+    if (::fcntl(lock_.get(), F_OFD_SETLK, &lock) != 0) throw std::runtime_error("cannot lock");
+  }
+  std::string taker() { return "locked"; }
+  void give_back(const VolumeId&) { lock_ = Fd(); }
+  std::filesystem::path root() const { return directory_.path() / "machines"; }
+
+ private:
+  std::unique_ptr<Cloud> open() { return local::local_cloud({root(), "virtio", "kvm"}, clock_, log_); }
+  support::TemporaryDirectory directory_;
+  SystemClock clock_;
+  log::Log log_;
+  std::unique_ptr<Cloud> cloud_;
+  Fd lock_;
+};
+
+// One lab for all tests of this program: bringing it up costs seconds.
+class OpenstackWorld {
+ public:
+  static std::string unavailable() {
+    if (std::filesystem::exists(VMFERRY_BIN_DIR "/vmferry-lab")) return "";
+    return "vmferry-lab is not built (VMFERRY_LAB=OFF)";
+  }
+  static support::Lab& lab() {
+    static support::Lab lab({"--writer-rate", "0", "--disks", "8M,4M"});
+    return lab;
+  }
+  std::unique_ptr<::vmferry::openstack::Cloud> client() {
+    const ::vmferry::openstack::Environment environment{{"OS_CLIENT_CONFIG_FILE", lab().get("openstack.clouds_yaml")},
+                                                        {"OS_CLOUD", "lab"}};
+    auto config = ::vmferry::openstack::load(environment);
+    http::CurlOptions curl;
+    curl.trust = ::vmferry::openstack::trust(config);
+    auto transport = http::retrying(http::curl(curl, log_), {}, clock_, log_);
+    return ::vmferry::openstack::Cloud::open(std::move(config), std::move(transport), clock_, log_, {});
+  }
+  openstack::Options options() {
+    openstack::Options options;
+    options.volume_type = lab().get("openstack.volume_type");
+    options.metadata_url = lab().get("openstack.metadata_url");
+    options.device_directory = lab().get("openstack.by_id");
+    options.identity = file_identity(lab().get("openstack.identity_dir"));
+    options.device_patience = std::chrono::seconds(20);
+    options.host = "conversion-host";
+    return options;
+  }
+  std::unique_ptr<Cloud> open(openstack::Options options) {
+    return openstack::openstack_cloud(std::move(options), client(), http::curl({}, log_), clock_, log_);
+  }
+  Cloud& cloud() {
+    if (!cloud_) cloud_ = open(options());
+    return *cloud_;
+  }
+  Cloud& reopened() {
+    cloud_ = open(options());
+    return *cloud_;
+  }
+  NetworkChoice choice(const std::string& mac) {
+    return {mac, lab().get("openstack.network_id"), lab().get("openstack.subnet_id"), ""};
+  }
+  std::string flavor() { return lab().get("openstack.flavor_id"); }
+  std::string state() { return "ACTIVE"; }
+  // A server of somebody else boots from it.
+  void take_away(const VolumeId& volume) {
+    LaunchWish wish;
+    wish.job = JobId{random_uuid()};
+    wish.vm.name = "taker";
+    wish.volumes = {volume};
+    wish.flavor = flavor();
+    taker_ = cloud().launch(wish, {}).id;
+  }
+  std::string taker() { return taker_.value; }
+  void give_back(const VolumeId&);
+  nlohmann::json state_of_lab() { return nlohmann::json::parse(lab().control("openstack", "GET", "/state")); }
+  log::Log& log() { return log_; }
+
+ private:
+  SystemClock clock_;
+  log::Log log_;
+  std::unique_ptr<Cloud> cloud_;
+  ServerId taker_;
+};
+
+}  // namespace vmferry::target
