@@ -1,0 +1,18 @@
+// What each command does. Each returns its exit code; errors are thrown to main().
+#pragma once
+
+#include <stop_token>
+
+#include "base/clock.hpp"
+#include "config/options.hpp"
+
+namespace vmferry::app {
+
+// migrate, cutover, abort
+int run_job(const config::Options& options, Clock& clock, std::stop_token stop);
+int run_inventory(const config::Options& options, Clock& clock, std::stop_token stop);
+int run_status(const config::Options& options, Clock& clock, std::stop_token stop);
+// Runs vmferry-lab, which stands beside this program.
+int run_lab(const config::Options& options);
+
+}  // namespace vmferry::app

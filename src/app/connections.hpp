@@ -1,0 +1,50 @@
+// The composition root of a run: which adapters stand behind the job's seams. The only code, with connections.cpp, that names
+// concrete adapters together.
+#pragma once
+
+#include <memory>
+
+#include "base/clock.hpp"
+#include "config/options.hpp"
+#include "http/http.hpp"
+#include "log/log.hpp"
+#include "process/process.hpp"
+#include "source/machine.hpp"
+#include "target/cloud.hpp"
+#include "vsphere/session.hpp"
+
+namespace vmferry::app {
+
+// Where a run keeps its things.
+struct Places {
+  std::filesystem::path state;
+  std::filesystem::path logs() const { return state / "logs"; }
+  std::filesystem::path locks() const { return state / "locks"; }
+  // For sockets: short (107 bytes are all a socket's path may have), 0700, of this process alone.
+  std::filesystem::path run;
+};
+
+struct Surroundings {
+  const config::Options& options;
+  const Places& places;
+  Clock& clock;
+  process::Runner& runner;
+  log::Log& log;
+};
+
+// The password from wherever it was given: command line, environment, file, prompt.
+Secret vmware_password(const config::Options& options, log::Log& log);
+
+// A logged-in session and what it needs.
+struct VmwareSide {
+  std::unique_ptr<http::Transport> transport;
+  std::unique_ptr<vsphere::Session> session;
+  std::string source() const;  // "vcenter 4f1b..." or "esxi ...": names the endpoint in the journal
+};
+VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop);
+
+std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::stop_token stop);
+
+std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm, std::stop_token stop);
+
+}  // namespace vmferry::app

@@ -1,0 +1,44 @@
+// What a run has around it: signals, the terminal, secrets asked for or read from files.
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <thread>
+
+#include "base/secret.hpp"
+
+namespace vmferry::app {
+
+// Turns SIGINT, SIGTERM and SIGHUP into a stop request; the second one ends the process at once. Make it before any other
+// thread, so that all of them leave these signals to it.
+class Signals {
+ public:
+  Signals();
+  ~Signals();
+  Signals(const Signals&) = delete;
+  Signals& operator=(const Signals&) = delete;
+  std::stop_token token() const noexcept { return stop_.get_token(); }
+  // 128 + the signal's number once one came, else 0.
+  int exit_code() const noexcept { return code_.load(); }
+
+ private:
+  std::stop_source stop_;
+  std::atomic<int> code_{0};
+  std::atomic<bool> over_{false};
+  std::thread watcher_;
+};
+
+// The first line of a file. Error(config) when it cannot be read or is empty.
+Secret read_secret_file(const std::filesystem::path& file);
+// True when others than the owner may read it.
+bool readable_by_others(const std::filesystem::path& file);
+// Asks on the terminal without showing what is typed; nothing when there is no terminal.
+std::optional<Secret> ask_secret(const std::string& question);
+
+void print_out(const std::string& text);
+void print_err(const std::string& text);
+
+}  // namespace vmferry::app

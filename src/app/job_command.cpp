@@ -1,0 +1,170 @@
+// migrate, cutover and abort: one machine, one job, one log.
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.hpp"
+#include "app/connections.hpp"
+#include "app/console.hpp"
+#include "base/error.hpp"
+#include "base/finally.hpp"
+#include "job/itinerary.hpp"
+#include "plan/plan.hpp"
+#include "store/store.hpp"
+#include "term/progress.hpp"
+#include "term/text.hpp"
+#include "vsphere/inventory.hpp"
+
+namespace vmferry::app {
+
+namespace {
+
+// A folder of this process alone; folders of processes that are gone are swept up on the way.
+std::filesystem::path make_run_directory(const std::filesystem::path& state) {
+  std::error_code problem;
+  std::filesystem::path base = state / "run";
+  if (base.string().size() > 60) base = fmt::format("/tmp/vmferry-{}", ::geteuid());  // a socket's whole path has 107 bytes
+  std::filesystem::create_directories(base, problem);
+  std::filesystem::permissions(base, std::filesystem::perms::owner_all, problem);
+  struct stat owner{};
+  if (::lstat(base.c_str(), &owner) != 0 || !S_ISDIR(owner.st_mode) || owner.st_uid != ::geteuid())
+    throw Error(Fault::config, fmt::format("{} is not a folder of this user; remove it or choose another --state-dir", base.string()));
+  for (const auto& entry : std::filesystem::directory_iterator(base, problem)) {
+    const int pid = std::atoi(entry.path().filename().c_str());
+    if (pid > 0 && pid != ::getpid() && ::kill(pid, 0) != 0 && errno == ESRCH) std::filesystem::remove_all(entry.path(), problem);
+  }
+  const std::filesystem::path own = base / std::to_string(::getpid());
+  std::filesystem::remove_all(own, problem);
+  if (::mkdir(own.c_str(), 0700) != 0)
+    throw Error(Fault::config, fmt::format("cannot make {} ({}): choose a writable --state-dir", own.string(), std::strerror(errno)));
+  return own;
+}
+
+term::Style style_of(const config::Options& options) {
+  if (options.json) return term::Style::json;
+  return term::screen_of(STDERR_FILENO).terminal && !options.debug ? term::Style::bars : term::Style::lines;
+}
+
+model::Vm look_up(vsphere::Session& session, const std::string& wanted, std::stop_token stop) {
+  return vsphere::describe(session, vsphere::find(session, wanted, stop), stop);
+}
+
+struct Opened {
+  store::JobRow row;
+  bool fresh = false;
+};
+
+Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& vm, const target::Cloud& cloud, bool may_create) {
+  const std::string source = vmware.source(), target = cloud.describe();
+  if (auto found = store.find(source, vm.id, target)) return {*found, false};
+  if (!may_create)
+    throw Error(Fault::not_found, fmt::format("there is no unfinished job of {} to {} on this host; `vmferry status` lists what there is", vm.name, target));
+  const store::JobRow row{JobId{random_uuid()}, source, vm.id, vm.name, target, 0};
+  store.create(row, job::JobCreated{row.job, source, vm.id, vm.name, vm.path, target});
+  return {row, true};
+}
+
+void report_cycle(const job::State& before, const job::State& after, const config::Options& options) {
+  std::uint64_t read = 0, written = 0;
+  bool full = false;
+  for (const auto& [key, disk] : after.disks) {
+    if (after.cycles.empty() || disk.copied_in <= (before.cycles.empty() ? 0 : before.cycles.back().number) ) continue;
+    read += disk.last_read;
+    written += disk.last_written;
+    full |= disk.last_full;
+  }
+  if (options.json) {
+    nlohmann::json result = {{"event", "result"}, {"job", after.job->job.value}, {"phase", after.phase()}, {"disks", after.disks.size()},
+                             {"read", read}, {"written", written}, {"full", full}};
+    if (after.cutover) result["downtime_seconds"] = after.cutover->downtime_seconds;
+    if (after.server) result["server"] = after.server->server.value;
+    print_out(result.dump() + "\n");
+    return;
+  }
+  if (after.cutover && after.server)
+    print_out(fmt::format("{} now runs as server {} ({}); downtime {}\n", after.job->vm_name, after.server->server.value, after.server->state,
+                          term::human_duration(after.cutover->downtime_seconds)));
+  else
+    print_out(fmt::format("{}: {} disk{} in sync ({} copied); run `vmferry migrate` again to catch up, or `vmferry cutover` to move\n",
+                          after.job->vm_name, after.disks.size(), after.disks.size() == 1 ? "" : "s", term::human_bytes(read)));
+}
+
+void travel(const config::Options& options, const job::CopyOptions& copy, const job::Parts& parts, job::Journal& journal, job::Observer& observer, std::stop_token stop) {
+  const std::vector<job::Fact> facts = journal.facts();
+  const job::State state = job::fold(facts);
+  const job::Itinerary itinerary = options.verb == config::Verb::cutover ? job::cutover(parts, state, copy, options.cutover)
+                                                                         : job::warm(parts, state, copy);
+  try {
+    job::drive(itinerary, journal, observer, stop);
+  } catch (...) {
+    // Whatever ended it: no snapshot and no attachment stays behind.
+    job::release(parts, journal, observer, std::chrono::seconds(120));
+    throw;
+  }
+}
+
+int run_in(const config::Options& wish, const Places& places, Clock& clock, log::Log& log, std::stop_token stop) {
+  process::SystemRunner runner;
+  store::Store store(places.state, clock);
+  const Surroundings around{wish, places, clock, runner, log};
+  VmwareSide vmware = connect_vmware(around, stop);
+  const model::Vm vm = look_up(*vmware.session, wish.vmware.path, stop);
+  job::CopyOptions copy = wish.copy;
+  copy.image_properties = plan::image_properties(vm, {wish.os_type, wish.guest_agent, wish.disk_bus});
+  if (wish.verb != config::Verb::abort) job::refuse_impossible_disks(vm, wish.copy.skip);
+  const std::unique_ptr<target::Cloud> cloud = connect_target(around, stop);
+  if (wish.verb != config::Verb::abort) cloud->check_settings(stop);
+
+  const store::JobLock lock(places.locks(), fmt::format("{} {}", vmware.source(), vm.id.value));
+  const Opened opened = open_job(store, vmware, vm, *cloud, wish.verb != config::Verb::abort);
+  log.continue_in(places.logs() / fmt::format("{}-{}.log", plan::volume_name(vm.name, ""), opened.row.job.value.substr(0, 8)));
+  log.info("run", {{"job", opened.row.job.value}, {"vm", vm.path}, {"target", opened.row.target}, {"version", VMFERRY_VERSION}});
+
+  const std::unique_ptr<source::Machine> machine = open_machine(around, vmware, vm, stop);
+  const job::Parts parts{*machine, *cloud, clock, log};
+  const std::unique_ptr<job::Journal> journal = store.journal(opened.row.job);
+  const job::State before = job::fold(journal->facts());
+  {
+    const auto observer = term::observer(style_of(wish), wish.json ? STDOUT_FILENO : STDERR_FILENO, clock, log);
+    if (wish.verb == config::Verb::abort) job::abort(parts, *journal, *observer, wish.delete_volumes, stop);
+    else travel(wish, copy, parts, *journal, *observer, stop);
+  }
+  const job::State after = job::fold(journal->facts());
+  if (after.aborted || (after.cutover && !after.open_cycle())) store.close(opened.row.job);
+  if (wish.verb == config::Verb::abort)
+    print_out(wish.json ? nlohmann::json{{"event", "result"}, {"job", opened.row.job.value}, {"phase", "aborted"}}.dump() + "\n"
+                        : fmt::format("the migration of {} was undone{}\n", vm.name, wish.delete_volumes ? "" : "; its volumes were kept"));
+  else report_cycle(before, after, wish);
+  return 0;
+}
+
+}  // namespace
+
+int run_job(const config::Options& options, Clock& clock, std::stop_token stop) {
+  Places places;
+  places.state = options.state_directory.empty() ? store::default_directory() : options.state_directory;
+  store::Store(places.state, clock);  // makes the folder, or says why it cannot, before anything else
+  places.run = make_run_directory(places.state);
+  const Finally sweep([&] {
+    std::error_code ignored;
+    std::filesystem::remove_all(places.run, ignored);
+  });
+  auto redactor = std::make_shared<log::Redactor>();
+  log::Log log(places.logs() / "vmferry.log", redactor, log::Level::debug, options.debug, log::Level::debug);
+  try {
+    return run_in(options, places, clock, log, stop);
+  } catch (const Cancelled&) {
+    log.warning("stopped");
+    throw;
+  } catch (Error& e) {
+    log.error(e.explain(), {{"fault", to_string(e.fault())}, {"name", e.name()}});
+    e.during(fmt::format("working on {}; the log is {}", options.vmware.path, log.file().string()));
+    throw;
+  }
+}
+
+}  // namespace vmferry::app

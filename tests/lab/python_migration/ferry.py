@@ -1,0 +1,158 @@
+"""The lab and the product as a test drives them: real processes, real bytes. Standard library only."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import time
+import unittest
+
+BIN = pathlib.Path(os.environ.get("VMFERRY_BIN_DIR", "build/release/bin"))
+
+
+class Result:
+    def __init__(self, process):
+        self.code = process.returncode
+        self.out = process.stdout
+        self.err = process.stderr
+
+    def __str__(self):
+        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+    def events(self):
+        return [json.loads(line) for line in self.out.splitlines() if line.startswith("{")]
+
+
+class Lab:
+    """`vmferry-lab up` in a folder of its own."""
+
+    def __init__(self, *flags):
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="vmferry-t-"))
+        self.directory = self.work / "lab"
+        done = subprocess.run([BIN / "vmferry-lab", "up", "--dir", self.directory, *flags], capture_output=True, text=True)
+        if done.returncode != 0:
+            shutil.rmtree(self.work)
+            raise RuntimeError(f"the lab did not start: {done.stdout}{done.stderr}")
+        self.facts = json.loads((self.directory / "lab.json").read_text())
+        self.vcenter = self.facts["vcenter"]
+        self.openstack = self.facts["openstack"]
+
+    def down(self):
+        subprocess.run([BIN / "vmferry-lab", "down", "--dir", self.directory], capture_output=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def control(self, service, method, path, body=None):
+        arguments = [BIN / "vmferry-lab", "ctl", "--dir", self.directory, service, method, path]
+        if body is not None:
+            arguments.append(json.dumps(body))
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{service} {method} {path}: {done.stdout}{done.stderr}")
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def vm(self, name="web01"):
+        return self.control("vcenter", "GET", f"/vms/{name}")
+
+    def volumes(self):
+        return self.control("openstack", "GET", "/state")["volumes"]
+
+    def environment(self):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("OS_", "VMFERRY_"))}
+        env.update(
+            OS_CLIENT_CONFIG_FILE=self.openstack["clouds_yaml"],
+            OS_CLOUD="lab",
+            VMFERRY_METADATA_URL=self.openstack["metadata_url"],
+            VMFERRY_DEVICE_DIR=self.openstack["by_id"],
+            VMFERRY_DEVICE_IDENTITY=self.openstack["identity_dir"],
+        )
+        return env
+
+    def connection(self):
+        return [
+            "--vmware-endpoint", self.vcenter["endpoint"],
+            "--vmware-username", self.vcenter["username"],
+            "--vmware-password-file", self.vcenter["password_file"],
+            "--vmware-ca", self.vcenter["ca"],
+        ]
+
+    def cutover_flags(self):
+        flags = ["--flavor", self.openstack["flavor_id"], "--run-v2v=false"]
+        for mac in self.vcenter["macs"]:
+            flags += ["--network-mapping", f"mac={mac},network-id={self.openstack['network_id']},subnet-id={self.openstack['subnet_id']}"]
+        return flags
+
+
+class MigrationTest(unittest.TestCase):
+    """One lab a class; one state folder a test."""
+
+    lab_flags = ()
+    keep_lab = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.lab = Lab(*cls.lab_flags)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.lab.down()
+
+    def setUp(self):
+        self.state = pathlib.Path(tempfile.mkdtemp(prefix="state-", dir=self.lab.work))
+        self.images = self.state / "images"
+
+    def command(self, verb, *flags, target="openstack", path=None):
+        arguments = [str(BIN / "vmferry"), verb, "--state-dir", str(self.state / "s")]
+        if verb in ("migrate", "cutover", "abort"):
+            arguments += self.lab.connection() + ["--vmware-path", path or self.lab.vcenter["vm_path"]]
+            if target == "local":
+                self.images.mkdir(exist_ok=True)
+                arguments += ["--target", f"local:{self.images}"]
+        if verb == "inventory":
+            arguments += self.lab.connection()
+        return arguments + list(flags)
+
+    def ferry(self, verb, *flags, ok=True, timeout=120, env=None, **more):
+        environment = self.lab.environment()
+        environment.update(env or {})
+        done = Result(subprocess.run(self.command(verb, *flags, **more), capture_output=True, text=True, env=environment, timeout=timeout,
+                                     stdin=subprocess.DEVNULL))
+        if ok:
+            self.assertEqual(done.code, 0, str(done))
+        return done
+
+    def start(self, verb, *flags, **more):
+        return subprocess.Popen(self.command(verb, *flags, **more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env=self.lab.environment(), stdin=subprocess.DEVNULL)
+
+    def prove(self, target="openstack", equal=True, vm="web01"):
+        arguments = [str(BIN / "vmferry-prove"), "--json", "--frozen", vm, "--lab", str(self.lab.directory)]
+        if target == "local":
+            folder = self.images / vm
+            arguments += ["--local", str(folder)] + [f"{image.stem.rsplit('-', 1)[1]}={image.name}" for image in sorted(folder.glob("*.img"))]
+        done = Result(subprocess.run(arguments, capture_output=True, text=True))
+        self.assertEqual(done.code, 0 if equal else 1, str(done))
+        return done
+
+    def assert_nothing_left(self, vm="web01", foreign=0):
+        self.assertEqual(len(self.lab.vm(vm)["snapshots"]), foreign, "snapshots were left behind")
+        host = self.lab.openstack["instance_id"]
+        for volume in self.lab.volumes():
+            for attachment in volume["attachments"]:
+                self.assertNotEqual(attachment.get("server_id"), host, f"{volume['name']} is still attached")
+        self.assertEqual([p for p in (self.state / "s" / "run").glob("*")] if (self.state / "s" / "run").exists() else [], [])
+
+    def forget_volumes(self):
+        """Makes the next test start from nothing."""
+        self.ferry("abort", "--delete-volumes")
+
+    @staticmethod
+    def wait_for(condition, seconds=30, what="the condition"):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = condition()
+            if found:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"{what} did not come true within {seconds} s")

@@ -1,0 +1,148 @@
+"""The edge cases of changed block tracking: each is handled as vSphere's rules demand, and the bytes are equal after it."""
+
+import unittest
+
+import ferry
+
+
+class ChangeTracking(ferry.MigrationTest):
+    lab_flags = ("--disks", "40M+37s,20M+1s", "--writer-rate", "5")
+
+    def setUp(self):
+        super().setUp()
+        self.control("POST", "/settings", {"page_areas": 2000, "task_delay_ms": 0, "quiesce_fails": False})
+        self.control("POST", "/vms/web01/wrong-answers", {"mode": "off"})
+
+    def control(self, method, path, body=None):
+        return self.lab.control("vcenter", method, path, body)
+
+    def cycle(self, *flags):
+        result = self.ferry("migrate", "--json", *flags)
+        self.prove()
+        self.assert_nothing_left()
+        events = result.events()
+        self.warnings = [e["text"] for e in events if e["event"] == "warned"]
+        return {e["disk"]: e for e in events if e["event"] == "disk_finished"}
+
+    def tearDown(self):
+        self.ferry("abort", "--delete-volumes", ok=False)
+
+    def test_reset_of_one_disk_copies_that_disk_in_full(self):
+        self.cycle()
+        self.control("POST", "/vms/web01/cbt-reset", {"disk": 2000})
+        disks = self.cycle()
+        self.assertTrue(disks[2000]["full"])
+        self.assertFalse(disks[2001]["full"])
+        self.assertTrue(any("reset" in w for w in self.warnings), self.warnings)
+        self.assertFalse(self.cycle()[2000]["full"], "and the next one is a delta again")
+
+    def test_small_pages_are_followed_to_the_end(self):
+        self.control("POST", "/settings", {"page_areas": 3})
+        self.cycle()
+        self.assertFalse(self.cycle()[2000]["full"])
+
+    def test_an_empty_first_page_is_not_the_end(self):
+        self.cycle()
+        self.control("POST", "/vms/web01/wrong-answers", {"mode": "empty-first-page"})
+        disks = self.cycle()
+        self.assertGreater(disks[2000]["read"], 0)
+
+    def test_without_tracking_every_cycle_is_full(self):
+        self.cycle("--no-cbt")
+        disks = self.cycle("--no-cbt")
+        self.assertTrue(disks[2000]["full"] and disks[2001]["full"])
+
+    def test_tracking_switched_off_in_between_is_found_out(self):
+        self.cycle()
+        self.control("POST", "/vms/web01/cbt", {"enabled": False})
+        disks = self.cycle()
+        self.assertTrue(disks[2000]["full"], "a history with a hole in it must not be trusted")
+
+    def test_an_added_disk_is_copied_and_a_removed_one_left_out(self):
+        self.cycle()
+        self.control("POST", "/vms/web01/disks", {"bytes": 5 * 2**20 + 512})
+        disks = self.cycle()
+        self.assertEqual(sorted(disks), [2000, 2001, 2002])
+        self.assertTrue(disks[2002]["full"])
+        self.assertFalse(disks[2000]["full"])
+        self.control("DELETE", "/vms/web01/disks/2002")
+        self.assertEqual(sorted(self.cycle()), [2000, 2001])
+        self.assertTrue(any("no longer part" in w for w in self.warnings), self.warnings)
+
+    def test_somebody_elses_snapshot_taken_in_between_stays(self):
+        self.cycle()
+        process = self.start("migrate")
+        self.wait_for(lambda: self.lab.vm()["snapshots"] or process.poll() is not None, what="our snapshot")
+        foreign = self.control("POST", "/vms/web01/snapshots", {"name": "nightly backup"})["id"]
+        self.assertEqual(process.wait(120), 0, process.stderr.read())
+        process.stdout.close(), process.stderr.close()
+        self.assertEqual([s["name"] for s in self.lab.vm()["snapshots"]], ["nightly backup"])
+        self.control("DELETE", f"/vms/web01/snapshots/{foreign}")
+        self.cycle()
+
+    def test_a_snapshot_from_before_is_refused_in_words_over_https(self):
+        self.cycle()
+        foreign = self.control("POST", "/vms/web01/snapshots", {"name": "nightly backup"})["id"]
+        refused = self.ferry("migrate", ok=False)
+        self.assertEqual(refused.code, 10, str(refused))
+        self.assertIn("snapshot", refused.err)
+        self.assertEqual([s["name"] for s in self.lab.vm()["snapshots"]], ["nightly backup"], "nothing of ours, all of theirs")
+        self.control("DELETE", f"/vms/web01/snapshots/{foreign}")
+        self.cycle()
+
+    def test_quiescing_falls_back_and_says_so(self):
+        self.control("POST", "/settings", {"quiesce_fails": True})
+        self.cycle("--quiesce", "auto")
+        self.assertTrue(self.warnings, "the fallback must be told")
+        refused = self.ferry("migrate", "--quiesce", "always", ok=False)
+        self.assertNotEqual(refused.code, 0)
+        self.assert_nothing_left()
+
+
+class Growth(ferry.MigrationTest):
+    lab_flags = ("--disks", "40M+37s,20M+1s", "--writer-rate", "5")
+
+    def test_a_grown_disk_is_copied_in_full(self):
+        self.ferry("migrate")
+        self.lab.control("vcenter", "POST", "/vms/web01/grow", {"disk": 2000, "bytes": 48 * 2**20 + 512})
+        disks = {e["disk"]: e for e in self.ferry("migrate", "--json").events() if e["event"] == "disk_finished"}
+        self.assertTrue(disks[2000]["full"])
+        self.assertFalse(disks[2001]["full"])
+        self.prove()
+
+    def test_growth_beyond_the_volume_is_refused_in_words(self):
+        self.ferry("migrate")
+        self.lab.control("vcenter", "POST", "/vms/web01/grow", {"disk": 2001, "bytes": 2**30 + 512})
+        refused = self.ferry("migrate", ok=False)
+        self.assertEqual(refused.code, 6, str(refused))
+        self.assertIn("volume", refused.err)
+        self.assertIn("extend", refused.err)
+        self.assert_nothing_left()
+
+
+class Refusals(ferry.MigrationTest):
+    """Disks that cannot be moved are refused by name before anything changes."""
+
+    lab_flags = ("--disks", "20M+37s,20M+1s", "--writer-rate", "1")
+
+    def test_each_kind_is_named_and_can_be_skipped(self):
+        for body, word in (({"mode": "independent_persistent"}, "independent"), ({"backing": "rdm-physical"}, "raw device"),
+                           ({"backing": "shared"}, "shared")):
+            with self.subTest(word):
+                self.lab.control("vcenter", "POST", "/vms/web01/disks", {"bytes": 2**20, **body})
+                key = self.lab.vm()["disks"][-1]["key"]
+                self.lab.control("vcenter", "DELETE", "/calls")
+                refused = self.ferry("migrate", ok=False)
+                self.assertEqual(refused.code, 10, str(refused))
+                self.assertIn(word, refused.err)
+                self.assertIn(f"key {key}", refused.err)
+                methods = {c["method"] for c in self.lab.control("vcenter", "GET", "/calls")}
+                self.assertFalse(methods & {"CreateSnapshot_Task", "ReconfigVM_Task"}, "nothing was changed")
+                self.assertEqual(self.lab.volumes(), [])
+                self.ferry("migrate", "--skip-disk", str(key))
+                self.ferry("abort", "--delete-volumes")
+                self.lab.control("vcenter", "DELETE", f"/vms/web01/disks/{key}")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,291 @@
+"""Secrets, interruptions, two runs at once, and bad input."""
+
+import json
+import os
+import pathlib
+import signal
+import stat
+import threading
+import time
+import unittest
+
+import ferry
+
+
+class Secrets(ferry.MigrationTest):
+    lab_flags = ("--disks", "70M+37s,33M+1s")
+
+    def secrets(self):
+        found = {pathlib.Path(self.lab.vcenter["password_file"]).read_text().strip()}
+        clouds = pathlib.Path(self.lab.openstack["clouds_yaml"]).read_text()
+        found |= {line.split(":", 1)[1].strip().strip("'\"") for line in clouds.splitlines() if "password" in line or "secret" in line}
+        return {s for s in found if s}
+
+    def watch_children(self, process, seen):
+        """Every command line and environment of every descendant, sampled until the run ends."""
+        while process.poll() is None:
+            for entry in pathlib.Path("/proc").iterdir():
+                if not entry.name.isdigit():
+                    continue
+                try:
+                    status = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                    line = (entry / "cmdline").read_bytes()
+                    if int(entry.name) == process.pid:
+                        seen.append(("cmdline", line))
+                    elif int(status[1]) == process.pid or b"nbdkit" in line:
+                        seen.append(("cmdline", line))
+                        seen.append(("environ", (entry / "environ").read_bytes()))
+                except (OSError, IndexError, ValueError):
+                    continue
+            time.sleep(0.01)
+
+    def run_watched(self, verb, *flags):
+        seen = []
+        process = self.start(verb, *flags)
+        watcher = threading.Thread(target=self.watch_children, args=(process, seen))
+        watcher.start()
+        out, err = process.communicate(timeout=120)
+        watcher.join()
+        self.assertEqual(process.returncode, 0, err)
+        self.assertTrue(any(b"nbdkit" in text for _, text in seen), "the watch saw no child: the test would prove nothing")
+        return seen, out + err
+
+    def test_no_secret_anywhere(self):
+        recording = self.state / "recording"
+        everything = []
+        for verb, flags in (("migrate", []), ("migrate", ["--debug"]), ("cutover", self.lab.cutover_flags())):
+            seen, text = self.run_watched(verb, *flags, "--record", str(recording))
+            everything += [(f"{verb} {kind}", data) for kind, data in seen] + [(f"{verb} output", text.encode())]
+        files = [f for f in list((self.state / "s").rglob("*")) + list(recording.rglob("*")) if f.is_file()]
+        self.assertTrue(any(f.suffix == ".log" for f in files) and any(f.suffix == ".sqlite" for f in files))
+        self.assertGreater(len(list(recording.rglob("*.json"))), 20)
+        everything += [(str(f), f.read_bytes()) for f in files]
+        wanted = [s.encode() for s in self.secrets()]
+        self.assertTrue(wanted)
+        # Tokens and cookies are known from the lab's own memory of what it gave out.
+        for service in ("vcenter", "openstack"):
+            wanted += [s.encode() for s in self.lab.control(service, "GET", "/secrets")]
+        self.assertGreater(len(wanted), 3)
+        for where, data in everything:
+            for secret in wanted:
+                self.assertNotIn(secret, data, f"a secret is readable in {where}")
+        for f in files:
+            self.assertEqual(stat.S_IMODE(f.stat().st_mode) & 0o077, 0, f"{f} can be read by others")
+
+    def test_a_password_on_the_command_line_is_wiped(self):
+        password = pathlib.Path(self.lab.vcenter["password_file"]).read_text().strip()
+        command = self.command("migrate")
+        at = command.index("--vmware-password-file")
+        command[at : at + 2] = ["--vmware-password", password]
+        process = ferry.subprocess.Popen(command, stdout=ferry.subprocess.PIPE, stderr=ferry.subprocess.PIPE, text=True, env=self.lab.environment())
+        time.sleep(0.4)
+        line = pathlib.Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        _, err = process.communicate(timeout=120)
+        self.assertNotIn(password.encode(), line)
+        self.assertIn(b"--vmware-password", line)
+        self.assertIn("command line", err)
+        self.assertEqual(process.returncode, 0, err)
+
+
+class Interruptions(ferry.MigrationTest):
+    lab_flags = ("--disks", "120M+37s,33M+1s")
+
+    def in_the_middle(self, path="/folder", delay=40):
+        """Slows reading down so that there is a middle."""
+        self.lab.control("vcenter", "POST", "/settings", {"folder_latency_ms": delay})
+
+    def tearDown(self):
+        self.lab.control("vcenter", "POST", "/settings", {"folder_latency_ms": 0})
+        self.ferry("abort", "--delete-volumes", ok=False)
+
+    def stop_by(self, number):
+        self.in_the_middle()
+        process = self.start("migrate")
+        self.wait_for(lambda: self.lab.vm()["snapshots"], what="our snapshot")
+        time.sleep(0.5)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, err
+
+    def test_ctrl_c_cleans_up(self):
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            with self.subTest(number):
+                returned, err = self.stop_by(number)
+                self.assertEqual(returned, code, err)
+                self.assert_nothing_left()
+                self.lab.control("vcenter", "POST", "/settings", {"folder_latency_ms": 0})
+                self.ferry("migrate")
+                self.prove()
+                self.ferry("abort", "--delete-volumes")
+
+    def test_kill_9_and_again(self):
+        self.in_the_middle()
+        process = self.start("migrate")
+        self.wait_for(lambda: self.lab.vm()["snapshots"], what="our snapshot")
+        time.sleep(0.5)
+        process.kill()
+        process.communicate()
+        self.assertEqual(len(self.lab.vm()["snapshots"]), 1, "nothing could clean up")
+        self.lab.control("vcenter", "POST", "/settings", {"folder_latency_ms": 0})
+        self.ferry("migrate")
+        self.prove()
+        self.assert_nothing_left()
+
+    def test_abort_after_kill_9_leaves_nothing(self):
+        self.in_the_middle()
+        process = self.start("migrate")
+        self.wait_for(lambda: self.lab.vm()["snapshots"], what="our snapshot")
+        process.kill()
+        process.communicate()
+        self.lab.control("vcenter", "POST", "/settings", {"folder_latency_ms": 0})
+        self.ferry("abort", "--delete-volumes")
+        self.assert_nothing_left()
+        self.assertEqual(self.lab.volumes(), [])
+
+    def test_two_runs_at_once(self):
+        self.in_the_middle()
+        first = self.start("migrate")
+        self.wait_for(lambda: self.lab.vm()["snapshots"], what="our snapshot")
+        second = self.ferry("migrate", ok=False)
+        self.lab.control("vcenter", "POST", "/settings", {"folder_latency_ms": 0})
+        out, err = first.communicate(timeout=120)
+        self.assertEqual(first.returncode, 0, err)
+        self.assertEqual(second.code, 6, str(second))
+        self.assertIn(f"pid {first.pid}", second.err)
+        self.assertIn(os.uname().nodename, second.err)
+
+    def test_sessions_and_tokens_that_end_in_the_middle(self):
+        self.in_the_middle(delay=20)
+        process = self.start("migrate")
+        self.wait_for(lambda: self.lab.vm()["snapshots"], what="our snapshot")
+        for _ in range(3):
+            time.sleep(0.4)
+            self.lab.control("vcenter", "POST", "/sessions/expire")
+            self.lab.control("openstack", "POST", "/tokens/revoke")
+        out, err = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 0, err)
+        self.prove()
+        self.assert_nothing_left()
+
+
+class BadInput(ferry.MigrationTest):
+    """One clear sentence with the remedy, the right exit code, and nothing changed."""
+
+    lab_flags = ("--disks", "20M+37s,20M+1s", "--writer-rate", "1")
+
+    def refused(self, code, *words, flags=(), replace=None, env=None, path=None):
+        self.lab.control("vcenter", "DELETE", "/calls")
+        command = self.command("migrate", *flags, path=path)
+        for flag, value in (replace or {}).items():
+            at = command.index(flag)
+            command[at : at + 2] = [flag, value] if value is not None else []
+        environment = self.lab.environment()
+        environment.update(env or {})
+        done = ferry.Result(ferry.subprocess.run(command, capture_output=True, text=True, env=environment, stdin=ferry.subprocess.DEVNULL, timeout=60))
+        self.assertEqual(done.code, code, str(done))
+        for word in words:
+            self.assertIn(word, done.err)
+        self.assertEqual(self.lab.volumes(), [], "nothing was made")
+        methods = {c["method"] for c in self.lab.control("vcenter", "GET", "/calls")}
+        self.assertFalse(methods & {"CreateSnapshot_Task", "ReconfigVM_Task"}, "nothing was changed")
+        return done
+
+    def scratch(self, name, text, mode=0o600):
+        file = self.state / name
+        file.write_text(text)
+        file.chmod(mode)
+        return str(file)
+
+    def test_wrong_password(self):
+        self.refused(4, "password", replace={"--vmware-password-file": self.scratch("wrong", "wrong\n")})
+
+    def test_missing_password_file(self):
+        self.refused(3, "/nowhere", replace={"--vmware-password-file": "/nowhere"})
+
+    def test_closed_port(self):
+        self.refused(8, "127.0.0.1:9", replace={"--vmware-endpoint": "127.0.0.1:9"})
+
+    def test_unknown_certificate_prints_its_fingerprint_and_the_flag(self):
+        self.refused(4, self.lab.vcenter["sha256"], "--vmware-fingerprint", replace={"--vmware-ca": None})
+
+    def test_the_printed_fingerprint_is_accepted(self):
+        command = self.command("migrate", "--vmware-fingerprint", self.lab.vcenter["sha256"])
+        at = command.index("--vmware-ca")
+        del command[at : at + 2]
+        done = ferry.subprocess.run(command, capture_output=True, text=True, env=self.lab.environment(), stdin=ferry.subprocess.DEVNULL, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.prove()
+        self.ferry("abort", "--delete-volumes")
+
+    def test_wrong_fingerprint(self):
+        self.refused(4, "certificate", flags=("--vmware-fingerprint", ":".join(["00"] * 32)), replace={"--vmware-ca": None})
+
+    def test_missing_vm_lists_near_names(self):
+        done = self.refused(5, "web01", path="/DC0/vm/web10")
+        self.assertIn("/DC0/vm/web01", done.err)
+
+    def test_malformed_flag(self):
+        self.refused(2, "--connections", flags=("--connections", "many"))
+
+    def test_unknown_cloud(self):
+        self.refused(3, "mars", flags=("--os-cloud", "mars"))
+
+    def test_unknown_volume_type(self):
+        self.refused(5, "gold", flags=("--volume-type", "gold"))
+
+    def test_state_dir_is_a_file(self):
+        self.refused(3, "--state-dir", replace={"--state-dir": self.scratch("file", "x")})
+
+    def test_not_inside_an_instance(self):
+        # Volumes can be made before this shows, so only the words and the remedy are looked at.
+        done = self.ferry("migrate", ok=False, env={"VMFERRY_METADATA_URL": "http://127.0.0.1:9/"})
+        self.assertIn("--instance-id", done.err)
+        self.assertNotEqual(done.code, 0)
+        self.assert_nothing_left()
+        self.ferry("abort", "--delete-volumes", ok=False)
+        self.assertEqual(self.lab.volumes(), [])
+
+    def test_volume_quota(self):
+        self.lab.control("openstack", "POST", "/quota", {"gigabytes": 0})
+        try:
+            self.refused(7, "uota")
+        finally:
+            self.lab.control("openstack", "POST", "/quota", {"gigabytes": 1000})
+            self.ferry("abort", "--delete-volumes", ok=False)
+
+    def test_every_failure_names_its_log(self):
+        done = self.refused(5, path="nothing-like-this")
+        self.assertIn(".log", done.err)
+
+    def test_inventory_and_status_as_json(self):
+        listed = json.loads(self.ferry("inventory", "--json").out)
+        self.assertIn("/DC0/vm/web01", [vm["path"] for vm in listed["machines"]])
+        self.assertEqual(json.loads(self.ferry("status", "--json").out), {"jobs": []})
+
+
+class TakeOver(ferry.MigrationTest):
+    """A migration that migratekit began goes on here: same names, same metadata."""
+
+    lab_flags = ("--disks", "40M+37s,20M+1s", "--writer-rate", "5")
+
+    def test_metadata_are_migratekits_and_carry_over(self):
+        self.ferry("migrate")
+        for volume in self.lab.volumes():
+            metadata = volume["metadata"]
+            self.assertEqual(metadata["migrate_kit"], "true")
+            self.assertEqual(metadata["vm"], self.lab.vm()["moref"])
+            self.assertRegex(metadata["change_id"], r"^[^/]+/[^/]+$")
+            self.assertEqual(volume["name"], f"web01-{metadata['disk']}")
+        # Another host, without our journal, and without our own keys: what migratekit would have left.
+        for volume in self.lab.volumes():
+            self.lab.control("openstack", "POST", f"/volumes/{volume['id']}/metadata",
+                             {k: v for k, v in volume["metadata"].items() if not k.startswith("vmferry_")})
+        self.state = self.state / "another-host"
+        self.state.mkdir()
+        result = self.ferry("migrate", "--json")
+        self.assertFalse(result.events()[-1]["full"], "it must go on from migratekit's change id")
+        self.prove()
+
+
+if __name__ == "__main__":
+    unittest.main()
