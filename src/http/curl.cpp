@@ -132,9 +132,8 @@ int on_debug(CURL*, curl_infotype type, char* data, std::size_t size, void* user
   return 0;
 }
 
-// libcurl sends a request again, POST or not, when a kept connection ended before the first byte of a reply
-// (Curl_retry_request in its lib/transfer.c). The other side may have acted, so for requests that must not be
-// repeated the new connection is refused here; the error is then ours to judge.
+// Close-on-exec like all our descriptors. And the last line of defence against a request that libcurl sends again by
+// itself: a new connection is refused once bytes of a request that must not be repeated have left.
 curl_socket_t on_socket(void* user, curlsocktype, struct curl_sockaddr* address) noexcept {
   const Exchange& x = *static_cast<const Exchange*>(user);
   if (x.sent && !x.repeatable) return CURL_SOCKET_BAD;
@@ -176,6 +175,8 @@ class Line {
       close();
       throw Error(Fault::quota, "no memory for another HTTP connection");
     }
+    // One for each service of a cloud, so that they do not push each other out.
+    curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, 8L);
   }
   ~Line() { close(); }
   Line(const Line&) = delete;
@@ -321,6 +322,10 @@ std::string remedy(CURLcode code) {
   throw Broken(Fault::unavailable, fmt::format("cannot reach {}: {}; {}", at, detail, remedy(code)), false);
 }
 
+bool repeatable(const Request& request) noexcept {
+  return request.idempotent || request.method == "GET" || request.method == "HEAD";
+}
+
 bool has_header(const Headers& headers, std::string_view name) {
   Response probe;
   for (const auto& [key, value] : headers) probe.headers.emplace_back(key, "x");
@@ -341,6 +346,10 @@ void add_headers(const Request& request, CurlHeaders& out) {
 
 void set_request(CURL* easy, const Request& request) {
   set(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout.count()));
+  // A kept connection may have been closed by the other side a moment ago, which looks just like a lost reply; libcurl then
+  // sends the request again, POST or not (Curl_retry_request in its lib/transfer.c), and we could not tell whether the
+  // first one was acted on. What must not run twice therefore starts on a connection of its own.
+  if (!repeatable(request)) set(easy, CURLOPT_FRESH_CONNECT, 1L);
   const bool carries = !request.body.empty() || request.method == "POST" || request.method == "PUT" || request.method == "PATCH";
   if (request.method == "HEAD") {
     set(easy, CURLOPT_NOBODY, 1L);
@@ -369,7 +378,7 @@ class CurlTransport final : public Transport {
     std::unique_ptr<Line> line = take();
     const Finally give_back([&] { give(std::move(line)); });
     Exchange x;
-    x.repeatable = request.idempotent || request.method == "GET" || request.method == "HEAD";
+    x.repeatable = repeatable(request);
     CurlHeaders headers;
     add_headers(request, headers);
     set_basics(*line, options_, request.url, x);

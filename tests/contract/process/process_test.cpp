@@ -366,7 +366,7 @@ TEST_F(ProcessTest, HugeStderrNeitherBlocksNorGrows) {
 }
 
 TEST_F(ProcessTest, RunKeepsAtMostOneMebibyteOfEach) {
-  const Output output = run_it(shell("head -c 5000000 /dev/zero | tr '\\0' x; head -c 5000000 /dev/zero | tr '\\0' '\\n' >&2"));
+  const Output output = run_it(shell("head -c 2000000 /dev/zero | tr '\\0' x; head -c 2000000 /dev/zero | tr '\\0' '\\n' >&2"));
   EXPECT_EQ(output.out.size(), 1U << 20);
   EXPECT_EQ(output.err.size(), 1U << 20);
 }
