@@ -80,8 +80,8 @@ std::optional<std::string> impossible(const model::Disk& disk) {
   if (disk.mode == DiskMode::nonpersistent || disk.mode == DiskMode::undoable || disk.mode == DiskMode::append)
     return "its disk mode throws writes away; set its mode to \"persistent\" while the VM is off";
   if (disk.shared)
-    return "it is shared with other VMs (bus sharing or multi-writer), so no snapshot of it can be taken; take it out of the "
-           "cluster first";
+    return "it is shared with other VMs (bus sharing or multi-writer), and vSphere takes no snapshot of a VM that has such a disk; "
+           "detach it from this VM first";
   if (disk.backing == Backing::other) return "its kind of backing is not known to vmferry";
   return std::nullopt;
 }

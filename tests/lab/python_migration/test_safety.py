@@ -231,7 +231,7 @@ class BadInput(ferry.MigrationTest):
         self.refused(3, "mars", flags=("--os-cloud", "mars"))
 
     def test_unknown_volume_type(self):
-        self.refused(5, "gold", flags=("--volume-type", "gold"))
+        self.refused(3, "gold", flags=("--volume-type", "gold"))
 
     def test_state_dir_is_a_file(self):
         self.refused(3, "--state-dir", replace={"--state-dir": self.scratch("file", "x")})
