@@ -1,0 +1,62 @@
+# Tests of the lab itself by clients that other people wrote: govc, pyvmomi, openstacksdk, python-openstackclient,
+# and the lab's own Go tests. tools/setup tests installs the clients; a missing one fails its test, it skips none.
+if(NOT VMFERRY_LAB)
+  return()
+endif()
+
+execute_process(COMMAND ${CMAKE_SOURCE_DIR}/tools/setup paths OUTPUT_VARIABLE tool_paths RESULT_VARIABLE failed)
+if(failed OR NOT tool_paths MATCHES "python=([^\n]+)\ngovc=([^\n]+)\n")
+  message(FATAL_ERROR "tools/setup paths does not say where the test tools are: ${tool_paths}")
+endif()
+set(test_python ${CMAKE_MATCH_1})
+set(test_govc ${CMAKE_MATCH_2})
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tools/setup
+             ${CMAKE_SOURCE_DIR}/tools/requirements.txt)
+
+# vmferry_lab_test(NAME vcenter TIMEOUT 300 COMMAND ...): the test lab.vcenter, label "lab". It finds the programs of
+# this build in VMFERRY_BIN_DIR, the lab in VMFERRY_LAB_BIN, govc in GOVC and a python with the clients in
+# VMFERRY_TEST_PYTHON. COST: about how many seconds it takes; ctest starts with the longest.
+function(vmferry_lab_test)
+  cmake_parse_arguments(ARG "" "NAME;TIMEOUT;WORKING_DIRECTORY;COST" "COMMAND;ENVIRONMENT" ${ARGN})
+  if(NOT ARG_WORKING_DIRECTORY)
+    set(ARG_WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  endif()
+  if(NOT ARG_COST)
+    set(ARG_COST 0)
+  endif()
+  set(environment PYTHONDONTWRITEBYTECODE=1 VMFERRY_BIN_DIR=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}
+      VMFERRY_LAB_BIN=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/vmferry-lab GOVC=${test_govc}
+      VMFERRY_TEST_PYTHON=${test_python} ${ARG_ENVIRONMENT})
+  add_test(NAME lab.${ARG_NAME} COMMAND ${ARG_COMMAND} WORKING_DIRECTORY ${ARG_WORKING_DIRECTORY})
+  set_tests_properties(lab.${ARG_NAME} PROPERTIES LABELS lab TIMEOUT ${ARG_TIMEOUT} COST ${ARG_COST}
+                       ENVIRONMENT "${environment}")
+endfunction()
+
+set(lab_tests ${CMAKE_SOURCE_DIR}/tests/lab)
+vmferry_lab_test(NAME govc TIMEOUT 600 COST 40 COMMAND bash ${lab_tests}/govc.sh)
+vmferry_lab_test(NAME go TIMEOUT 900 COST 100 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}/lab
+  COMMAND ${GO_PROGRAM} test -trimpath -buildvcs=false ./...)
+
+# Every python_NAME/test_FILE.py is a test lab.python_NAME.FILE, lab.python_NAME when FILE says the same again. The
+# long ones run in parts, whole classes each, so that all cores are busy to the end.
+set(shards_of_python_openstack 3)
+set(shards_of_python_vcenter 2)
+file(GLOB python_tests CONFIGURE_DEPENDS ${lab_tests}/python_*/test_*.py)
+foreach(file IN LISTS python_tests)
+  get_filename_component(folder ${file} DIRECTORY)
+  get_filename_component(folder ${folder} NAME)
+  get_filename_component(stem ${file} NAME_WE)
+  string(REGEX REPLACE "^test_" "" stem ${stem})
+  set(name ${folder})
+  if(NOT folder STREQUAL "python_${stem}")
+    string(APPEND name .${stem})
+  endif()
+  if(shards_of_${name})
+    foreach(shard RANGE 1 ${shards_of_${name}})
+      vmferry_lab_test(NAME ${name}.${shard} TIMEOUT 900 COST 200
+        COMMAND ${test_python} ${lab_tests}/shard.py ${shard}/${shards_of_${name}} ${file})
+    endforeach()
+  else()
+    vmferry_lab_test(NAME ${name} TIMEOUT 900 COST 150 COMMAND ${test_python} ${lab_tests}/shard.py 1/1 ${file})
+  endif()
+endforeach()
