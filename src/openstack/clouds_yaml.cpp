@@ -14,7 +14,8 @@ namespace vmferry::openstack {
 namespace {
 
 constexpr std::size_t longest_file = 1024 * 1024;
-constexpr int deepest_merge = 16;
+// '<<' may refer to what refers to others: without a bound a short file could ask for endless work.
+constexpr int most_merges = 1000;
 
 [[noreturn]] void wrong(const TextFile& file, const YAML::Mark& mark, const std::string& why) {
   const std::string where = mark.is_null() ? file.path.string() : fmt::format("{}:{}", file.path.string(), mark.line + 1);
@@ -43,15 +44,15 @@ std::string normalized(std::string key) {
 }
 
 // Pairs of a mapping, with "<<" merged in below its own keys.
-void collect(const TextFile& file, const YAML::Node& map, const std::string& prefix, int depth, Settings& into);
+void collect(const TextFile& file, const YAML::Node& map, const std::string& prefix, int& merges, Settings& into);
 
-void collect_merged(const TextFile& file, const YAML::Node& merged, const std::string& prefix, int depth, Settings& into) {
-  if (depth > deepest_merge) wrong(file, merged.Mark(), "'<<' merges are nested too deeply");
+void collect_merged(const TextFile& file, const YAML::Node& merged, const std::string& prefix, int& merges, Settings& into) {
+  if (++merges > most_merges) wrong(file, merged.Mark(), "too many '<<' merges");
   if (merged.IsSequence()) {
     // The first of a list wins, so the last is laid down first.
-    for (std::size_t i = merged.size(); i > 0; --i) collect_merged(file, merged[i - 1], prefix, depth + 1, into);
+    for (std::size_t i = merged.size(); i > 0; --i) collect_merged(file, merged[i - 1], prefix, merges, into);
   } else if (merged.IsMap()) {
-    collect(file, merged, prefix, depth + 1, into);
+    collect(file, merged, prefix, merges, into);
   } else {
     wrong(file, merged.Mark(), "'<<' needs a mapping");
   }
@@ -67,9 +68,9 @@ void collect_regions(const TextFile& file, const YAML::Node& regions, Settings& 
   into.set("regions", name.Scalar());
 }
 
-void collect(const TextFile& file, const YAML::Node& map, const std::string& prefix, int depth, Settings& into) {
+void collect(const TextFile& file, const YAML::Node& map, const std::string& prefix, int& merges, Settings& into) {
   for (const auto& pair : map)
-    if (pair.first.IsScalar() && pair.first.Scalar() == "<<") collect_merged(file, pair.second, prefix, depth, into);
+    if (pair.first.IsScalar() && pair.first.Scalar() == "<<") collect_merged(file, pair.second, prefix, merges, into);
   for (const auto& pair : map) {
     const std::string key = normalized(key_of(file, pair.first));
     const YAML::Node& value = pair.second;
@@ -78,7 +79,7 @@ void collect(const TextFile& file, const YAML::Node& map, const std::string& pre
       into.erase(prefix + key);
     } else if (prefix.empty() && key == "auth") {
       if (!value.IsMap()) wrong(file, value.Mark(), "'auth' must be a mapping");
-      collect(file, value, "auth.", depth, into);
+      collect(file, value, "auth.", merges, into);
     } else if (prefix.empty() && key == "regions") {
       collect_regions(file, value, into);
     } else if (value.IsScalar()) {
@@ -141,7 +142,8 @@ std::optional<Settings> cloud_settings(const TextFile& file, const std::string& 
       Settings settings;
       if (pair.second.IsNull()) return settings;
       if (!pair.second.IsMap()) wrong(file, pair.second.Mark(), fmt::format("cloud '{}' must be a mapping", cloud));
-      collect(file, pair.second, "", 0, settings);
+      int merges = 0;
+      collect(file, pair.second, "", merges, settings);
       return settings;
     }
     return std::nullopt;

@@ -206,6 +206,18 @@ TEST(CloudConfig, AYamlErrorNeverQuotesAPassword) {
   }
 }
 
+TEST(CloudConfig, MergesThatMultiplyAreCutShort) {
+  std::string text = "a0: &a0 {x: 1}\n";
+  for (int i = 1; i < 12; ++i) {
+    const std::string below = "*a" + std::to_string(i - 1);
+    std::string list = below;
+    for (int n = 0; n < 9; ++n) list += ", " + below;
+    text += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " {<<: [" + list + "]}\n";
+  }
+  text += "clouds: {a: {<<: *a11}}\n";
+  EXPECT_NE(failure({}, only(text), "a").find("too many '<<' merges"), std::string::npos);
+}
+
 TEST(CloudConfig, TextsOfAnyKindNeverDoMoreThanThrowError) {
   rc::check("any text is read or refused as Error(config)", [](const std::string& text) {
     try {
