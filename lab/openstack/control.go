@@ -4,6 +4,7 @@ package openstack
 
 import (
 	"net/http"
+	"strings"
 
 	"vmferry.dev/lab/calls"
 )
@@ -19,6 +20,12 @@ func (c *Cloud) control(log *calls.Log, faults *calls.Faults) http.Handler {
 		})
 		calls.Reply(w, http.StatusOK, obj{"revoked": revoked})
 	}))
+	mux.HandleFunc("/secrets", only(http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		calls.Reply(w, http.StatusOK, append([]string{}, c.issued...))
+	}))
+	mux.HandleFunc("/volumes/", only(http.MethodPost, c.controlVolume))
 	mux.HandleFunc("/quota", only(http.MethodPost, func(w http.ResponseWriter, r *http.Request) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -51,9 +58,39 @@ func (c *Cloud) control(log *calls.Log, faults *calls.Faults) http.Handler {
 		calls.Reply(w, http.StatusOK, c.state())
 	}))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /tokens/revoke /quota /settings /state")
+		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /secrets /tokens/revoke /quota /settings /state /volumes/ID/metadata")
 	})
 	return mux
+}
+
+// controlVolume is an administrator who writes a volume's metadata anew.
+func (c *Cloud) controlVolume(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/volumes/"), "/")
+	if len(parts) != 2 || parts[1] != "metadata" {
+		calls.Refuse(w, http.StatusNotFound, "of a volume the control socket knows POST /volumes/ID/metadata")
+		return
+	}
+	var given map[string]string
+	if err := calls.Decode(r, &given); err != nil {
+		calls.Refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	if given == nil {
+		calls.Refuse(w, http.StatusBadRequest, "needs the new metadata as a JSON object, {} for none")
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.volume(parts[0])
+	if v == nil {
+		calls.Refuse(w, http.StatusNotFound, "no volume "+parts[0])
+		return
+	}
+	v.metadata = obj{}
+	for name, value := range given {
+		v.metadata[name] = value
+	}
+	calls.Reply(w, http.StatusOK, copied(v.metadata))
 }
 
 func only(method string, handle http.HandlerFunc) http.HandlerFunc {

@@ -116,6 +116,7 @@ func authenticate(q *request) reply {
 	}
 	made.id = "gAAAAAB" + random(60)
 	c.tokens[made.id] = made
+	c.issued = append(c.issued, made.id)
 	_, bare := q.query["nocatalog"]
 	return answered(http.StatusCreated, c.tokenBody(q, made, !bare)).with("X-Subject-Token", made.id)
 }

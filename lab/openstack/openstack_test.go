@@ -390,3 +390,52 @@ func TestAddressesOfPorts(t *testing.T) {
 	// Outside the pool, inside the subnet: allowed.
 	b.want(201, "POST", "/network/v2.0/ports", "", port+`,"fixed_ips":[{"ip_address":"192.0.2.200"}]}}`)
 }
+
+// onSocket does one request on the control socket's handler.
+func (b *bench) onSocket(method, path, body string) *httptest.ResponseRecorder {
+	b.Helper()
+	w := httptest.NewRecorder()
+	b.cloud.control(b.log, b.faults).ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
+	return w
+}
+
+func TestSecretsListsEveryToken(t *testing.T) {
+	b := newBench(t)
+	first := b.token
+	b.onSocket("POST", "/tokens/revoke", "")
+	b.login()
+	answer := b.onSocket("GET", "/secrets", "")
+	var all []string
+	if err := json.Unmarshal(answer.Body.Bytes(), &all); err != nil || len(all) != 2 || all[0] != first || all[1] != b.token {
+		t.Errorf("%d %s, want %s and %s", answer.Code, answer.Body, first, b.token)
+	}
+	if answer := b.onSocket("POST", "/secrets", ""); answer.Code != http.StatusMethodNotAllowed {
+		t.Errorf("POST /secrets: %d", answer.Code)
+	}
+}
+
+func TestAnAdministratorReplacesMetadata(t *testing.T) {
+	b := newBench(t)
+	v := b.volume(`{"volume":{"size":1,"name":"a","metadata":{"old":"yes"}}}`)
+	if answer := b.onSocket("POST", "/volumes/"+v.id+"/metadata", `{"new":"1","other":"2"}`); answer.Code != http.StatusOK {
+		t.Fatalf("%d %s", answer.Code, answer.Body)
+	}
+	seen := object(b.want(200, "GET", "/volume/v3/volumes/"+v.id+"/metadata", "", "")["metadata"])
+	if len(seen) != 2 || seen["new"] != "1" || seen["other"] != "2" {
+		t.Errorf("%v", seen)
+	}
+	for _, wrong := range []struct {
+		path, body string
+		status     int
+	}{
+		{"/volumes/" + v.id + "/metadata", `{"new":1}`, 400}, {"/volumes/" + v.id + "/metadata", ``, 400},
+		{"/volumes/" + v.id, `{}`, 404}, {"/volumes/nobody/metadata", `{}`, 404},
+	} {
+		if answer := b.onSocket("POST", wrong.path, wrong.body); answer.Code != wrong.status {
+			t.Errorf("%s %s: %d %s", wrong.path, wrong.body, answer.Code, answer.Body)
+		}
+	}
+	if answer := b.onSocket("POST", "/volumes/"+v.id+"/metadata", `{}`); answer.Code != http.StatusOK || len(v.metadata) != 0 {
+		t.Errorf("%d, left: %v", answer.Code, v.metadata)
+	}
+}

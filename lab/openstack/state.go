@@ -22,6 +22,7 @@ type Cloud struct {
 	ids      identifiers
 	password string
 	tokens   map[string]*token
+	issued   []string // every token ever given out, oldest first
 	appCreds []*appCredential
 	volumes  []*volume // oldest first
 	servers  []*server // oldest first

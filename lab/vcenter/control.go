@@ -21,6 +21,9 @@ func (s *Server) control() http.Handler {
 	mux.HandleFunc("/sessions/expire", only(http.MethodPost, func(w http.ResponseWriter, r *http.Request) {
 		calls.Reply(w, http.StatusOK, map[string]int{"expired": s.sessions.endAll()})
 	}))
+	mux.HandleFunc("/secrets", only(http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
+		calls.Reply(w, http.StatusOK, s.sessions.given())
+	}))
 	mux.HandleFunc("/settings", func(w http.ResponseWriter, r *http.Request) {
 		switch r.Method {
 		case http.MethodGet:
@@ -52,6 +55,9 @@ func (s *Server) control() http.Handler {
 		calls.Reply(w, http.StatusOK, all)
 	}))
 	mux.HandleFunc("/vms/", s.controlVM)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /secrets /sessions/expire /settings /vms")
+	})
 	return mux
 }
 
@@ -171,6 +177,8 @@ func (m *machine) controlled(r *http.Request, what, which string) (interface{}, 
 		}
 		err := m.s.runNow(m.ref, func() error { return m.resetTracking(ask.Disk) })
 		return m.view(), err
+	case "POST cbt":
+		return m.controlTracking(r)
 	case "POST grow":
 		var ask struct {
 			Disk  int32 `json:"disk"`
@@ -202,7 +210,7 @@ func (m *machine) controlled(r *http.Request, what, which string) (interface{}, 
 	case "POST config":
 		return m.controlConfig(r)
 	}
-	return nil, fmt.Errorf("no %s here: GET /vms/NAME and /frozen; POST writer, cbt-reset, grow, disks, snapshots, "+
+	return nil, fmt.Errorf("no %s here: GET /vms/NAME and /frozen; POST writer, cbt, cbt-reset, grow, disks, snapshots, "+
 		"wrong-answers, power, config; DELETE disks/KEY, snapshots/ID", what)
 }
 
@@ -226,6 +234,32 @@ func (m *machine) controlWriter(r *http.Request) (interface{}, error) {
 		m.setLoad()
 	}
 	return m.writer.Stats(), nil
+}
+
+// controlTracking is an administrator who changes the setting in the VM's
+// configuration: in force after the next stun, as with ReconfigVM_Task.
+func (m *machine) controlTracking(r *http.Request) (interface{}, error) {
+	var ask struct {
+		Enabled *bool `json:"enabled"`
+	}
+	if err := calls.Decode(r, &ask); err != nil {
+		return nil, err
+	}
+	if ask.Enabled == nil {
+		return nil, fmt.Errorf("needs {\"enabled\": true or false}")
+	}
+	spec := &types.VirtualMachineConfigSpec{ChangeTrackingEnabled: ask.Enabled}
+	err := m.s.runNow(m.ref, func() error {
+		f := m.checkReconfig(spec)
+		if f == nil {
+			f = m.reconfigure(spec)
+		}
+		if f != nil {
+			return f
+		}
+		return nil
+	})
+	return m.view(), err
 }
 
 func (m *machine) controlAddDisk(r *http.Request) (interface{}, error) {

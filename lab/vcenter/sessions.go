@@ -35,6 +35,7 @@ type sessionTable struct {
 	idle time.Duration // 0 = never
 	open map[string]*openSession
 	drop func(*session) // called without the lock for each session that ended
+	all  []string       // every key ever given out, oldest first
 }
 
 type openSession struct {
@@ -58,8 +59,17 @@ func (t *sessionTable) add(key, user string) *session {
 		collectors: map[string]*collector{}, pages: map[string]*propertyPage{}}
 	t.mu.Lock()
 	t.open[key] = &openSession{session: s, last: time.Now()}
+	t.all = append(t.all, key)
 	t.mu.Unlock()
 	return s
+}
+
+// given lists every cookie value ever given out, without the quotes around it:
+// a test searches for them where no secret may be.
+func (t *sessionTable) given() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]string{}, t.all...)
 }
 
 // enter finds the caller's session and marks it busy until leave is called.

@@ -193,3 +193,16 @@ func TestFaultIsAnError(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestEveryCookieIsRemembered(t *testing.T) {
+	table := newSessionTable("user", "word", 0, func(*session) {})
+	if given := table.given(); given == nil || len(given) != 0 {
+		t.Errorf("%v before any login", given)
+	}
+	table.add("first", "user")
+	table.add("second", "user")
+	table.end("first")
+	if got := fmt.Sprint(table.given()); got != "[first second]" {
+		t.Error(got)
+	}
+}
