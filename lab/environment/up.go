@@ -76,6 +76,11 @@ func Up(ctx context.Context, o Options, out io.Writer) (*Lab, error) {
 	if len(o.Disks) == 0 {
 		return nil, errors.New("the guest needs a disk at least")
 	}
+	for _, bytes := range o.Disks {
+		if err := guest.CheckSize(bytes); err != nil {
+			return nil, fmt.Errorf("--disks: %w", err)
+		}
+	}
 	lock, fresh, err := claim(dir)
 	if err != nil {
 		return nil, err

@@ -71,7 +71,7 @@ type Spec struct {
 // Layout is one disk as built.
 type Layout struct {
 	Spec       DiskSpec
-	FileSystem Range // the ext4 partition; empty on a disk too small for one
+	FileSystem Range // the ext4 partition
 	Data       Range // the part that the writer may write, whole blocks
 	// Files are the ext4 file system's plain files with their SHA-256, also
 	// inside the file system as /MANIFEST.sha256 in the form of sha256sum.
@@ -81,10 +81,20 @@ type Layout struct {
 // Range is a part of a disk in bytes.
 type Range struct{ Start, Length int64 }
 
-const (
-	smallestWithTable      = 4 * mebibyte
-	smallestWithFileSystem = 16 * mebibyte
-)
+// SmallestDisk is what a partition table, a file system worth checking and an
+// area for the writer need.
+const SmallestDisk = 16 * mebibyte
+
+// CheckSize says in words why a disk of that many bytes cannot be built.
+func CheckSize(capacity int64) error {
+	if capacity <= 0 || capacity%sector != 0 {
+		return fmt.Errorf("%d bytes is not a positive multiple of %d", capacity, sector)
+	}
+	if capacity < SmallestDisk {
+		return fmt.Errorf("%d bytes is too small: a disk of the guest has a file system and needs 16 MiB at least", capacity)
+	}
+	return nil
+}
 
 // Build makes the disks. Needs mkfs.ext4 (e2fsprogs 1.43 or newer, for -d).
 func Build(ctx context.Context, spec Spec) ([]Layout, error) {
@@ -125,8 +135,8 @@ func Build(ctx context.Context, spec Spec) ([]Layout, error) {
 func buildDisk(ctx context.Context, spec Spec, index int) (Layout, error) {
 	d := spec.Disks[index]
 	layout := Layout{Spec: d}
-	if d.Bytes <= 0 || d.Bytes%sector != 0 {
-		return layout, fmt.Errorf("%d bytes is not a positive multiple of %d", d.Bytes, sector)
+	if err := CheckSize(d.Bytes); err != nil {
+		return layout, err
 	}
 	random := rand.New(rand.NewSource(spec.Seed + int64(index)*7919))
 	file, err := os.OpenFile(d.Path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -137,24 +147,17 @@ func buildDisk(ctx context.Context, spec Spec, index int) (Layout, error) {
 	if err := file.Truncate(d.Bytes); err != nil {
 		return layout, err
 	}
-	if d.Bytes < smallestWithTable {
-		layout.Data = Range{0, d.Bytes / BlockSize * BlockSize}
-		return layout, fillData(file, d, layout.Data, spec.Fill, random)
-	}
-
 	sectors := d.Bytes / sector
-	var parts []partition
-	next := int64(mebibyte)
-	if d.Bytes >= smallestWithFileSystem {
-		length := d.Bytes / 3 / mebibyte * mebibyte
-		if length > 512*mebibyte {
-			length = 512 * mebibyte
-		}
-		layout.FileSystem = Range{next, length}
-		parts = append(parts, partition{"system", next / sector, (next+length)/sector - 1})
-		next += length
+	length := d.Bytes / 3 / mebibyte * mebibyte
+	if length > 512*mebibyte {
+		length = 512 * mebibyte
 	}
-	parts = append(parts, partition{"data", next / sector, lastUsable(sectors)})
+	layout.FileSystem = Range{mebibyte, length}
+	next := mebibyte + length
+	parts := []partition{
+		{"system", mebibyte / sector, next/sector - 1},
+		{"data", next / sector, lastUsable(sectors)},
+	}
 	layout.Data = Range{next, ((lastUsable(sectors)+1)*sector - next) / BlockSize * BlockSize}
 	if err := writeGPT(file, sectors, parts, random); err != nil {
 		return layout, err
@@ -162,10 +165,8 @@ func buildDisk(ctx context.Context, spec Spec, index int) (Layout, error) {
 	if err := fillData(file, d, layout.Data, spec.Fill, random); err != nil {
 		return layout, err
 	}
-	if layout.FileSystem.Length > 0 {
-		if err := makeFileSystem(ctx, spec, index, &layout, random); err != nil {
-			return layout, err
-		}
+	if err := makeFileSystem(ctx, spec, index, &layout, random); err != nil {
+		return layout, err
 	}
 	return layout, file.Close()
 }
@@ -204,7 +205,7 @@ func makeFileSystem(ctx context.Context, spec Spec, index int, layout *Layout, r
 		return err
 	}
 	defer os.RemoveAll(folder)
-	files, err := makeFiles(folder, spec.Name, index, int64(float64(layout.FileSystem.Length)*spec.Fill*0.8), random)
+	files, err := makeFiles(folder, spec.Name, index, int64(float64(roomForFiles(layout.FileSystem.Length))*spec.Fill*0.8), random)
 	if err != nil {
 		return err
 	}
@@ -229,6 +230,22 @@ func makeFileSystem(ctx context.Context, spec Spec, index int, layout *Layout, r
 		return fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(said.String()))
 	}
 	return nil
+}
+
+// roomForFiles is what mkfs.ext4 leaves of a small file system with 4 KiB blocks:
+// the journal comes at 2048 blocks with 1024 and grows to 4096 at 32768 (see
+// ext2fs_default_journal_size in e2fsprogs' lib/ext2fs/mkjournal.c), and every
+// 4 KiB have an inode of 256 bytes (mke2fs.conf, types "default" and "small").
+func roomForFiles(length int64) int64 {
+	journal := int64(0)
+	switch {
+	case length >= 128*mebibyte:
+		journal = 16 * mebibyte
+	case length >= 8*mebibyte:
+		journal = 4 * mebibyte
+	}
+	const directories = mebibyte / 2 // about 100 of them, a block each, and the groups' own blocks
+	return length - journal - length/16 - directories
 }
 
 func isFile(path string) bool {

@@ -119,7 +119,7 @@ class OpenstackWorld {
     return "vmferry-lab is not built (VMFERRY_LAB=OFF)";
   }
   static support::Lab& lab() {
-    static support::Lab lab({"--writer-rate", "0", "--disks", "8M,4M"});
+    static support::Lab lab({"--writer-rate", "0", "--disks", "16M,16M"});
     return lab;
   }
   std::unique_ptr<::vmferry::openstack::Cloud> client() {
