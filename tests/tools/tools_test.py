@@ -86,7 +86,10 @@ class SelectTests(unittest.TestCase):
     def select(self, tests, *arguments):
         done = subprocess.run([ROOT / "tools" / "select-tests", *arguments], input=json.dumps({"tests": tests}),
                               capture_output=True, text=True)
-        return done.returncode, done.stdout.split(), done.stderr
+        rows = [line.split() for line in done.stdout.splitlines()]
+        for number, name in rows:
+            self.assertEqual(name, tests[int(number) - 1]["name"])
+        return done.returncode, [name for _, name in rows], done.stderr
 
     def test_usual(self):
         code, chosen, words = self.select(USUAL, "--seed", "1")
