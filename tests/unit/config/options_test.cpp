@@ -121,7 +121,9 @@ TEST(Options, EveryCommandHasHelpWithAnExample) {
     const Parsed parsed = line.parse();
     EXPECT_TRUE(parsed.finished);
     EXPECT_EQ(parsed.exit_code, 0);
-    if (std::string(verb) != "lab") EXPECT_NE(parsed.text.find("Example:"), std::string::npos) << verb;
+    if (std::string(verb) != "lab") {
+      EXPECT_NE(parsed.text.find("Example:"), std::string::npos) << verb;
+    }
   }
 }
 
