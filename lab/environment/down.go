@@ -156,7 +156,7 @@ func Status(ctx context.Context, dir string, asJSON bool, out io.Writer) error {
 		s := state{Name: p.name, PID: p.running()}
 		if s.PID != 0 {
 			quick, cancel := context.WithTimeout(ctx, 5*time.Second)
-			_, code, err := control(quick, p.control(), http.MethodGet, "/faults", nil)
+			_, code, err := control(quick, p.control(), http.MethodGet, "/calls", nil)
 			cancel()
 			s.Answers = err == nil && code == http.StatusOK
 		}

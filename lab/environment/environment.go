@@ -20,6 +20,8 @@ type Lab struct {
 	Profile   string    `json:"profile"` // vcenter or esxi
 	VCenter   VCenter   `json:"vcenter"`
 	OpenStack OpenStack `json:"openstack"`
+	// Recording is the folder that a replay answers from; absent in a lab.
+	Recording string `json:"recording,omitempty"`
 }
 
 // VCenter is the source side of a lab.

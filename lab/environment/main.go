@@ -1,4 +1,4 @@
-// The command lines of up, down, status and ctl.
+// The command lines of up, replay, down, status and ctl.
 package environment
 
 import (
@@ -40,6 +40,8 @@ func Main(args []string) error {
 			return err
 		}
 		return Status(ctx, *dir, *asJSON, os.Stdout)
+	case "replay":
+		return mainReplay(ctx, args[1:], os.Stdout)
 	case "ctl":
 		return mainControl(ctx, args[1:], os.Stdout)
 	}

@@ -81,6 +81,14 @@ func Up(ctx context.Context, o Options, out io.Writer) (*Lab, error) {
 			return nil, fmt.Errorf("--disks: %w", err)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, o.Deadline)
+	defer cancel()
+	return within(dir, out, func() (*Lab, error) { return raise(ctx, o, dir) })
+}
+
+// within claims dir for a new lab and lets raise fill it; what a failure leaves
+// is cleared.
+func within(dir string, out io.Writer, raise func() (*Lab, error)) (*Lab, error) {
 	lock, fresh, err := claim(dir)
 	if err != nil {
 		return nil, err
@@ -98,9 +106,7 @@ func Up(ctx context.Context, o Options, out io.Writer) (*Lab, error) {
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Deadline)
-	defer cancel()
-	lab, err := raise(ctx, o, dir)
+	lab, err := raise()
 	if err != nil {
 		if clearing := clear(dir); clearing != nil {
 			err = fmt.Errorf("%w\n(and clearing up failed: %v)", err, clearing)
@@ -113,7 +119,18 @@ func Up(ctx context.Context, o Options, out io.Writer) (*Lab, error) {
 	return lab, nil
 }
 
-func parts(dir string) []part { return []part{{"vcenter", dir}, {"openstack", dir}} }
+// parts of the lab in dir: two servers, or the one that replays a recording.
+func parts(dir string) []part {
+	if replaying := (part{replayName, dir}); isThere(replaying.config()) {
+		return []part{replaying}
+	}
+	return []part{{"vcenter", dir}, {"openstack", dir}}
+}
+
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
 
 // raise does the work of Up inside a claimed, empty folder.
 func raise(ctx context.Context, o Options, dir string) (lab *Lab, err error) {

@@ -1,5 +1,6 @@
 // vmferry-lab: the lab in one program. `vcenter` and `openstack` are the servers,
-// `up` starts both, `down` ends them, `status` and `ctl` look inside.
+// `up` starts both, `down` ends them, `status` and `ctl` look inside. `replay`
+// answers from a recording instead.
 package main
 
 import (
@@ -7,9 +8,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 
 	"vmferry.dev/lab/environment"
 	"vmferry.dev/lab/openstack"
+	"vmferry.dev/lab/replay"
 	"vmferry.dev/lab/vcenter"
 )
 
@@ -18,6 +21,13 @@ const usage = `usage: vmferry-lab COMMAND ...
   down       end it
   status     say what runs
   ctl        talk to a control socket: ctl vcenter|openstack METHOD PATH [JSON]
+  replay     answer from what vmferry --record DIR wrote: replay --from DIR [--dir LABDIR]
+             Serves vSphere, OpenStack and the metadata service in the background on free
+             ports with a CA of its own, as up does; the same calls get the same answers,
+             in the recorded order, the last one again when there are no more. Any password
+             will do (the files say "replay"). Bytes of disks are not recorded: reading one is answered with 404.
+             A call that is not in the recording is answered with 404 and named in
+             LABDIR/log/replay.log. down, status and ctl ... GET /calls work as for a lab.
   vcenter    the vCenter alone:   vcenter --config FILE
   openstack  the OpenStack alone: openstack --config FILE
 Each command knows --help.
@@ -34,6 +44,12 @@ func main() {
 		err = vcenter.Main(os.Args[2:])
 	case "openstack":
 		err = openstack.Main(os.Args[2:])
+	case "replay":
+		if len(os.Args) > 2 && strings.HasPrefix(strings.TrimLeft(os.Args[2], "-"), "config") {
+			err = replay.Main(os.Args[2:])
+		} else {
+			err = environment.Main(os.Args[1:])
+		}
 	case "up", "down", "status", "ctl":
 		err = environment.Main(os.Args[1:])
 	case "help", "--help", "-h":
