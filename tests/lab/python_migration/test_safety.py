@@ -18,7 +18,10 @@ class Secrets(ferry.MigrationTest):
     def secrets(self):
         found = {pathlib.Path(self.lab.vcenter["password_file"]).read_text().strip()}
         clouds = pathlib.Path(self.lab.openstack["clouds_yaml"]).read_text()
-        found |= {line.split(":", 1)[1].strip().strip("'\"") for line in clouds.splitlines() if "password" in line or "secret" in line}
+        for line in clouds.splitlines():
+            key, _, value = line.strip().partition(":")
+            if key in ("password", "application_credential_secret"):
+                found.add(value.strip().strip("'\""))
         return {s for s in found if s}
 
     def watch_children(self, process, seen):
