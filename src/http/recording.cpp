@@ -1,6 +1,8 @@
 // The decorators that keep exchanges and play them back. What they keep never holds a secret.
 #include <errno.h>
 #include <fmt/format.h>
+
+#include <cctype>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -23,6 +25,24 @@ Headers clean(const log::Redactor& redactor, const Headers& headers) {
     out.emplace_back(name, line.size() >= name.size() + 2 ? line.substr(name.size() + 2) : std::string(mask));
   }
   return out;
+}
+
+// A secret that a header hands out for the first time may stand in the body beside it as well (vSphere's references of objects
+// of a session contain the session's key), so it is learned before anything is cleaned.
+void learn(log::Redactor& redactor, const Headers& headers) {
+  for (const auto& [name, value] : headers) {
+    std::string lowered = name;
+    for (char& c : lowered) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    std::string secret = value;
+    if (lowered == "set-cookie") {
+      secret = value.substr(0, value.find(';'));
+      secret.erase(0, secret.find('=') + 1);
+    } else if (lowered != "x-subject-token") {
+      continue;
+    }
+    std::erase(secret, '"');
+    if (!secret.empty()) redactor.add(Secret(std::move(secret)));
+  }
 }
 
 class Recording final : public Transport {
@@ -52,7 +72,8 @@ class Recording final : public Transport {
   // A full disk must not break the work that is being recorded.
   void keep(const Request& request, const Response* response, const Broken* broken) noexcept {
     try {
-      const log::Redactor& redactor = log_.redactor();
+      log::Redactor& redactor = log_.redactor();
+      if (response != nullptr) learn(redactor, response->headers);
       RecordedExchange x;
       x.service = service_;
       x.method = request.method;

@@ -33,7 +33,13 @@ std::string session_cookie(const http::Headers& headers) {
   return {};
 }
 
-http::RetryPolicy policy() { return {}; }
+// At first a wrong address should be said soon. Later, in the middle of a copy of many hours, a vCenter that restarts is
+// worth minutes.
+http::RetryPolicy policy(bool was_logged_in) {
+  http::RetryPolicy patience;
+  patience.attempts = was_logged_in ? 12 : 3;
+  return patience;
+}
 
 }  // namespace
 
@@ -88,6 +94,7 @@ Session::Exchanged Session::exchange(const Call& call, Repeat repeat, const Secr
   http::Request judged;
   judged.method = "POST";
   judged.idempotent = repeat == Repeat::freely;
+  const http::RetryPolicy patience = policy(login() > 0);
   for (int attempt = 1;; ++attempt) {
     std::optional<std::chrono::milliseconds> pause;
     try {
@@ -105,7 +112,7 @@ Session::Exchanged Session::exchange(const Call& call, Repeat repeat, const Secr
           // An HTTP 500 that is no SOAP comes from something in between: judged by its status, below.
         }
       }
-      pause = http::retry_wait(policy(), judged, attempt, &response, nullptr, clock_.wall());
+      pause = http::retry_wait(patience, judged, attempt, &response, nullptr, clock_.wall());
       if (!pause) {
         const std::string message = fmt::format("{} answered {} with HTTP status {}", options_.endpoint, what, response.status);
         if (response.status >= 500) throw http::Broken(Fault::unavailable, message + ": try again later.", true);
@@ -113,7 +120,7 @@ Session::Exchanged Session::exchange(const Call& call, Repeat repeat, const Secr
                                                message));
       }
     } catch (const http::Broken& broken) {
-      if (!pause) pause = http::retry_wait(policy(), judged, attempt, nullptr, &broken, clock_.wall());
+      if (!pause) pause = http::retry_wait(patience, judged, attempt, nullptr, &broken, clock_.wall());
       if (!pause) throw;
     }
     log_.warning("a call to vSphere broke and is repeated", {{"call", what}, {"server", options_.endpoint}});
@@ -194,6 +201,10 @@ void Session::log_in(std::stop_token stop) {
     throw Error(Fault::data, fmt::format("{} accepted the login but gave no session cookie (vmware_soap_session): something in "
                                          "between strips it", options_.endpoint));
   log_.redactor().add(cookie);
+  // Its bare value too: references of a session's own objects contain it ("session[5211...]52a4...").
+  std::string key(cookie.reveal().substr(cookie.reveal().find('=') + 1));
+  std::erase(key, '"');
+  log_.redactor().add(Secret(std::move(key)));
   const std::scoped_lock lock(mutex_);
   cookie_ = std::move(cookie);
   ++login_;
