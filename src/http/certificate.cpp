@@ -49,7 +49,10 @@ std::string leaf_pem(CURL* easy) {
   if (curl_easy_getinfo(easy, CURLINFO_CERTINFO, &info) != CURLE_OK || info == nullptr || info->num_of_certs < 1) return {};
   for (const curl_slist* line = info->certinfo[0]; line != nullptr; line = line->next) {
     const std::string_view text = line->data;
-    if (text.starts_with("Cert:")) return std::string(text.substr(5)) + "\n";
+    if (!text.starts_with("Cert:")) continue;
+    std::string pem(text.substr(5));
+    if (!pem.ends_with('\n')) pem += '\n';
+    return pem;
   }
   return {};
 }
