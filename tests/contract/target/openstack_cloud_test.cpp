@@ -214,19 +214,22 @@ TEST_F(OpenstackTarget, a_server_boots_from_the_volumes_in_their_order_and_leave
   wish.vm = scene_.vm;
   wish.flavor = world_.flavor();
   std::vector<std::string> ids;
-  for (const int disk : {1, 0}) {
+  for (const int disk : {0, 2, 1}) {
     wish.volumes.push_back(world_.cloud().allocate(scene_.wish(size, disk), {}).id);
     ids.push_back(wish.volumes.back().value);
   }
   const ServerId id = world_.cloud().launch(wish, {}).id;
   const nlohmann::json state = world_.state_of_lab();
+  bool seen = false;
   for (const auto& server : state.at("servers")) {
     if (server.at("id") != id.value) continue;
+    seen = true;
     std::vector<std::string> booted;
     for (const auto& volume : server.at("volumes"))
       booted.push_back(volume.is_string() ? volume.get<std::string>() : volume.at("id").get<std::string>());
     EXPECT_EQ(booted, ids);
   }
+  EXPECT_TRUE(seen);
   const auto cloud = world_.client();
   client::Call gone;
   gone.method = "DELETE";
@@ -282,6 +285,35 @@ TEST_F(OpenstackTarget, a_quota_without_room_for_the_server_is_said_before_the_c
   OpenstackWorld::lab().control("openstack", "POST", "/quota", R"({"instances":-1})");
   EXPECT_TRUE(says(why, "server")) << why;
   world_.open(options)->check_settings({});
+}
+
+TEST_F(OpenstackTarget, a_quota_without_room_for_the_volume_is_said_in_numbers) {
+  OpenstackWorld::lab().control("openstack", "POST", "/quota", R"({"gigabytes":0})");
+  const std::string why = refusal([&] { world_.cloud().allocate(scene_.wish(size), {}); }, Fault::quota);
+  OpenstackWorld::lab().control("openstack", "POST", "/quota", R"({"gigabytes":-1})");
+  EXPECT_TRUE(says(why, "GiB")) << why;
+  EXPECT_TRUE(world_.cloud().allocate(scene_.wish(size), {}).fresh);
+}
+
+TEST_F(OpenstackTarget, a_volume_that_another_host_works_on_keeps_its_tag) {
+  const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
+  world_.take_away(volume.id);
+  Scene second = scene_;
+  second.job = scene_.other_job;
+  const std::string why = refusal([&] { world_.cloud().allocate(second.wish(size), {}); }, Fault::conflict);
+  EXPECT_TRUE(says(why, world_.taker())) << why;
+  EXPECT_TRUE(says(why, scene_.job.value)) << why;
+  EXPECT_EQ(world_.cloud().find(scene_.tag(), {})->memory.at("vmferry_job"), scene_.job.value);
+}
+
+TEST_F(OpenstackTarget, a_token_that_ends_in_the_middle_is_renewed) {
+  const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
+  OpenstackWorld::lab().control("openstack", "POST", "/tokens/revoke");
+  const auto device = world_.cloud().attach(volume, {});
+  device->check();
+  OpenstackWorld::lab().control("openstack", "POST", "/tokens/revoke");
+  world_.cloud().remember(volume.id, {{"change_id", "a/1"}}, {});
+  EXPECT_EQ(world_.cloud().find(scene_.tag(), {})->memory.at("change_id"), "a/1");
 }
 
 TEST_F(OpenstackTarget, a_device_that_never_appears_is_a_timeout_in_words) {
