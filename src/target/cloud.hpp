@@ -1,5 +1,6 @@
-// Where a machine goes, as the job sees it: volumes by tag, devices that are held and whose identity is proven, a
-// small memory beside each volume, and a server at the end. Adapters: target/openstack, target/local.
+// Where a machine goes, as the job sees it: volumes by tag, devices that are held and whose identity is
+// proven, a small memory beside each volume, and a server at the end. Adapters: target/openstack,
+// target/local.
 #pragma once
 
 #include <map>
@@ -41,14 +42,15 @@ struct Volume {
   Memory memory;
 };
 
-// An attached volume, open (O_EXCL on block devices) and held until destroyed. check() is the identity contract.
+// An attached volume, open (O_EXCL on block devices) and held until destroyed. check() is the identity
+// contract.
 class Device : public copy::Target {
  public:
   virtual std::string path() const = 0;
 };
 
 struct NetworkChoice {  // one --network-mapping
-  std::string mac;  // lower case
+  std::string mac;      // lower case
   std::string network;
   std::string subnet;
   std::string ip;  // empty = any
@@ -79,11 +81,13 @@ class Cloud {
  public:
   virtual ~Cloud() = default;
   virtual std::string describe() const = 0;  // "OpenStack project lab at https://...", "folder /srv/vms"
-  // Errors of settings (flavor, network, type, subnet unknown; folder not writable) before anything is changed.
+  // Errors of settings (flavor, network, type, subnet unknown; folder not writable) before anything is
+  // changed.
   virtual void check_settings(std::stop_token stop) = 0;
   // The volume of `tag`, if it exists. More than one is Error(conflict) that names them all.
   virtual std::optional<Volume> find(const Tag& tag, std::stop_token stop) = 0;
-  // Finds it by tag or makes it; waits until it can be used. Error(conflict) when it is smaller than the disk.
+  // Finds it by tag or makes it; waits until it can be used. Error(conflict) when it is smaller than the
+  // disk.
   virtual Volume allocate(const VolumeWish& wish, std::stop_token stop) = 0;
   // Attaches (if it is not) and opens it. Error(conflict) when another machine has it.
   virtual std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) = 0;
@@ -91,7 +95,8 @@ class Cloud {
   virtual void detach(const VolumeId& volume, std::stop_token stop) = 0;
   // Adds or replaces the given keys, keeps the others. An empty value removes the key.
   virtual void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) = 0;
-  virtual Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice, std::stop_token stop) = 0;
+  virtual Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
+                           std::stop_token stop) = 0;
   // Creates the server, or finds the one a lost reply left, and waits until it runs.
   virtual Launched launch(const LaunchWish& wish, std::stop_token stop) = 0;
   // Deletes the volume (by id; must carry the job's tag). Already gone is success.

@@ -1,4 +1,5 @@
-// Finding, opening, proving and holding a device. Every refusal names the volume, the path and what to look at.
+// Finding, opening, proving and holding a device. Every refusal names the volume, the path and what to look
+// at.
 #include "target/device.hpp"
 
 #include <fcntl.h>
@@ -19,8 +20,9 @@ namespace {
 
 constexpr std::size_t least_of_id = 18;
 
-// How many characters at the end of `name` are the beginning of `id`; 0 when fewer than 18. The end matters: in
-// "virtio-<20>-part1" the serial is followed by a partition, in "virtio-<18><2 others>" by another volume's characters.
+// How many characters at the end of `name` are the beginning of `id`; 0 when fewer than 18. The end matters:
+// in "virtio-<20>-part1" the serial is followed by a partition, in "virtio-<18><2 others>" by another
+// volume's characters.
 std::size_t matching(const std::string& name, const std::string& id) {
   for (std::size_t length = std::min(name.size(), id.size()); length >= least_of_id; --length)
     if (name.compare(name.size() - length, length, id, 0, length) == 0) return length;
@@ -34,13 +36,15 @@ bool same_thing(const struct stat& a, const struct stat& b) {
 }
 
 std::string said(const struct stat& status) {
-  if (S_ISBLK(status.st_mode)) return fmt::format("device {}:{}", major(status.st_rdev), minor(status.st_rdev));
+  if (S_ISBLK(status.st_mode))
+    return fmt::format("device {}:{}", major(status.st_rdev), minor(status.st_rdev));
   return fmt::format("file {} of device {}", status.st_ino, status.st_dev);
 }
 
 }  // namespace
 
-std::optional<std::filesystem::path> find_link(const std::filesystem::path& directory, const VolumeId& volume) {
+std::optional<std::filesystem::path> find_link(const std::filesystem::path& directory,
+                                               const VolumeId& volume) {
   std::error_code problem;
   std::filesystem::directory_iterator entries(directory, problem);
   // Without any such disk udev has no folder at all: then there is no link either.
@@ -69,14 +73,17 @@ std::optional<std::filesystem::path> find_link(const std::filesystem::path& dire
     }
   }
   if (!rivals.empty())
-    throw Error(Fault::conflict,
-                fmt::format("two devices claim to be volume {}: {} and {} lead to different ones; find out which is stale "
-                            "(lsblk -o NAME,SERIAL,SIZE) before going on",
-                            volume.value, best->string(), rivals.front().string()));
+    throw Error(
+        Fault::conflict,
+        fmt::format(
+            "two devices claim to be volume {}: {} and {} lead to different ones; find out which is stale "
+            "(lsblk -o NAME,SERIAL,SIZE) before going on",
+            volume.value, best->string(), rivals.front().string()));
   return best;
 }
 
-OpenedDevice::OpenedDevice(std::filesystem::path path, Expected expected, std::shared_ptr<const DeviceIdentity> identity)
+OpenedDevice::OpenedDevice(std::filesystem::path path, Expected expected,
+                           std::shared_ptr<const DeviceIdentity> identity)
     : path_(std::move(path)), expected_(std::move(expected)), identity_(std::move(identity)) {
   open();
   prove_path();
@@ -96,18 +103,22 @@ void OpenedDevice::open() {
   if (!block && !S_ISREG(status.st_mode)) refuse("is neither a block device nor a regular file");
   fd_ = Fd(::open(path_.c_str(), O_RDWR | O_CLOEXEC | (block ? O_EXCL : 0)));
   if (!fd_ && errno == EBUSY)
-    refuse("is in use on this host: it is mounted, held by LVM, RAID or multipath, or another program has it open "
-           "exclusively (see lsblk and fuser -v); release it and try again");
+    refuse(
+        "is in use on this host: it is mounted, held by LVM, RAID or multipath, or another program has it "
+        "open "
+        "exclusively (see lsblk and fuser -v); release it and try again");
   if (!fd_) {
     const int problem = errno;
-    const Fault fault = problem == EACCES || problem == EPERM || problem == EROFS ? Fault::auth : Fault::conflict;
+    const Fault fault =
+        problem == EACCES || problem == EPERM || problem == EROFS ? Fault::auth : Fault::conflict;
     throw Error(fault, fmt::format("{}: cannot be opened for writing: {}", name(), std::strerror(problem)));
   }
   if (::fstat(fd_.get(), &status) != 0 || S_ISBLK(status.st_mode) != block)
     refuse("turned into something else while it was being opened");
   if (block) {
     int sector = 0;
-    if (::ioctl(fd_.get(), BLKSSZGET, &sector) == 0 && sector > 0) sector_ = static_cast<std::uint32_t>(sector);
+    if (::ioctl(fd_.get(), BLKSSZGET, &sector) == 0 && sector > 0)
+      sector_ = static_cast<std::uint32_t>(sector);
     if (::ioctl(fd_.get(), BLKGETSIZE64, &bytes_) != 0)
       refuse(fmt::format("does not tell its size: {}", std::strerror(errno)));
     int read_only = 0;
@@ -120,7 +131,9 @@ void OpenedDevice::open() {
   lock.l_whence = SEEK_SET;
   if (::fcntl(fd_.get(), F_OFD_SETLK, &lock) != 0) {
     if (errno == EAGAIN || errno == EACCES)
-      refuse("is in use on this host: another program has locked it (a running machine, another copy); end it and try again");
+      refuse(
+          "is in use on this host: another program has locked it (a running machine, another copy); end it "
+          "and try again");
     refuse(fmt::format("cannot be locked: {}", std::strerror(errno)));
   }
   bytes_ = static_cast<std::uint64_t>(status.st_size);
@@ -129,11 +142,14 @@ void OpenedDevice::open() {
 void OpenedDevice::prove_identity() const {
   const auto found = identity_->read(fd_.get());
   if (!found)
-    refuse("does not tell its serial number (any more), so nothing proves that it is this volume; was it detached? "
-           "nothing is written to it");
+    refuse(
+        "does not tell its serial number (any more), so nothing proves that it is this volume; was it "
+        "detached? "
+        "nothing is written to it");
   if (found->serial.size() < expected_.least || !expected_.serial.starts_with(found->serial))
-    refuse(fmt::format("is another volume: its serial number is \"{}\" and should begin \"{}\"; nothing is written to it",
-                       found->serial, expected_.serial.substr(0, std::max<std::size_t>(expected_.least, 20))));
+    refuse(fmt::format(
+        "is another volume: its serial number is \"{}\" and should begin \"{}\"; nothing is written to it",
+        found->serial, expected_.serial.substr(0, std::max<std::size_t>(expected_.least, 20))));
   if (found->bytes < expected_.bytes)
     refuse(fmt::format("is too small: {} bytes where the disk has {}; nothing is written to it", found->bytes,
                        expected_.bytes));

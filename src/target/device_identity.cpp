@@ -1,5 +1,5 @@
-// How a descriptor says which volume it is: sysfs in production, an identity file in the lab. Reads only; whatever
-// cannot be read is "says nothing", and the caller refuses a device that says nothing.
+// How a descriptor says which volume it is: sysfs in production, an identity file in the lab. Reads only;
+// whatever cannot be read is "says nothing", and the caller refuses a device that says nothing.
 #include "target/device_identity.hpp"
 
 #include <fcntl.h>
@@ -52,11 +52,12 @@ std::optional<std::uint64_t> measured_bytes(int fd, const struct stat& status) {
   return bytes;
 }
 
-// "Unit Serial Number": byte 1 is the page's code, bytes 2-3 the length of what follows byte 4 (SPC-4, 7.8.15).
+// "Unit Serial Number": byte 1 is the page's code, bytes 2-3 the length of what follows byte 4
+// (SPC-4, 7.8.15).
 std::string serial_of_page_80(std::string_view page) {
   if (page.size() < 4 || static_cast<unsigned char>(page[1]) != 0x80) return {};
-  const std::size_t length =
-      static_cast<std::size_t>(static_cast<unsigned char>(page[2])) << 8 | static_cast<unsigned char>(page[3]);
+  const std::size_t length = static_cast<std::size_t>(static_cast<unsigned char>(page[2])) << 8 |
+                             static_cast<unsigned char>(page[3]);
   return trimmed(page.substr(4, std::min(length, page.size() - 4)));
 }
 
@@ -79,7 +80,8 @@ class SysfsIdentity final : public DeviceIdentity {
       if (const auto text = contents(device / place))
         if (std::string serial = trimmed(*text); !serial.empty()) return Identity{std::move(serial), *bytes};
     if (const auto page = contents(device / "device/vpd_pg80"))
-      if (std::string serial = serial_of_page_80(*page); !serial.empty()) return Identity{std::move(serial), *bytes};
+      if (std::string serial = serial_of_page_80(*page); !serial.empty())
+        return Identity{std::move(serial), *bytes};
     return std::nullopt;
   }
 
@@ -115,7 +117,8 @@ class FileIdentity final : public DeviceIdentity {
       if (line.starts_with("serial=")) identity.serial = trimmed(line.substr(7));
       if (line.starts_with("bytes=")) {
         const std::string_view digits = line.substr(6);
-        const auto [stop, problem] = std::from_chars(digits.data(), digits.data() + digits.size(), identity.bytes);
+        const auto [stop, problem] =
+            std::from_chars(digits.data(), digits.data() + digits.size(), identity.bytes);
         sized = problem == std::errc{} && stop == digits.data() + digits.size();
       }
     }

@@ -37,7 +37,11 @@ std::string value(const target::Memory& memory, const char* name) {
 class FakeCloud::OpenVolume final : public target::Device {
  public:
   OpenVolume(FakeCloud& cloud, VolumeId id, std::filesystem::path file, std::uint64_t bytes, bool known_zero)
-      : cloud_(cloud), id_(std::move(id)), file_(std::move(file)), bytes_(bytes), known_zero_(known_zero),
+      : cloud_(cloud),
+        id_(std::move(id)),
+        file_(std::move(file)),
+        bytes_(bytes),
+        known_zero_(known_zero),
         fd_(::open(file_.c_str(), O_RDWR | O_CLOEXEC)) {
     if (!fd_) throw std::runtime_error("cannot open " + file_.string());
   }
@@ -56,7 +60,8 @@ class FakeCloud::OpenVolume final : public target::Device {
     const auto found = cloud_.volumes_.find(id_);
     std::string why = found == cloud_.volumes_.end() ? "it was deleted" : found->second.gone;
     if (why.empty() && found->second.attached_to != us) why = "it was detached";
-    if (!why.empty()) throw Error(Fault::conflict, fmt::format("{} is no longer what it was: {}", name(), why));
+    if (!why.empty())
+      throw Error(Fault::conflict, fmt::format("{} is no longer what it was: {}", name(), why));
   }
 
  private:
@@ -78,7 +83,8 @@ void FakeCloud::note(const std::string& call, bool acted) {
 
 FakeCloud::FakeVolume& FakeCloud::known(const VolumeId& volume) {
   const auto found = volumes_.find(volume);
-  if (found == volumes_.end()) throw Error(Fault::not_found, fmt::format("there is no volume {}", volume.value));
+  if (found == volumes_.end())
+    throw Error(Fault::not_found, fmt::format("there is no volume {}", volume.value));
   return found->second;
 }
 
@@ -91,16 +97,17 @@ std::map<VolumeId, FakeCloud::FakeVolume>::iterator FakeCloud::search(const targ
   for (auto v = volumes_.begin(); v != volumes_.end(); ++v) {
     if (v->second.vm != tag.vm.value || v->second.disk != tag.disk_object_id) continue;
     if (found != volumes_.end())
-      throw Error(Fault::conflict, fmt::format("2 volumes are disk {} of {}: {} and {}", tag.disk_object_id, tag.vm_name,
-                                               found->first.value, v->first.value));
+      throw Error(Fault::conflict, fmt::format("2 volumes are disk {} of {}: {} and {}", tag.disk_object_id,
+                                               tag.vm_name, found->first.value, v->first.value));
     found = v;
   }
   return found;
 }
 
 target::Volume FakeCloud::seen(const VolumeId& id, const FakeVolume& volume, const JobId& job) {
-  const bool fresh = value(volume.memory, key::made_by) == job.value && value(volume.memory, key::job) == job.value &&
-                     !volume.memory.contains(key::opened) && !volume.memory.contains(key::written);
+  const bool fresh = value(volume.memory, key::made_by) == job.value &&
+                     value(volume.memory, key::job) == job.value && !volume.memory.contains(key::opened) &&
+                     !volume.memory.contains(key::written);
   return {id, volume.bytes, fresh, volume.memory};
 }
 
@@ -145,9 +152,10 @@ target::Volume FakeCloud::allocate(const target::VolumeWish& wish, std::stop_tok
     }
     FakeVolume& volume = found->second;
     if (volume.bytes < wish.bytes)
-      throw Error(Fault::conflict, fmt::format("volume {} has {} bytes, the disk has {}: extend it and run the same command "
-                                               "again",
-                                               found->first.value, volume.bytes, wish.bytes));
+      throw Error(Fault::conflict,
+                  fmt::format("volume {} has {} bytes, the disk has {}: extend it and run the same command "
+                              "again",
+                              found->first.value, volume.bytes, wish.bytes));
     if (value(volume.memory, key::job).empty() && !value(volume.memory, key::change_id).empty())
       volume.memory[key::complete] = key::yes;
     volume.memory[key::job] = wish.tag.job.value;
@@ -164,8 +172,10 @@ std::unique_ptr<target::Device> FakeCloud::attach(const target::Volume& volume, 
     std::scoped_lock lock(mutex_);
     FakeVolume& mine = known(volume.id);
     if (!mine.attached_to.empty() && mine.attached_to != us)
-      throw Error(Fault::conflict, fmt::format("volume {} is attached to {}", volume.id.value, mine.attached_to));
-    if (mine.open > 0) throw Error(Fault::conflict, fmt::format("volume {} is in use on this host", volume.id.value));
+      throw Error(Fault::conflict,
+                  fmt::format("volume {} is attached to {}", volume.id.value, mine.attached_to));
+    if (mine.open > 0)
+      throw Error(Fault::conflict, fmt::format("volume {} is in use on this host", volume.id.value));
     const bool zero = volume.fresh && !mine.memory.contains(key::opened);
     device = std::make_unique<OpenVolume>(*this, volume.id, mine.file, mine.bytes, zero);
     mine.attached_to = us;
@@ -183,7 +193,8 @@ void FakeCloud::detach(const VolumeId& volume, std::stop_token) {
     const auto found = volumes_.find(volume);
     if (found != volumes_.end() && found->second.attached_to == us) {
       // A real cloud would tear the device away from under its user.
-      if (found->second.open > 0) throw Error(Fault::bug, fmt::format("volume {} is detached while it is open", volume.value));
+      if (found->second.open > 0)
+        throw Error(Fault::bug, fmt::format("volume {} is detached while it is open", volume.value));
       found->second.attached_to.clear();
     }
   }
@@ -196,15 +207,17 @@ void FakeCloud::remember(const VolumeId& volume, const target::Memory& memory, s
     std::scoped_lock lock(mutex_);
     target::Memory& kept = known(volume).memory;
     for (const auto& [name, text] : memory) {
-      if (text.empty()) kept.erase(name);
-      else kept[name] = text;
+      if (text.empty())
+        kept.erase(name);
+      else
+        kept[name] = text;
     }
   }
   note("remember", true);
 }
 
-target::Port FakeCloud::ensure_port(const JobId& job, const model::Nic& nic, const target::NetworkChoice& choice,
-                                    std::stop_token) {
+target::Port FakeCloud::ensure_port(const JobId& job, const model::Nic& nic,
+                                    const target::NetworkChoice& choice, std::stop_token) {
   note("ensure_port", false);
   target::Port result;
   {
@@ -214,8 +227,9 @@ target::Port FakeCloud::ensure_port(const JobId& job, const model::Nic& nic, con
       return port.second.mac == mac && port.second.network == choice.network;
     });
     if (found == ports_.end())
-      found = ports_.emplace(PortId{fmt::format("port-{}", next_++)},
-                             FakePort{mac, choice.network, choice.subnet, choice.ip, job.value})
+      found = ports_
+                  .emplace(PortId{fmt::format("port-{}", next_++)},
+                           FakePort{mac, choice.network, choice.subnet, choice.ip, job.value})
                   .first;
     result = {found->first, mac, found->second.job == job.value};
   }
@@ -238,11 +252,12 @@ target::Launched FakeCloud::launch(const target::LaunchWish& wish, std::stop_tok
         if (const std::string& who = known(volume).attached_to; !who.empty())
           throw Error(Fault::conflict, fmt::format("volume {} is still attached to {}", volume.value, who));
       for (const PortId& port : wish.ports)
-        if (!ports_.contains(port)) throw Error(Fault::not_found, fmt::format("there is no port {}", port.value));
+        if (!ports_.contains(port))
+          throw Error(Fault::not_found, fmt::format("there is no port {}", port.value));
       id = ServerId{fmt::format("server-{}", next_++)};
       for (const VolumeId& volume : wish.volumes) known(volume).attached_to = id.value;
-      servers_.emplace(id, FakeServer{wish.job.value, wish.vm.name, wish.flavor, wish.availability_zone, wish.volumes,
-                                      wish.ports});
+      servers_.emplace(id, FakeServer{wish.job.value, wish.vm.name, wish.flavor, wish.availability_zone,
+                                      wish.volumes, wish.ports});
     }
   }
   note("launch", true);
@@ -256,9 +271,11 @@ void FakeCloud::discard(const VolumeId& volume, const JobId& job, std::stop_toke
     const auto found = volumes_.find(volume);
     if (found != volumes_.end()) {
       if (value(found->second.memory, key::job) != job.value)
-        throw Error(Fault::conflict, fmt::format("volume {} does not carry the tag of job {}", volume.value, job.value));
+        throw Error(Fault::conflict,
+                    fmt::format("volume {} does not carry the tag of job {}", volume.value, job.value));
       if (!found->second.attached_to.empty())
-        throw Error(Fault::conflict, fmt::format("volume {} is attached to {}", volume.value, found->second.attached_to));
+        throw Error(Fault::conflict,
+                    fmt::format("volume {} is attached to {}", volume.value, found->second.attached_to));
       std::filesystem::remove(found->second.file);
       volumes_.erase(found);
     }
@@ -273,7 +290,8 @@ void FakeCloud::discard_port(const PortId& port, const JobId& job, std::stop_tok
     const auto found = ports_.find(port);
     if (found != ports_.end()) {
       if (found->second.job != job.value)
-        throw Error(Fault::conflict, fmt::format("port {} does not carry the tag of job {}", port.value, job.value));
+        throw Error(Fault::conflict,
+                    fmt::format("port {} does not carry the tag of job {}", port.value, job.value));
       ports_.erase(found);
     }
   }

@@ -1,5 +1,6 @@
-// A cloud in memory for the job's tests: volumes are sparse temporary files, everything else is a map. It keeps the same
-// contract as the real ones (tests/contract/target holds it to that) and can be made to die around any call.
+// A cloud in memory for the job's tests: volumes are sparse temporary files, everything else is a map. It
+// keeps the same contract as the real ones (tests/contract/target holds it to that) and can be made to die
+// around any call.
 #pragma once
 
 #include <functional>
@@ -36,8 +37,9 @@ class FakeCloud final : public target::Cloud {
     std::vector<PortId> ports;
   };
 
-  // Called before (acted false) and after (acted true) each call that changes something: "allocate", "attach", "detach",
-  // "remember", "ensure_port", "launch", "discard", "discard_port". May throw: before = died or refused, after = lost reply.
+  // Called before (acted false) and after (acted true) each call that changes something: "allocate",
+  // "attach", "detach", "remember", "ensure_port", "launch", "discard", "discard_port". May throw: before =
+  // died or refused, after = lost reply.
   std::function<void(const std::string& call, bool acted)> around;
   // What check_settings() says; empty = nothing to say.
   std::string settings_problem;

@@ -1,4 +1,5 @@
-// Elements and values after https://libvirt.org/formatdomain.html; nothing that libvirt 8 (EL 8, Ubuntu 22.04) does not know.
+// Elements and values after https://libvirt.org/formatdomain.html; nothing that libvirt 8 (EL 8,
+// Ubuntu 22.04) does not know.
 #include "target/local/domain_xml.hpp"
 
 #include <fmt/format.h>
@@ -22,7 +23,8 @@ pugi::xml_node add(pugi::xml_node parent, const char* name, Attributes attribute
   return node;
 }
 
-pugi::xml_node add_text(pugi::xml_node parent, const char* name, const std::string& text, Attributes attributes = {}) {
+pugi::xml_node add_text(pugi::xml_node parent, const char* name, const std::string& text,
+                        Attributes attributes = {}) {
   pugi::xml_node node = add(parent, name, attributes);
   node.text().set(text.c_str());
   return node;
@@ -92,8 +94,10 @@ void add_nics(pugi::xml_node devices, const DomainWish& wish) {
     const bool bridged = nic.network.starts_with(bridge);
     pugi::xml_node interface = add(devices, "interface", {{"type", bridged ? "bridge" : "network"}});
     add(interface, "mac", {{"address", nic.mac}});
-    if (bridged) add(interface, "source", {{"bridge", nic.network.substr(bridge.size())}});
-    else add(interface, "source", {{"network", nic.network.empty() ? "default" : nic.network}});
+    if (bridged)
+      add(interface, "source", {{"bridge", nic.network.substr(bridge.size())}});
+    else
+      add(interface, "source", {{"network", nic.network.empty() ? "default" : nic.network}});
     add(interface, "model", {{"type", "virtio"}});
   }
 }
@@ -123,7 +127,8 @@ std::string domain_xml(const DomainWish& wish) {
   if (is_uuid(wish.vm.uuid)) add_text(domain, "uuid", wish.vm.uuid);
   if (!wish.vm.name.empty()) add_text(domain, "title", printable(wish.vm.name));
   pugi::xml_node metadata = add(domain, "metadata");
-  add(metadata, "vmferry:job", {{"xmlns:vmferry", name_space}, {"id", wish.job.value}, {"source", wish.vm.id.value}});
+  add(metadata, "vmferry:job",
+      {{"xmlns:vmferry", name_space}, {"id", wish.job.value}, {"source", wish.vm.id.value}});
   const std::uint64_t kib = (wish.vm.memory + 1023) / 1024;
   add_text(domain, "memory", std::to_string(std::max<std::uint64_t>(kib, 64 * 1024)), {{"unit", "KiB"}});
   add_text(domain, "vcpu", std::to_string(std::max(wish.vm.vcpus, 1)), {{"placement", "static"}});

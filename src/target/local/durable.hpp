@@ -1,5 +1,5 @@
-// Small files that are either as they were or as they should be, whatever happens in between. Knows nothing of what is in
-// them. Every failure is an Error that names the path; a full disk is Error(quota).
+// Small files that are either as they were or as they should be, whatever happens in between. Knows nothing
+// of what is in them. Every failure is an Error that names the path; a full disk is Error(quota).
 #pragma once
 
 #include <filesystem>

@@ -1,5 +1,6 @@
-// A folder as a cloud: DIR/<vm name>/<volume name>.img are sparse raw images with a record beside each, and launching
-// writes a libvirt domain that boots from them. For someone without OpenStack, and for a look at what would arrive.
+// A folder as a cloud: DIR/<vm name>/<volume name>.img are sparse raw images with a record beside each, and
+// launching writes a libvirt domain that boots from them. For someone without OpenStack, and for a look at
+// what would arrive.
 #pragma once
 
 #include <filesystem>

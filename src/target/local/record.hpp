@@ -1,5 +1,5 @@
-// What is remembered beside an image and of a port: JSON, mode 0600, replaced as a whole. Plain data and its two
-// directions; knows nothing of how images are made.
+// What is remembered beside an image and of a port: JSON, mode 0600, replaced as a whole. Plain data and its
+// two directions; knows nothing of how images are made.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ struct PortRecord {
 std::optional<PortRecord> load_port(const std::filesystem::path& path);
 void store(const std::filesystem::path& path, const PortRecord& port);
 
-// A file's serial: its inode number and time of birth. They survive a restart (a device number may not) and no copy of
-// the file has them.
+// A file's serial: its inode number and time of birth. They survive a restart (a device number may not) and
+// no copy of the file has them.
 std::unique_ptr<DeviceIdentity> inode_identity();
 
 }  // namespace vmferry::target::local

@@ -1,5 +1,5 @@
-// The adapter's own decisions: which volume is whose, what may be adopted, and what is never touched. Waiting, retrying
-// and lost replies are the client's work (src/openstack).
+// The adapter's own decisions: which volume is whose, what may be adopted, and what is never touched.
+// Waiting, retrying and lost replies are the client's work (src/openstack).
 #include "target/openstack/openstack_cloud.hpp"
 
 #include <fmt/format.h>
@@ -66,9 +66,13 @@ Volume volume_of(const client::Volume& volume, const JobId& job) {
 
 class OpenstackCloud final : public Cloud {
  public:
-  OpenstackCloud(Options options, std::unique_ptr<client::Cloud> cloud, std::unique_ptr<http::Transport> metadata,
-                 Clock& clock, log::Log& log)
-      : options_(std::move(options)), cloud_(std::move(cloud)), metadata_(std::move(metadata)), clock_(clock), log_(log) {
+  OpenstackCloud(Options options, std::unique_ptr<client::Cloud> cloud,
+                 std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log)
+      : options_(std::move(options)),
+        cloud_(std::move(cloud)),
+        metadata_(std::move(metadata)),
+        clock_(clock),
+        log_(log) {
     if (!options_.identity) options_.identity = sysfs_identity();
   }
 
@@ -79,7 +83,8 @@ class OpenstackCloud final : public Cloud {
   std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) override;
   void detach(const VolumeId& volume, std::stop_token stop) override;
   void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) override;
-  Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice, std::stop_token stop) override;
+  Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
+                   std::stop_token stop) override;
   Launched launch(const LaunchWish& wish, std::stop_token stop) override;
   void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) override;
   void discard_port(const PortId& port, const JobId& job, std::stop_token stop) override;
@@ -95,10 +100,13 @@ class OpenstackCloud final : public Cloud {
   void make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
   std::filesystem::path await_link(const VolumeId& volume, const ServerId& instance, std::stop_token stop);
   client::MadePort make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop);
-  void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice, std::stop_token stop);
+  void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice,
+                  std::stop_token stop);
   std::optional<client::Server> find_server(const LaunchWish& wish, std::stop_token stop);
   client::Server create_server(const LaunchWish& wish, std::stop_token stop);
-  std::string here() const { return options_.host.empty() ? "this host" : "this host (" + options_.host + ")"; }
+  std::string here() const {
+    return options_.host.empty() ? "this host" : "this host (" + options_.host + ")";
+  }
 
   Options options_;
   std::unique_ptr<client::Cloud> cloud_;
@@ -126,18 +134,22 @@ std::vector<std::string> OpenstackCloud::security_groups(std::stop_token stop) {
 
 void OpenstackCloud::check_network(const NetworkChoice& choice, std::stop_token stop) {
   const client::Network network = client::networks::find(cloud_->network(stop), choice.network, stop);
-  if (!choice.subnet.empty()) client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop);
+  if (!choice.subnet.empty())
+    client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop);
 }
 
 void OpenstackCloud::check_settings(std::stop_token stop) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
-    throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
+    throw Error(Fault::config,
+                fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
   const ServerId here_id = instance(stop);
   if (!client::servers::look_up(cloud_->compute(stop), here_id, stop))
-    throw Error(Fault::config, fmt::format("{} would be instance {}, but {} has no such instance: vmferry must run in an "
-                                           "instance of the project it migrates to (or name it with --instance-id)",
-                                           here(), here_id.value, cloud_->describe()));
-  if (!options_.volume_type.empty()) client::volumes::find_type(cloud_->volume(stop), options_.volume_type, stop);
+    throw Error(Fault::config,
+                fmt::format("{} would be instance {}, but {} has no such instance: vmferry must run in an "
+                            "instance of the project it migrates to (or name it with --instance-id)",
+                            here(), here_id.value, cloud_->describe()));
+  if (!options_.volume_type.empty())
+    client::volumes::find_type(cloud_->volume(stop), options_.volume_type, stop);
   if (!options_.volume_availability_zone.empty())
     client::volumes::check_availability_zone(cloud_->volume(stop), options_.volume_availability_zone, stop);
   if (!options_.availability_zone.empty())
@@ -157,9 +169,12 @@ void OpenstackCloud::check_quota(std::stop_token stop) {
   const auto lacking = client::servers::limits(compute, stop).lacking(flavor.vcpus, flavor.ram_mib);
   if (!lacking) return;
   // It may be this very machine's server, made by a run that died, that fills the quota.
-  if (!options_.job.empty() && !client::servers::find(compute, {{memory_key::job, options_.job.value}}, stop).empty()) return;
-  throw Error(Fault::quota, fmt::format("a server of flavor {} cannot be made: {}; raise the quota before the cutover",
-                                        flavor.name, *lacking));
+  if (!options_.job.empty() &&
+      !client::servers::find(compute, {{memory_key::job, options_.job.value}}, stop).empty())
+    return;
+  throw Error(Fault::quota,
+              fmt::format("a server of flavor {} cannot be made: {}; raise the quota before the cutover",
+                          flavor.name, *lacking));
 }
 
 // ---- volumes
@@ -170,10 +185,13 @@ std::optional<client::Volume> OpenstackCloud::find_volume(const Tag& tag, std::s
   if (options_.vz_unsafe_volume_by_name) {
     found = client::volumes::find_by_name(service, tag.volume_name, stop);
   } else {
-    found = client::volumes::find(
-        service, {{memory_key::migrate_kit, "true"}, {memory_key::vm, tag.vm.value}, {memory_key::disk, tag.disk_object_id}},
-        stop);
-    // migratekit goes by the name too. Our own tag says more than a name, which may have changed with the machine's.
+    found = client::volumes::find(service,
+                                  {{memory_key::migrate_kit, "true"},
+                                   {memory_key::vm, tag.vm.value},
+                                   {memory_key::disk, tag.disk_object_id}},
+                                  stop);
+    // migratekit goes by the name too. Our own tag says more than a name, which may have changed with the
+    // machine's.
     std::erase_if(found, [&](const client::Volume& v) {
       return v.name != tag.volume_name && value(v.metadata, memory_key::job) != tag.job.value;
     });
@@ -183,10 +201,11 @@ std::optional<client::Volume> OpenstackCloud::find_volume(const Tag& tag, std::s
   if (found.size() == 1) return found.front();
   std::vector<std::string> ids;
   for (const client::Volume& v : found) ids.push_back(v.id.value);
-  throw Error(Fault::conflict, fmt::format("{} volumes are disk {} of {} ('{}'): {}; find out which is the right one and "
-                                           "delete or rename the others",
-                                           found.size(), tag.disk_object_id, tag.vm_name, tag.volume_name,
-                                           fmt::join(ids, ", ")));
+  throw Error(
+      Fault::conflict,
+      fmt::format("{} volumes are disk {} of {} ('{}'): {}; find out which is the right one and "
+                  "delete or rename the others",
+                  found.size(), tag.disk_object_id, tag.vm_name, tag.volume_name, fmt::join(ids, ", ")));
 }
 
 std::optional<Volume> OpenstackCloud::find(const Tag& tag, std::stop_token stop) {
@@ -198,7 +217,8 @@ std::optional<Volume> OpenstackCloud::find(const Tag& tag, std::stop_token stop)
 client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token stop) {
   client::VolumeWish make;
   make.name = wish.tag.volume_name;
-  make.description = fmt::format("disk {} of {}, moved by vmferry", wish.tag.disk_object_id, wish.tag.vm_name);
+  make.description =
+      fmt::format("disk {} of {}, moved by vmferry", wish.tag.disk_object_id, wish.tag.vm_name);
   make.gib = plan::gib_for(wish.bytes);
   make.type = options_.volume_type;
   make.availability_zone = options_.volume_availability_zone;
@@ -210,7 +230,8 @@ client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token st
     make.metadata["hw_scsi_model"] = "virtio-scsi";
   }
   const client::Volume volume = client::volumes::create(cloud_->volume(stop), make, stop);
-  log_.info("volume created", {{"volume", volume.id.value}, {"name", make.name}, {"gib", std::to_string(make.gib)}});
+  log_.info("volume created",
+            {{"volume", volume.id.value}, {"name", make.name}, {"gib", std::to_string(make.gib)}});
   return volume;
 }
 
@@ -219,21 +240,27 @@ void OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, std::st
   const std::string owner = value(volume.metadata, memory_key::job);
   client::Metadata missing;
   for (const auto& [key, wanted] : marks(tag))
-    if (const auto found = volume.metadata.find(key); found == volume.metadata.end() || found->second != wanted)
+    if (const auto found = volume.metadata.find(key);
+        found == volume.metadata.end() || found->second != wanted)
       missing[key] = wanted;
   if (missing.empty()) return;
-  if (!owner.empty() && owner != tag.job.value && !volume.attachments.empty() && !attached_to(volume, instance(stop)))
-    throw Error(Fault::conflict,
-                fmt::format("volume {} ('{}') is of job {} and attached to instance {}: another host is migrating {}; end it "
-                            "there first",
-                            volume.id.value, volume.name, owner, volume.attachments.front().server.value, tag.vm_name));
+  if (!owner.empty() && owner != tag.job.value && !volume.attachments.empty() &&
+      !attached_to(volume, instance(stop)))
+    throw Error(
+        Fault::conflict,
+        fmt::format(
+            "volume {} ('{}') is of job {} and attached to instance {}: another host is migrating {}; end it "
+            "there first",
+            volume.id.value, volume.name, owner, volume.attachments.front().server.value, tag.vm_name));
   // In the same call as the tag: a crash must not leave our tag on it without this.
-  if (owner.empty() && !value(volume.metadata, memory_key::change_id).empty()) missing[memory_key::complete] = memory_key::yes;
+  if (owner.empty() && !value(volume.metadata, memory_key::change_id).empty())
+    missing[memory_key::complete] = memory_key::yes;
   log_.info("volume taken over", {{"volume", volume.id.value}, {"name", volume.name}, {"from", owner}});
   client::volumes::update_metadata(cloud_->volume(stop), volume.id, missing, stop);
 }
 
-void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop) {
+void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWish& wish,
+                                   std::stop_token stop) {
   if (!volume.bootable) client::volumes::set_bootable(cloud_->volume(stop), volume.id, true, stop);
   client::Metadata missing;
   for (const auto& [key, wanted] : wish.image_properties)
@@ -245,37 +272,44 @@ Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
   auto existing = find_volume(wish.tag, stop);
   if (existing && existing->status == "error" && fresh(*existing, wish.tag.job)) {
-    log_.warning("deleting a volume of ours that could not be made, to try again", {{"volume", existing->id.value}});
+    log_.warning("deleting a volume of ours that could not be made, to try again",
+                 {{"volume", existing->id.value}});
     client::volumes::remove(service, existing->id, stop);
     existing.reset();
   }
   if (existing && existing->gib * gib < wish.bytes)
-    throw Error(Fault::conflict,
-                fmt::format("volume {} ('{}') has {} GiB ({} bytes), but disk {} of {} has {} bytes: extend it with "
-                            "`openstack volume set --size {} {}` and run the same command again",
-                            existing->id.value, existing->name, existing->gib, existing->gib * gib, wish.tag.disk_object_id,
-                            wish.tag.vm_name, wish.bytes, plan::gib_for(wish.bytes), existing->id.value));
+    throw Error(
+        Fault::conflict,
+        fmt::format("volume {} ('{}') has {} GiB ({} bytes), but disk {} of {} has {} bytes: extend it with "
+                    "`openstack volume set --size {} {}` and run the same command again",
+                    existing->id.value, existing->name, existing->gib, existing->gib * gib,
+                    wish.tag.disk_object_id, wish.tag.vm_name, wish.bytes, plan::gib_for(wish.bytes),
+                    existing->id.value));
   if (existing) adopt(*existing, wish.tag, stop);
   const VolumeId id = existing ? existing->id : create(wish, stop).id;
-  client::Volume ready = client::volumes::wait_for(service, id, {"available", "in-use"}, options_.volume_patience, stop);
+  client::Volume ready =
+      client::volumes::wait_for(service, id, {"available", "in-use"}, options_.volume_patience, stop);
   if (wish.boot) make_bootable(ready, wish, stop);
   return volume_of(ready, wish.tag.job);
 }
 
 // ---- devices
 
-std::filesystem::path OpenstackCloud::await_link(const VolumeId& volume, const ServerId& instance_id, std::stop_token stop) {
+std::filesystem::path OpenstackCloud::await_link(const VolumeId& volume, const ServerId& instance_id,
+                                                 std::stop_token stop) {
   const auto began = clock_.mono();
   auto told = began;
   for (;;) {
     if (const auto link = find_link(options_.device_directory, volume)) return *link;
     const auto now = clock_.mono();
     if (now - began >= options_.device_patience)
-      throw Error(Fault::timeout,
-                  fmt::format("volume {} is attached to instance {}, but after {} s no link in {} has its id: is {} really "
-                              "that instance, does udev run, and does a container see the host's /dev?",
-                              volume.value, instance_id.value, options_.device_patience.count(),
-                              options_.device_directory.string(), here()));
+      throw Error(
+          Fault::timeout,
+          fmt::format(
+              "volume {} is attached to instance {}, but after {} s no link in {} has its id: is {} really "
+              "that instance, does udev run, and does a container see the host's /dev?",
+              volume.value, instance_id.value, options_.device_patience.count(),
+              options_.device_directory.string(), here()));
     if (now - told >= std::chrono::seconds(10)) {
       told = now;
       log_.info("waiting for the device to appear",
@@ -288,7 +322,8 @@ std::filesystem::path OpenstackCloud::await_link(const VolumeId& volume, const S
 std::unique_ptr<Device> OpenstackCloud::attach(const Volume& volume, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
   const ServerId instance_id = instance(stop);
-  client::attachments::attach(cloud_->compute(stop), service, instance_id, volume.id, options_.attach_patience, stop);
+  client::attachments::attach(cloud_->compute(stop), service, instance_id, volume.id,
+                              options_.attach_patience, stop);
   const std::filesystem::path link = await_link(volume.id, instance_id, stop);
   const client::Volume now = client::volumes::get(service, volume.id, stop);
   Expected expected;
@@ -305,8 +340,8 @@ std::unique_ptr<Device> OpenstackCloud::attach(const Volume& volume, std::stop_t
 }
 
 void OpenstackCloud::detach(const VolumeId& volume, std::stop_token stop) {
-  client::attachments::detach(cloud_->compute(stop), cloud_->volume(stop), instance(stop), volume, options_.attach_patience,
-                              stop);
+  client::attachments::detach(cloud_->compute(stop), cloud_->volume(stop), instance(stop), volume,
+                              options_.attach_patience, stop);
 }
 
 void OpenstackCloud::remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) {
@@ -314,8 +349,10 @@ void OpenstackCloud::remember(const VolumeId& volume, const Memory& memory, std:
   client::Metadata kept;
   // What is taken back goes first: a crash in between must leave too little said, not too much.
   for (const auto& [key, text] : memory) {
-    if (text.empty()) client::volumes::remove_metadata(service, volume, key, stop);
-    else kept[key] = text;
+    if (text.empty())
+      client::volumes::remove_metadata(service, volume, key, stop);
+    else
+      kept[key] = text;
   }
   client::volumes::update_metadata(service, volume, kept, stop);
 }
@@ -326,27 +363,31 @@ void OpenstackCloud::discard(const VolumeId& volume, const JobId& job, std::stop
   if (!found) return;
   const std::string owner = value(found->metadata, memory_key::job);
   if (owner != job.value)
-    throw Error(Fault::conflict, fmt::format("volume {} ('{}') is not deleted: it carries {}, not the tag of job {}",
-                                             volume.value, found->name,
-                                             owner.empty() ? "no tag of ours" : "the tag of job " + owner, job.value));
+    throw Error(
+        Fault::conflict,
+        fmt::format("volume {} ('{}') is not deleted: it carries {}, not the tag of job {}", volume.value,
+                    found->name, owner.empty() ? "no tag of ours" : "the tag of job " + owner, job.value));
   if (!found->attachments.empty())
-    throw Error(Fault::conflict, fmt::format("volume {} ('{}') is not deleted: it is attached to instance {}; detach it first",
-                                             volume.value, found->name, found->attachments.front().server.value));
+    throw Error(Fault::conflict,
+                fmt::format("volume {} ('{}') is not deleted: it is attached to instance {}; detach it first",
+                            volume.value, found->name, found->attachments.front().server.value));
   log_.info("deleting volume", {{"volume", volume.value}, {"job", job.value}});
   client::volumes::remove(service, volume, stop);
 }
 
 // ---- ports
 
-client::MadePort OpenstackCloud::make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop) {
+client::MadePort OpenstackCloud::make_port(const client::PortWish& wish, const NetworkChoice& choice,
+                                           std::stop_token stop) {
   try {
     return client::ports::ensure(cloud_->network(stop), wish, stop);
   } catch (const Error& e) {
     // Neutron's words for it: IpAddressAlreadyAllocated, IpAddressInUse.
     if (choice.ip.empty() || e.name().find("IpAddress") == std::string::npos) throw;
-    throw Error(Fault::conflict, fmt::format("address {} of network {} is in use already: free it or choose another with "
-                                             "--network-mapping mac={},...,ip= ({})",
-                                             choice.ip, choice.network, wish.mac, e.what()),
+    throw Error(Fault::conflict,
+                fmt::format("address {} of network {} is in use already: free it or choose another with "
+                            "--network-mapping mac={},...,ip= ({})",
+                            choice.ip, choice.network, wish.mac, e.what()),
                 e.name());
   }
 }
@@ -358,21 +399,25 @@ void OpenstackCloud::judge_port(const client::Port& port, const JobId& job, cons
     // Ours after a run that died between making the server and remembering it.
     const auto server = client::servers::look_up(cloud_->compute(stop), ServerId{port.device_id}, stop);
     if (!server || value(server->metadata, memory_key::job) != job.value)
-      throw Error(Fault::conflict, fmt::format("port {} with MAC {} in network {} is in use by {}: remove it there first",
-                                               port.id.value, port.mac, choice.network,
-                                               server ? fmt::format("server {} ('{}')", server->id.value, server->name)
-                                                      : "device " + port.device_id));
+      throw Error(Fault::conflict,
+                  fmt::format("port {} with MAC {} in network {} is in use by {}: remove it there first",
+                              port.id.value, port.mac, choice.network,
+                              server ? fmt::format("server {} ('{}')", server->id.value, server->name)
+                                     : "device " + port.device_id));
   }
   if (choice.ip.empty()) return;
   std::vector<std::string> addresses;
   for (const client::FixedIp& fixed : port.fixed_ips) addresses.push_back(fixed.ip);
   if (std::find(addresses.begin(), addresses.end(), choice.ip) == addresses.end())
-    throw Error(Fault::conflict, fmt::format("port {} with MAC {} exists in network {} with address {}, not {}: delete it or "
-                                             "leave ip= out",
-                                             port.id.value, port.mac, choice.network, fmt::join(addresses, " and "), choice.ip));
+    throw Error(
+        Fault::conflict,
+        fmt::format("port {} with MAC {} exists in network {} with address {}, not {}: delete it or "
+                    "leave ip= out",
+                    port.id.value, port.mac, choice.network, fmt::join(addresses, " and "), choice.ip));
 }
 
-Port OpenstackCloud::ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice, std::stop_token stop) {
+Port OpenstackCloud::ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
+                                 std::stop_token stop) {
   const client::Network network = client::networks::find(cloud_->network(stop), choice.network, stop);
   client::PortWish wish;
   wish.name = nic.label;
@@ -393,10 +438,11 @@ void OpenstackCloud::discard_port(const PortId& port, const JobId& job, std::sto
   const auto found = client::ports::look_up(service, port, stop);
   if (!found) return;
   if (found->description != port_tag(job))
-    throw Error(Fault::conflict, fmt::format("port {} is not deleted: its description is \"{}\", not \"{}\"", port.value,
-                                             found->description, port_tag(job)));
+    throw Error(Fault::conflict, fmt::format("port {} is not deleted: its description is \"{}\", not \"{}\"",
+                                             port.value, found->description, port_tag(job)));
   if (!found->device_id.empty())
-    throw Error(Fault::conflict, fmt::format("port {} is not deleted: server {} has it", port.value, found->device_id));
+    throw Error(Fault::conflict,
+                fmt::format("port {} is not deleted: server {} has it", port.value, found->device_id));
   log_.info("deleting port", {{"port", port.value}, {"job", job.value}});
   client::ports::remove(service, port, stop);
 }
@@ -410,9 +456,10 @@ std::optional<client::Server> OpenstackCloud::find_server(const LaunchWish& wish
   if (found.size() == 1) return found.front();
   std::vector<std::string> ids;
   for (const client::Server& s : found) ids.push_back(s.id.value);
-  throw Error(Fault::conflict, fmt::format("{} servers are '{}' of job {}: {}; delete all but the right one (their volumes "
-                                           "are kept)",
-                                           found.size(), wish.vm.name, wish.job.value, fmt::join(ids, ", ")));
+  throw Error(Fault::conflict,
+              fmt::format("{} servers are '{}' of job {}: {}; delete all but the right one (their volumes "
+                          "are kept)",
+                          found.size(), wish.vm.name, wish.job.value, fmt::join(ids, ", ")));
 }
 
 client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_token stop) {
@@ -422,15 +469,18 @@ client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_t
   make.flavor_id = client::flavors::find(compute, wish.flavor, stop).id;
   make.volumes = wish.volumes;
   make.ports = wish.ports;
-  make.availability_zone = wish.availability_zone.empty() ? options_.availability_zone : wish.availability_zone;
+  make.availability_zone =
+      wish.availability_zone.empty() ? options_.availability_zone : wish.availability_zone;
   make.metadata = {{memory_key::job, wish.job.value}, {"vmferry_vm", wish.vm.id.value}};
   make.tag = {{memory_key::job, wish.job.value}};
   for (const VolumeId& id : wish.volumes) {
     const client::Volume volume = client::volumes::get(cloud_->volume(stop), id, stop);
     if (!volume.attachments.empty())
-      throw Error(Fault::conflict, fmt::format("server '{}' cannot be made: volume {} is still attached to instance {}; detach "
-                                               "it and run the same command again",
-                                               wish.vm.name, id.value, volume.attachments.front().server.value));
+      throw Error(
+          Fault::conflict,
+          fmt::format("server '{}' cannot be made: volume {} is still attached to instance {}; detach "
+                      "it and run the same command again",
+                      wish.vm.name, id.value, volume.attachments.front().server.value));
     client::volumes::wait_for(cloud_->volume(stop), id, {"available"}, options_.volume_patience, stop);
   }
   const client::Server server = client::servers::create(compute, make, stop);
@@ -447,18 +497,22 @@ Launched OpenstackCloud::launch(const LaunchWish& wish, std::stop_token stop) {
     return {active.id, active.status};
   } catch (const Error& e) {
     if (e.name() != "ERROR") throw;
-    throw Error(e.fault(), fmt::format("{}. When its cause is gone, `openstack server delete {}` (volumes and ports are kept) "
-                                       "and run the same command again",
-                                       e.what(), server.id.value),
-                e.name());
+    throw Error(
+        e.fault(),
+        fmt::format("{}. When its cause is gone, `openstack server delete {}` (volumes and ports are kept) "
+                    "and run the same command again",
+                    e.what(), server.id.value),
+        e.name());
   }
 }
 
 }  // namespace
 
 std::unique_ptr<Cloud> openstack_cloud(Options options, std::unique_ptr<client::Cloud> cloud,
-                                       std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log) {
-  return std::make_unique<OpenstackCloud>(std::move(options), std::move(cloud), std::move(metadata), clock, log);
+                                       std::unique_ptr<http::Transport> metadata, Clock& clock,
+                                       log::Log& log) {
+  return std::make_unique<OpenstackCloud>(std::move(options), std::move(cloud), std::move(metadata), clock,
+                                          log);
 }
 
 }  // namespace vmferry::target::openstack

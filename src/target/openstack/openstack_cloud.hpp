@@ -1,5 +1,6 @@
-// OpenStack as a target: Cinder volumes that Nova attaches to this very instance, Neutron ports and a Nova server at the
-// end. Names and metadata are migratekit's plus our tag, so that either program goes on with the other's volumes.
+// OpenStack as a target: Cinder volumes that Nova attaches to this very instance, Neutron ports and a Nova
+// server at the end. Names and metadata are migratekit's plus our tag, so that either program goes on with
+// the other's volumes.
 #pragma once
 
 #include <chrono>
@@ -19,17 +20,17 @@
 namespace vmferry::target::openstack {
 
 struct Options {
-  std::string volume_type;               // name or id; empty = the cloud's default
-  std::string volume_availability_zone;  // empty = the cloud's default
-  std::string availability_zone;         // of the server; empty = the cloud's choice
-  std::string disk_bus = "virtio";       // or "scsi"
+  std::string volume_type;                   // name or id; empty = the cloud's default
+  std::string volume_availability_zone;      // empty = the cloud's default
+  std::string availability_zone;             // of the server; empty = the cloud's choice
+  std::string disk_bus = "virtio";           // or "scsi"
   std::vector<std::string> security_groups;  // ids or names; empty = the default one
-  std::string instance_id;               // of this host; empty = asked of metadata_url
+  std::string instance_id;                   // of this host; empty = asked of metadata_url
   std::string metadata_url = ::vmferry::openstack::default_metadata_url;
   std::filesystem::path device_directory = "/dev/disk/by-id";
   std::shared_ptr<const DeviceIdentity> identity;  // empty = sysfs
-  bool vz_unsafe_volume_by_name = false;  // find volumes by their name alone
-  std::string host;                       // this machine's name, for messages
+  bool vz_unsafe_volume_by_name = false;           // find volumes by their name alone
+  std::string host;                                // this machine's name, for messages
 
   // Only for check_settings(): what the cutover will ask for, as far as it is known.
   std::string flavor;
@@ -42,8 +43,10 @@ struct Options {
   std::chrono::seconds server_patience{900};
 };
 
-// `metadata` reaches the metadata service, without a proxy. `clock` and `log` outlive the result. Thread-safe.
+// `metadata` reaches the metadata service, without a proxy. `clock` and `log` outlive the result.
+// Thread-safe.
 std::unique_ptr<Cloud> openstack_cloud(Options options, std::unique_ptr<::vmferry::openstack::Cloud> cloud,
-                                       std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log);
+                                       std::unique_ptr<http::Transport> metadata, Clock& clock,
+                                       log::Log& log);
 
 }  // namespace vmferry::target::openstack

@@ -1,5 +1,5 @@
-// A loop device over a file, held open for as long as the object lives and detached through its own descriptor, so that
-// no other device can be meant.
+// A loop device over a file, held open for as long as the object lives and detached through its own
+// descriptor, so that no other device can be meant.
 #pragma once
 
 #include <filesystem>

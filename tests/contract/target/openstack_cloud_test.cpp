@@ -1,4 +1,5 @@
-// What only OpenStack as a target has: migratekit's volumes, image properties, lost replies, other people's things.
+// What only OpenStack as a target has: migratekit's volumes, image properties, lost replies, other people's
+// things.
 #include <gtest/gtest.h>
 
 #include "base/error.hpp"
@@ -14,7 +15,8 @@ constexpr std::uint64_t size = (1 << 20) + 512;
 class OpenstackTarget : public testing::Test {
  protected:
   void SetUp() override {
-    if (const std::string why = OpenstackWorld::unavailable(); !why.empty()) GTEST_SKIP() << "not shown here: " << why;
+    if (const std::string why = OpenstackWorld::unavailable(); !why.empty())
+      GTEST_SKIP() << "not shown here: " << why;
   }
   void TearDown() override {
     if (!IsSkipped()) OpenstackWorld::lab().control("openstack", "DELETE", "/faults");
@@ -66,7 +68,8 @@ class OpenstackTarget : public testing::Test {
   Scene scene_;
 };
 
-TEST_F(OpenstackTarget, names_metadata_and_image_properties_are_migratekits_and_only_the_boot_disk_is_bootable) {
+TEST_F(OpenstackTarget,
+       names_metadata_and_image_properties_are_migratekits_and_only_the_boot_disk_is_bootable) {
   auto options = world_.options();
   options.disk_bus = "scsi";
   const auto cloud = world_.open(options);
@@ -111,14 +114,16 @@ TEST_F(OpenstackTarget, a_migratekit_volume_without_a_change_id_is_adopted_and_c
 TEST_F(OpenstackTarget, several_volumes_of_one_disk_are_a_conflict_that_names_them) {
   const VolumeId one = migratekit_volume(scene_.tag(), {{"n", "1"}});
   const VolumeId two = migratekit_volume(scene_.tag(), {{"n", "2"}});
-  for (const auto& why : {refusal([&] { world_.cloud().find(scene_.tag(), {}); }, Fault::conflict),
-                          refusal([&] { world_.cloud().allocate(scene_.wish(size), {}); }, Fault::conflict)}) {
+  for (const auto& why :
+       {refusal([&] { world_.cloud().find(scene_.tag(), {}); }, Fault::conflict),
+        refusal([&] { world_.cloud().allocate(scene_.wish(size), {}); }, Fault::conflict)}) {
     EXPECT_TRUE(says(why, one.value)) << why;
     EXPECT_TRUE(says(why, two.value)) << why;
   }
 }
 
-TEST_F(OpenstackTarget, a_volume_with_another_name_is_not_migratekits_and_one_with_another_moref_is_found_only_by_name) {
+TEST_F(OpenstackTarget,
+       a_volume_with_another_name_is_not_migratekits_and_one_with_another_moref_is_found_only_by_name) {
   migratekit_volume(scene_.tag(), {}, "renamed by hand");
   EXPECT_FALSE(world_.cloud().find(scene_.tag(), {}));
   Tag elsewhere = scene_.tag();
@@ -177,7 +182,8 @@ TEST_F(OpenstackTarget, a_lost_reply_makes_no_second_server_and_no_second_port) 
 
 TEST_F(OpenstackTarget, an_attachment_whose_reply_was_lost_is_found) {
   const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
-  fault(R"({"service":"compute","method":"POST","path_regex":"os-volume_attachments$","count":1,"kind":"lost-reply"})");
+  fault(
+      R"({"service":"compute","method":"POST","path_regex":"os-volume_attachments$","count":1,"kind":"lost-reply"})");
   const auto device = world_.cloud().attach(volume, {});
   device->check();
   // It is attached already: another run goes on with it once this one has let go.
@@ -252,11 +258,13 @@ TEST_F(OpenstackTarget, an_address_in_use_and_a_port_with_another_address_are_re
   choice.ip = address;
   model::Nic other = nic;
   other.mac = choice.mac;
-  const std::string taken = refusal([&] { world_.cloud().ensure_port(scene_.job, other, choice, {}); }, Fault::conflict);
+  const std::string taken =
+      refusal([&] { world_.cloud().ensure_port(scene_.job, other, choice, {}); }, Fault::conflict);
   EXPECT_TRUE(says(taken, address + " of network")) << taken;
   choice.mac = nic.mac;
   choice.ip = "203.0.113.9";
-  const std::string differs = refusal([&] { world_.cloud().ensure_port(scene_.job, nic, choice, {}); }, Fault::conflict);
+  const std::string differs =
+      refusal([&] { world_.cloud().ensure_port(scene_.job, nic, choice, {}); }, Fault::conflict);
   EXPECT_TRUE(says(differs, address)) << differs;
   EXPECT_TRUE(says(differs, "203.0.113.9")) << differs;
 }
@@ -271,10 +279,14 @@ TEST_F(OpenstackTarget, settings_that_do_not_exist_are_refused_by_name) {
   EXPECT_TRUE(says(check([](auto& o) { o.flavor = "m1.colossal"; }), "m1.colossal"));
   EXPECT_TRUE(says(check([](auto& o) { o.volume_availability_zone = "atlantis"; }), "atlantis"));
   EXPECT_TRUE(says(check([](auto& o) { o.availability_zone = "atlantis"; }), "atlantis"));
-  EXPECT_TRUE(says(check([](auto& o) { o.networks = {{"00:50:56:00:00:01", "no-such-net", "", ""}}; }), "no-such-net"));
+  EXPECT_TRUE(says(check([](auto& o) {
+                     o.networks = {{"00:50:56:00:00:01", "no-such-net", "", ""}};
+                   }),
+                   "no-such-net"));
   EXPECT_TRUE(says(check([](auto& o) { o.security_groups = {"no-such-group"}; }), "no-such-group"));
   EXPECT_TRUE(says(check([](auto& o) { o.disk_bus = "floppy"; }), "floppy"));
-  EXPECT_TRUE(says(check([](auto& o) { o.instance_id = "11111111-2222-4333-8444-555555555555"; }), "11111111-2222"));
+  EXPECT_TRUE(
+      says(check([](auto& o) { o.instance_id = "11111111-2222-4333-8444-555555555555"; }), "11111111-2222"));
 }
 
 TEST_F(OpenstackTarget, a_quota_without_room_for_the_server_is_said_before_the_cutover) {

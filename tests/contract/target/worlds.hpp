@@ -1,5 +1,6 @@
-// Three clouds for one contract: the fake of the job's tests, a folder, and OpenStack's client on the lab. Each says how
-// to open it again (as another run would), what its networks are called, and how somebody else takes a volume away.
+// Three clouds for one contract: the fake of the job's tests, a folder, and OpenStack's client on the lab.
+// Each says how to open it again (as another run would), what its networks are called, and how somebody else
+// takes a volume away.
 #pragma once
 
 #include <fcntl.h>
@@ -37,12 +38,14 @@ struct Scene {
     vm.uuid = random_uuid();
     vm.vcpus = 1;
     vm.memory = 256ull << 20;
-    vm.nics.push_back({4000, "Network adapter 1", "VM Network", fmt::format("00:50:56:aa:00:{:02x}", number), "VM Network",
-                       "vmxnet3", true});
+    vm.nics.push_back({4000, "Network adapter 1", "VM Network", fmt::format("00:50:56:aa:00:{:02x}", number),
+                       "VM Network", "vmxnet3", true});
   }
   Tag tag(int disk = 0) const {
     const std::string object = fmt::format("{}-{}", vm.id.value.substr(3), 2000 + disk);
-    return {job, vm.id, vm.name, model::DiskKey{2000 + disk}, object, fmt::format("machine-{}-{}", vm.id.value, object)};
+    return {job,     vm.id,
+            vm.name, model::DiskKey{2000 + disk},
+            object,  fmt::format("machine-{}-{}", vm.id.value, object)};
   }
   VolumeWish wish(std::uint64_t bytes, int disk = 0) const {
     VolumeWish wish;
@@ -123,8 +126,8 @@ class OpenstackWorld {
     return lab;
   }
   std::unique_ptr<::vmferry::openstack::Cloud> client() {
-    const ::vmferry::openstack::Environment environment{{"OS_CLIENT_CONFIG_FILE", lab().get("openstack.clouds_yaml")},
-                                                        {"OS_CLOUD", "lab"}};
+    const ::vmferry::openstack::Environment environment{
+        {"OS_CLIENT_CONFIG_FILE", lab().get("openstack.clouds_yaml")}, {"OS_CLOUD", "lab"}};
     auto config = ::vmferry::openstack::load(environment);
     http::CurlOptions curl;
     curl.trust = ::vmferry::openstack::trust(config);

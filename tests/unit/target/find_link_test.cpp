@@ -36,8 +36,9 @@ TEST_F(FindLink, no_folder_and_no_link_are_nothing) {
 }
 
 TEST_F(FindLink, every_bus_has_its_name) {
-  for (const char* name : {"virtio-5f3a1b2c-1234-4abc-9", "scsi-0QEMU_QEMU_HARDDISK_5f3a1b2c-1234-4abc-9def-0123456789ab",
-                           "nvme-QEMU_NVMe_Ctrl_5f3a1b2c-1234-4abc-9", "virtio-5f3a1b2c-1234-4abc"}) {
+  for (const char* name :
+       {"virtio-5f3a1b2c-1234-4abc-9", "scsi-0QEMU_QEMU_HARDDISK_5f3a1b2c-1234-4abc-9def-0123456789ab",
+        "nvme-QEMU_NVMe_Ctrl_5f3a1b2c-1234-4abc-9", "virtio-5f3a1b2c-1234-4abc"}) {
     link(name, "vdb");
     EXPECT_EQ(found(), name);
     fs::remove_all(by_id_);
@@ -45,8 +46,8 @@ TEST_F(FindLink, every_bus_has_its_name) {
 }
 
 TEST_F(FindLink, too_little_another_ending_and_partitions_do_not_count) {
-  link("virtio-5f3a1b2c-1234-4ab", "a");                // 17 characters
-  link("virtio-5f3a1b2c-1234-4abc-8", "b");             // 19, then another volume's
+  link("virtio-5f3a1b2c-1234-4ab", "a");     // 17 characters
+  link("virtio-5f3a1b2c-1234-4abc-8", "b");  // 19, then another volume's
   link("virtio-5f3a1b2c-1234-4abc-9-part1", "c");
   EXPECT_EQ(found(), "");
 }
@@ -72,7 +73,8 @@ TEST_F(FindLink, two_devices_are_a_conflict_that_names_both) {
   } catch (const Error& e) {
     EXPECT_EQ(e.fault(), Fault::conflict);
     EXPECT_NE(std::string(e.what()).find("virtio-5f3a1b2c-1234-4abc-9"), std::string::npos) << e.what();
-    EXPECT_NE(std::string(e.what()).find("scsi-0QEMU_QEMU_HARDDISK_5f3a1b2c-1234-4abc-9"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("scsi-0QEMU_QEMU_HARDDISK_5f3a1b2c-1234-4abc-9"), std::string::npos)
+        << e.what();
   }
 }
 
