@@ -9,6 +9,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 
@@ -34,14 +35,17 @@ Signals::Signals() {
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   signal(SIGPIPE, SIG_IGN);
   watcher_ = std::thread([this, set] {
+    std::chrono::steady_clock::time_point first;
     for (;;) {
       int number = 0;
       if (sigwait(&set, &number) != 0) continue;
       if (over_) return;
       if (code_ != 0) {
+        if (number == SIGHUP || std::chrono::steady_clock::now() - first < std::chrono::seconds(1)) continue;
         print_err("leaving at once; `vmferry abort` or the next run cleans up\n");
         _exit(code_);
       }
+      first = std::chrono::steady_clock::now();
       code_ = 128 + number;
       print_err("\nstopping: finishing requests and cleaning up (once more to leave at once)\n");
       stop_.request_stop();

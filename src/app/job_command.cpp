@@ -58,9 +58,14 @@ struct Opened {
   bool fresh = false;
 };
 
-Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& vm, const target::Cloud& cloud, bool may_create) {
+Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& vm, const target::Cloud& cloud, const config::Options& wish) {
+  const bool may_create = wish.verb != config::Verb::abort;
   const std::string source = vmware.source(), target = cloud.describe();
-  if (auto found = store.find(source, vm.id, target)) return {*found, false};
+  if (auto found = store.find(source, vm.id, target)) {
+    // A finished job stays open, so that a repeated cutover only says so and a migrate does not begin to overwrite the new server.
+    if (!wish.again || !job::fold(store.journal(found->job)->facts()).cutover) return {*found, false};
+    store.close(found->job);
+  }
   if (!may_create)
     throw Error(Fault::not_found, fmt::format("there is no unfinished job of {} to {} on this host; `vmferry status` lists what there is", vm.name, target));
   const store::JobRow row{JobId{random_uuid()}, source, vm.id, vm.name, target, 0};
@@ -68,15 +73,17 @@ Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& 
   return {row, true};
 }
 
-void report_cycle(const job::State& before, const job::State& after, const config::Options& options) {
+// `known`: how many facts there were before this run.
+void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const config::Options& options) {
+  const job::State after = job::fold(facts);
   std::uint64_t read = 0, written = 0;
   bool full = false;
-  for (const auto& [key, disk] : after.disks) {
-    if (after.cycles.empty() || disk.copied_in <= (before.cycles.empty() ? 0 : before.cycles.back().number) ) continue;
-    read += disk.last_read;
-    written += disk.last_written;
-    full |= disk.last_full;
-  }
+  for (std::size_t i = known; i < facts.size(); ++i)
+    if (const auto* copied = std::get_if<job::DiskCopied>(&facts[i].body)) {
+      read += copied->read;
+      written += copied->written;
+      full |= copied->full;
+    }
   if (options.json) {
     nlohmann::json result = {{"event", "result"}, {"job", after.job->job.value}, {"phase", after.phase()}, {"disks", after.disks.size()},
                              {"read", read}, {"written", written}, {"full", full}};
@@ -86,10 +93,11 @@ void report_cycle(const job::State& before, const job::State& after, const confi
     return;
   }
   if (after.cutover && after.server)
-    print_out(fmt::format("{} now runs as server {} ({}); downtime {}\n", after.job->vm_name, after.server->server.value, after.server->state,
-                          term::human_duration(after.cutover->downtime_seconds)));
+    print_out(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name,
+                          after.server->state == "defined" ? "can be started: virsh define" : "runs as server", after.server->server.value,
+                          after.server->state, term::human_duration(after.cutover->downtime_seconds)));
   else
-    print_out(fmt::format("{}: {} disk{} in sync ({} copied); run `vmferry migrate` again to catch up, or `vmferry cutover` to move\n",
+    print_out(fmt::format("{}: {} disk{} in sync, {} copied\nnext: `vmferry migrate` to catch up again, or `vmferry cutover` to move\n",
                           after.job->vm_name, after.disks.size(), after.disks.size() == 1 ? "" : "s", term::human_bytes(read)));
 }
 
@@ -120,25 +128,25 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   if (wish.verb != config::Verb::abort) cloud->check_settings(stop);
 
   const store::JobLock lock(places.locks(), fmt::format("{} {}", vmware.source(), vm.id.value));
-  const Opened opened = open_job(store, vmware, vm, *cloud, wish.verb != config::Verb::abort);
+  const Opened opened = open_job(store, vmware, vm, *cloud, wish);
   log.continue_in(places.logs() / fmt::format("{}-{}.log", plan::volume_name(vm.name, ""), opened.row.job.value.substr(0, 8)));
   log.info("run", {{"job", opened.row.job.value}, {"vm", vm.path}, {"target", opened.row.target}, {"version", VMFERRY_VERSION}});
 
   const std::unique_ptr<source::Machine> machine = open_machine(around, vmware, vm, stop);
   const job::Parts parts{*machine, *cloud, clock, log};
   const std::unique_ptr<job::Journal> journal = store.journal(opened.row.job);
-  const job::State before = job::fold(journal->facts());
+  const std::size_t known = journal->facts().size();
   {
     const auto observer = term::observer(style_of(wish), wish.json ? STDOUT_FILENO : STDERR_FILENO, clock, log);
     if (wish.verb == config::Verb::abort) job::abort(parts, *journal, *observer, wish.delete_volumes, stop);
     else travel(wish, copy, parts, *journal, *observer, stop);
   }
-  const job::State after = job::fold(journal->facts());
-  if (after.aborted || (after.cutover && !after.open_cycle())) store.close(opened.row.job);
+  const std::vector<job::Fact> facts = journal->facts();
+  if (job::fold(facts).aborted) store.close(opened.row.job);
   if (wish.verb == config::Verb::abort)
     print_out(wish.json ? nlohmann::json{{"event", "result"}, {"job", opened.row.job.value}, {"phase", "aborted"}}.dump() + "\n"
                         : fmt::format("the migration of {} was undone{}\n", vm.name, wish.delete_volumes ? "" : "; its volumes were kept"));
-  else report_cycle(before, after, wish);
+  else report_cycle(facts, known, wish);
   return 0;
 }
 

@@ -43,21 +43,35 @@ nlohmann::json as_json(const store::JobRow& row, const job::State& state) {
   return j;
 }
 
-std::string show(store::Store& store, bool json, const Clock& clock) {
+// "OpenStack project lab at https://... (region RegionOne)" as "lab (RegionOne)": the whole of it is in --json.
+std::string short_target(const std::string& target) {
+  constexpr std::string_view head = "OpenStack project ", region = "(region ";
+  const auto at = target.find(" at ");
+  if (!target.starts_with(head) || at == std::string::npos) return target;
+  std::string text = target.substr(head.size(), at - head.size());
+  if (const auto r = target.rfind(region); r != std::string::npos) text += " (" + target.substr(r + region.size());
+  return text;
+}
+
+std::string show(store::Store& store, const std::filesystem::path& locks, bool json, bool all, const Clock& clock) {
   const std::vector<store::JobRow> jobs = store.jobs();
   nlohmann::json list = nlohmann::json::array();
   std::vector<std::vector<std::string>> rows;
   for (const store::JobRow& row : jobs) {
     const job::State state = job::fold(store.journal(row.job)->facts());
+    std::string phase = state.phase();
+    if ((phase == "copying" || phase == "cutting over") && !store::is_locked(locks, fmt::format("{} {}", row.source, row.vm.value))) phase = "interrupted";
     if (json) {
       list.push_back(as_json(row, state));
+      list.back()["phase"] = phase;
       continue;
     }
+    if (state.aborted && !all) continue;
     std::uint64_t bytes = 0;
     for (const auto& [key, disk] : state.disks) bytes += disk.capacity;
-    rows.push_back({row.vm_name, state.phase(), std::to_string(state.cycles.size()), std::to_string(state.disks.size()), term::human_bytes(bytes),
+    rows.push_back({row.vm_name, phase, std::to_string(state.cycles.size()), std::to_string(state.disks.size()), term::human_bytes(bytes),
                     term::human_age(last_sync(state), now_ms(clock)),
-                    state.cutover ? term::human_duration(state.cutover->downtime_seconds) : "-", row.target, row.job.value.substr(0, 8)});
+                    state.cutover ? term::human_duration(state.cutover->downtime_seconds) : "-", short_target(row.target), row.job.value.substr(0, 8)});
   }
   if (json) return nlohmann::json{{"jobs", list}}.dump() + "\n";
   if (rows.empty()) return "no jobs yet: start one with `vmferry migrate`\n";
@@ -68,14 +82,16 @@ std::string show(store::Store& store, bool json, const Clock& clock) {
 }  // namespace
 
 int run_status(const config::Options& options, Clock& clock, std::stop_token stop) {
-  store::Store store(options.state_directory.empty() ? store::default_directory() : options.state_directory, clock);
+  const std::filesystem::path state = options.state_directory.empty() ? store::default_directory() : options.state_directory;
+  store::Store store(state, clock);
+  const std::filesystem::path locks = Places{state, {}}.locks();
   if (!options.watch) {
-    print_out(show(store, options.json, clock));
+    print_out(show(store, locks, options.json, options.all, clock));
     return 0;
   }
   const bool terminal = term::screen_of(STDOUT_FILENO).terminal;
   do {
-    print_out((terminal && !options.json ? "\x1b[H\x1b[2J" : "") + show(store, options.json, clock));
+    print_out((terminal && !options.json ? "\x1b[H\x1b[2J" : "") + show(store, locks, options.json, options.all, clock));
   } while (clock.sleep(std::chrono::seconds(2), stop));
   return 0;  // Ctrl-C is how a watch ends
 }
@@ -89,7 +105,9 @@ int run_inventory(const config::Options& options, Clock& clock, std::stop_token 
   nlohmann::json list = nlohmann::json::array();
   const auto word = [](model::Power power) { return power == model::Power::on ? "on" : power == model::Power::off ? "off" : "suspended"; };
   for (const vsphere::ListedVm& vm : vsphere::list(*vmware.session, stop)) {
-    if (!options.vmware.path.empty() && vm.path.find(options.vmware.path) == std::string::npos) continue;
+    if (const std::string& wanted = options.vmware.path;
+        !wanted.empty() && vm.path.find(wanted) == std::string::npos && vm.id.value != wanted && vm.uuid != wanted && vm.instance_uuid != wanted)
+      continue;
     if (options.json)
       list.push_back({{"id", vm.id.value}, {"path", vm.path}, {"name", vm.name}, {"power", word(vm.power)}, {"disks", vm.disks}, {"bytes", vm.bytes},
                       {"change_tracking", vm.tracking_enabled}, {"template", vm.is_template}, {"guest", vm.guest}, {"uuid", vm.uuid},

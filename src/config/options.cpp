@@ -10,6 +10,7 @@
 #include <regex>
 
 #include "base/error.hpp"
+#include "plan/plan.hpp"
 
 namespace vmferry::config {
 
@@ -40,51 +41,50 @@ const std::string general_group = "General";
 void add_general(CLI::App& app, Options& o) {
   app.add_flag("--debug", o.debug, "Log every call, and show the log on the terminal")->group(general_group);
   app.add_option("--state-dir", o.state_directory, "Where jobs, logs and sockets are kept (default /var/lib/vmferry for root, else ~/.local/state/vmferry)")
-      ->type_name("DIR")->envname("VMFERRY_STATE_DIR")->group(general_group);
+      ->type_name("DIR")->group(general_group);
   app.add_flag("--json", o.json, "Print events (or tables) as JSON, one object a line")->group(general_group);
 }
 
-void add_vmware(CLI::App& app, Options& o, Raw& raw, bool needs_path) {
+void add_vmware(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--vmware-endpoint", o.vmware.endpoint, "vCenter or ESXi host, HOST[:PORT]")
-      ->type_name("HOST")->envname("VMFERRY_VMWARE_ENDPOINT")->required()->group(connection_group);
+      ->type_name("HOST")->group(connection_group);
   app.add_option("--vmware-username", o.vmware.username, "User, e.g. administrator@vsphere.local")
-      ->type_name("USER")->envname("VMFERRY_VMWARE_USERNAME")->required()->group(connection_group);
+      ->type_name("USER")->group(connection_group);
   app.add_option("--vmware-password", raw.password,
                  "Password; better by --vmware-password-file, VMFERRY_VMWARE_PASSWORD or the prompt, since other users see command lines")
       ->type_name("PASSWORD")->group(connection_group);
   app.add_option("--vmware-password-file", o.vmware.password_file, "File whose first line is the password (mode 0600)")
-      ->type_name("FILE")->envname("VMFERRY_VMWARE_PASSWORD_FILE")->group(connection_group);
-  auto* path = app.add_option("--vmware-path", o.vmware.path, "The VM: inventory path (/DC/vm/NAME), moref (vm-42), UUID or unique name")
-                   ->type_name("VM")->envname("VMFERRY_VMWARE_PATH")->group(connection_group);
-  if (needs_path) path->required();
+      ->type_name("FILE")->group(connection_group);
+  app.add_option("--vmware-path", o.vmware.path, "The VM: inventory path (/DC/vm/NAME), moref (vm-42), UUID or unique name; inventory lists what contains it")
+                   ->type_name("VM")->group(connection_group);
   app.add_option("--vmware-ca", o.vmware.ca_file, "CA certificates (PEM) that vouch for the endpoint")
-      ->type_name("FILE")->envname("VMFERRY_VMWARE_CA")->group(connection_group);
+      ->type_name("FILE")->group(connection_group);
   app.add_option("--vmware-fingerprint", o.vmware.fingerprint, "Accept exactly the certificate with this SHA-256")
-      ->type_name("AA:BB:..")->envname("VMFERRY_VMWARE_FINGERPRINT")->group(connection_group);
+      ->type_name("AA:BB:..")->group(connection_group);
   app.add_flag("--vmware-insecure", o.vmware.insecure, "Accept any certificate: anybody in between can read the password")->group(connection_group);
   app.add_option("--record", o.record_directory, "Store every exchange with vSphere and OpenStack, redacted, in this folder")
       ->type_name("DIR")->group(general_group);
 }
 
 void add_target(CLI::App& app, Options& o) {
-  app.add_option("--target", o.target, "Where to: openstack, or local:DIR (raw images and a libvirt domain)")
-      ->type_name("TARGET")->capture_default_str()->group(target_group);
+  app.add_option("--target", o.target, "Where to: openstack (the default), or local:DIR (raw images and a libvirt domain)")
+      ->type_name("TARGET")->group(target_group);
   app.add_option("--os-cloud", o.openstack.cloud, "Cloud of clouds.yaml (else OS_CLOUD, else the OS_* variables)")->type_name("NAME")->group(target_group);
   app.add_option("--project", o.openstack.project, "OpenStack project, name or id, to migrate into")->type_name("PROJECT")->group(target_group);
   app.add_option("--instance-id", o.openstack.instance_id, "This conversion host's own instance id (default: asked from the metadata service)")
-      ->type_name("UUID")->envname("VMFERRY_INSTANCE_ID")->group(target_group);
+      ->type_name("UUID")->group(target_group);
   app.add_option("--metadata-url", o.openstack.metadata_url, "Nova's metadata service")
-      ->type_name("URL")->envname("VMFERRY_METADATA_URL")->group(target_group);
+      ->type_name("URL")->group(target_group);
   app.add_option("--device-dir", o.openstack.device_directory, "Where attached volumes appear by id (default /dev/disk/by-id)")
-      ->type_name("DIR")->envname("VMFERRY_DEVICE_DIR")->group(target_group);
+      ->type_name("DIR")->group(target_group);
   app.add_option("--device-identity", o.openstack.device_identity, "Who tells a device's serial: sysfs, or a folder of identity files (the lab's)")
-      ->type_name("sysfs|DIR")->envname("VMFERRY_DEVICE_IDENTITY")->group(target_group);
+      ->type_name("sysfs|DIR")->group(target_group);
   app.add_option("--availability-zone", o.openstack.availability_zone, "Availability zone of the server, and of the volumes unless they have their own")
       ->type_name("AZ")->group(target_group);
   app.add_option("--volume-availability-zone", o.openstack.volume_availability_zone, "Availability zone of the volumes")->type_name("AZ")->group(target_group);
   app.add_option("--volume-type", o.openstack.volume_type, "Volume type")->type_name("TYPE")->group(target_group);
-  app.add_option("--disk-bus-type", o.disk_bus, "Bus of the new server's disks: virtio or scsi")
-      ->check(CLI::IsMember({"virtio", "scsi"}, CLI::ignore_case))->capture_default_str()->group(target_group);
+  app.add_option("--disk-bus-type", o.disk_bus, "Bus of the new server's disks (default virtio)")
+      ->check(CLI::IsMember({"virtio", "scsi"}, CLI::ignore_case).description(""))->type_name("virtio|scsi")->group(target_group);
   app.add_option("--os-type", o.os_type, "os_type image property: a value, or auto (by VMware's guest id)")->type_name("TYPE")->group(target_group);
   app.add_flag("--enable-qemu-guest-agent", o.guest_agent, "Set hw_qemu_guest_agent=yes on the boot volume")->group(target_group);
   app.add_flag("--vz-unsafe-volume-by-name", o.openstack.volume_by_name,
@@ -92,17 +92,17 @@ void add_target(CLI::App& app, Options& o) {
 }
 
 void add_copy(CLI::App& app, Options& o, Raw& raw) {
-  app.add_option("--transport", o.vmware.transport, "How disks are read: https (datastore browser) or file (a mounted datastore)")
-      ->check(CLI::IsMember({"https", "file"}))->capture_default_str()->group(copy_group);
+  app.add_option("--transport", o.vmware.transport, "How disks are read: https (datastore browser, the default) or file (a mounted datastore)")
+      ->check(CLI::IsMember({"https", "file"}).description(""))->type_name("https|file")->group(copy_group);
   app.add_option("--datastore-dir", o.vmware.datastore_directory, "Mount point of the datastore, for --transport file")->type_name("DIR")->group(copy_group);
-  app.add_option("--quiesce", raw.quiesce, "File systems at rest in the snapshot: auto, always or never")
-      ->check(CLI::IsMember({"auto", "always", "never"}))->capture_default_str()->group(copy_group);
+  app.add_option("--quiesce", raw.quiesce, "File systems at rest in the snapshot: auto (the default), always or never")
+      ->check(CLI::IsMember({"auto", "always", "never"}).description(""))->type_name("WHEN")->group(copy_group);
   app.add_option("--skip-disk", raw.skip_disks, "Leave out the disk with this key (may be repeated)")->type_name("KEY")->group(copy_group);
   app.add_flag("--no-cbt", o.copy.no_tracking, "Do without changed block tracking: every cycle copies everything")->group(copy_group);
-  app.add_option("--connections", o.copy.tuning.connections, "Connections a disk")->check(CLI::Range(1, 16))->capture_default_str()->group(copy_group);
+  app.add_option("--connections", o.copy.tuning.connections, "Connections per disk, 1 to 16 (default 4)")->check(CLI::Range(1, 16).description(""))->type_name("N")->group(copy_group);
   app.add_option("--request-size", raw.request_size, "Largest single read, at most 2M through vCenter")->type_name("SIZE")->group(copy_group);
   app.add_option("--compression-method", o.vmware.compression, "none, zlib, fastlz or skipz; only a VDDK transport compresses, others ignore it")
-      ->check(CLI::IsMember({"none", "zlib", "fastlz", "skipz"}, CLI::ignore_case))->group(copy_group);
+      ->check(CLI::IsMember({"none", "zlib", "fastlz", "skipz"}, CLI::ignore_case).description(""))->type_name("METHOD")->group(copy_group);
 }
 
 void add_cutover(CLI::App& app, Options& o, Raw& raw) {
@@ -111,8 +111,46 @@ void add_cutover(CLI::App& app, Options& o, Raw& raw) {
       ->type_name("MAPPING")->group(cutover_group);
   app.add_option("--security-groups", o.openstack.security_groups, "Security groups of the ports, comma separated")->delimiter(',')->type_name("GROUPS")->group(cutover_group);
   app.add_option("--run-v2v", o.run_v2v, "Convert the guest for KVM; this version needs --run-v2v=false")->type_name("BOOL")->group(cutover_group);
-  app.add_option("--shutdown-timeout", raw.shutdown_timeout, "Seconds the guest may take to shut down")->check(CLI::Range(1, 86400))->capture_default_str()->group(cutover_group);
+  app.add_option("--shutdown-timeout", raw.shutdown_timeout, "Seconds the guest may take to shut down (default 300)")->check(CLI::Range(1, 86400).description(""))->type_name("SECONDS")->group(cutover_group);
   app.add_flag("--force-poweroff", o.cutover.force_power_off, "Power off hard when the guest does not shut down in time")->group(cutover_group);
+}
+
+// Flags that a variable can stand in for. Done by hand: the subcommands share their fields, and CLI11 would apply the variables
+// of every subcommand, the chosen one's flags notwithstanding.
+struct Variable {
+  const char* flag;
+  const char* name;
+};
+constexpr Variable variables[] = {
+    {"--state-dir", "VMFERRY_STATE_DIR"},
+    {"--vmware-endpoint", "VMFERRY_VMWARE_ENDPOINT"},
+    {"--vmware-username", "VMFERRY_VMWARE_USERNAME"},
+    {"--vmware-password-file", "VMFERRY_VMWARE_PASSWORD_FILE"},
+    {"--vmware-path", "VMFERRY_VMWARE_PATH"},
+    {"--vmware-ca", "VMFERRY_VMWARE_CA"},
+    {"--vmware-fingerprint", "VMFERRY_VMWARE_FINGERPRINT"},
+    {"--instance-id", "VMFERRY_INSTANCE_ID"},
+    {"--metadata-url", "VMFERRY_METADATA_URL"},
+    {"--device-dir", "VMFERRY_DEVICE_DIR"},
+    {"--device-identity", "VMFERRY_DEVICE_IDENTITY"},
+};
+
+void apply_environment(CLI::App& sub, const std::map<std::string, std::string>& environment) {
+  for (const Variable& variable : variables) {
+    CLI::Option* option = sub.get_option_no_throw(variable.flag);
+    const auto found = environment.find(variable.name);
+    if (!option || option->count() > 0 || found == environment.end() || found->second.empty()) continue;
+    option->add_result(found->second);
+    option->run_callback();
+  }
+}
+
+void require(const CLI::App& sub, const char* flag) {
+  if (sub.get_option(flag)->count() > 0) return;
+  std::string or_variable;
+  for (const Variable& variable : variables)
+    if (std::string_view(variable.flag) == flag) or_variable = fmt::format(" (or the variable {})", variable.name);
+  throw Error(Fault::usage, fmt::format("{} is missing{}; see vmferry {} --help", flag, or_variable, sub.get_name()));
 }
 
 void finish(Options& o, Raw& raw) {
@@ -137,6 +175,9 @@ void finish(Options& o, Raw& raw) {
     throw Error(Fault::usage, fmt::format("--target {}: give openstack, or local:DIR", o.target));
   const bool insecure_and_pinned = o.vmware.insecure && (!o.vmware.fingerprint.empty() || !o.vmware.ca_file.empty());
   if (insecure_and_pinned) throw Error(Fault::usage, "--vmware-insecure accepts any certificate, so --vmware-ca and --vmware-fingerprint make no sense beside it");
+  if (o.target == "openstack")
+    for (const target::NetworkChoice& choice : o.cutover.networks)
+      if (choice.subnet.empty()) throw Error(Fault::usage, fmt::format("--network-mapping mac={}: subnet-id= is missing", choice.mac));
   if (o.verb == Verb::cutover) {
     if (o.cutover.networks.empty())
       throw Error(Fault::usage, "cutover needs a --network-mapping mac=MAC,network-id=ID,subnet-id=ID for each network adapter of the VM");
@@ -179,7 +220,6 @@ target::NetworkChoice parse_network_mapping(const std::string& text) {
   if (!std::regex_match(choice.mac, mac))
     throw Error(Fault::usage, fmt::format("--network-mapping {}: mac={} is no MAC address (00:50:56:ab:cd:ef)", text, choice.mac));
   if (choice.network.empty()) throw Error(Fault::usage, fmt::format("--network-mapping {}: network-id= is missing", text));
-  if (choice.subnet.empty()) throw Error(Fault::usage, fmt::format("--network-mapping {}: subnet-id= is missing", text));
   return choice;
 }
 
@@ -214,6 +254,11 @@ constexpr const char* inventory_footer = "Example:\n  vmferry inventory --vmware
 constexpr const char* status_footer = "Example:\n  vmferry status --watch";
 constexpr const char* lab_footer =
     "A vCenter, an OpenStack and a busy guest on this machine, to play with.\n\n"
+    "  up [--dir DIR] [--esxi] [--disks 192M,96M] [--writer-rate MB/S]   start it, print the commands to try\n"
+    "  status [--dir DIR] [--json]                                       what runs\n"
+    "  ctl [--dir DIR] vcenter|openstack METHOD PATH [JSON]              faults, resets, disks: docs/lab.md\n"
+    "  replay --from DIR                                                 answer from a recording (--record)\n"
+    "  down [--dir DIR]                                                  end it\n\n"
     "Example:\n  vmferry lab up && vmferry lab status && vmferry lab down";
 
 // One parser for everything, so that parse() and completion() cannot disagree.
@@ -230,18 +275,20 @@ struct Parser {
     CLI::App* migrate = add(Verb::migrate, "migrate", "Run one migration cycle of a running VM", migrate_footer);
     CLI::App* cutover = add(Verb::cutover, "cutover", "Shut the VM down and start it on the other side", cutover_footer);
     for (CLI::App* sub : {migrate, cutover}) {
-      add_vmware(*sub, options, raw, true);
+      add_vmware(*sub, options, raw);
       add_target(*sub, options);
       add_copy(*sub, options, raw);
+      sub->add_flag("--again", options.again, "Begin anew although this VM was cut over already")->group(general_group);
     }
     add_cutover(*cutover, options, raw);
     CLI::App* abort = add(Verb::abort, "abort", "Undo: snapshot, attachments and ports, if wanted the volumes", abort_footer);
-    add_vmware(*abort, options, raw, true);
+    add_vmware(*abort, options, raw);
     add_target(*abort, options);
     abort->add_flag("--delete-volumes", options.delete_volumes, "Delete the volumes too");
     CLI::App* inventory = add(Verb::inventory, "inventory", "List the VMs of the endpoint", inventory_footer);
-    add_vmware(*inventory, options, raw, false);
+    add_vmware(*inventory, options, raw);
     CLI::App* status = add(Verb::status, "status", "Show the jobs of this host", status_footer);
+    status->add_flag("--all", options.all, "Aborted jobs too");
     status->add_flag("--watch", options.watch, "Refresh every two seconds until Ctrl-C");
     for (CLI::App* sub : {migrate, cutover, abort, inventory, status}) add_general(*sub, options);
     CLI::App* lab = add(Verb::lab, "lab", "A lab on this machine: up, down, status", lab_footer);
@@ -249,6 +296,15 @@ struct Parser {
     CLI::App* complete = add(Verb::completion, "completion", "Print a completion script", "Example:\n  vmferry completion bash > /etc/bash_completion.d/vmferry");
     complete->add_option("shell", options.rest, "bash, zsh or fish")->required()->expected(1);
     add(Verb::version, "version", "Print the version", "Example:\n  vmferry version");
+    name_variables();
+  }
+
+  // The variables belong into the help text.
+  void name_variables() {
+    for (const auto& [verb, sub] : verbs)
+      for (const Variable& variable : variables)
+        if (CLI::Option* option = sub->get_option_no_throw(variable.flag))
+          option->description(fmt::format("{} [{}]", option->get_description(), variable.name));
   }
 
   CLI::App* add(Verb verb, const char* name, const char* what, const char* footer) {
@@ -258,6 +314,32 @@ struct Parser {
     return sub;
   }
 };
+
+}  // namespace
+
+namespace {
+
+// CLI11's sentence, with what was probably meant and where to read on.
+std::string explain_usage(Parser& parser, const CLI::ParseError& e) {
+  std::string command, text = fmt::format("error: {}\n", e.what());
+  std::vector<std::string> known;
+  for (const auto& [verb, sub] : parser.verbs) {
+    if (!sub->parsed()) {
+      if (command.empty()) known.push_back(sub->get_name());
+      continue;
+    }
+    command = " " + sub->get_name();
+    known.clear();
+    for (const CLI::Option* option : sub->get_options())
+      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    break;
+  }
+  if (const std::string what = e.what(); what.find("not expected") != std::string::npos) {
+    const std::string word = what.substr(what.rfind(' ') + 1);
+    if (const auto near = plan::nearest(word, known, 1); !near.empty()) text += fmt::format("did you mean {}?\n", near.front());
+  }
+  return text + fmt::format("see vmferry{} --help\n", command);
+}
 
 }  // namespace
 
@@ -272,7 +354,7 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
     const int code = parser.app.exit(e, out, err);
     parsed.finished = true;
     parsed.exit_code = code == 0 ? 0 : exit_code(Fault::usage);
-    parsed.text = code == 0 ? out.str() : err.str();
+    parsed.text = code == 0 ? out.str() : explain_usage(parser, e);
     return parsed;
   }
   wipe_password(argc, argv);
@@ -280,6 +362,10 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
   for (const auto& [verb, sub] : parser.verbs)
     if (sub->parsed()) {
       o.verb = verb;
+      apply_environment(*sub, environment);
+      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::abort || verb == Verb::inventory)
+        for (const char* flag : {"--vmware-endpoint", "--vmware-username"}) require(*sub, flag);
+      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::abort) require(*sub, "--vmware-path");
       if (verb == Verb::lab) o.rest = sub->remaining();
       if (verb == Verb::cutover) o.run_v2v_given = sub->count("--run-v2v") > 0;
     }

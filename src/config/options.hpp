@@ -22,7 +22,7 @@ struct Vmware {
   Secret password;       // from the command line (wiped there); see password_file and the environment
   bool password_on_command_line = false;
   std::filesystem::path password_file;
-  std::string path;      // --vmware-path: inventory path, moref, UUID or name
+  std::string path;      // --vmware-path: inventory path, moref, UUID or name; for inventory a filter
   std::filesystem::path ca_file;
   std::string fingerprint;  // SHA-256 of the certificate
   bool insecure = false;
@@ -63,6 +63,8 @@ struct Options {
   bool run_v2v_given = false;
   bool delete_volumes = false;  // abort
   bool watch = false;           // status
+  bool all = false;             // status: aborted jobs too
+  bool again = false;           // migrate, cutover: after a finished cutover
   std::vector<std::string> rest;  // lab: its own arguments; completion: the shell
 };
 

@@ -11,11 +11,15 @@ void drive(const Itinerary& itinerary, Journal& journal, Observer& observer, std
     const std::vector<Fact> facts = journal.facts();
     const State state = fold(facts);
     if (step->done(state)) continue;
+    if (step->bookkeeping()) {
+      step->run(state, journal, observer, stop);
+      continue;
+    }
     observer.step_started(step->name());
     try {
       step->run(state, journal, observer, stop);
     } catch (Error& e) {
-      e.during(std::string(step->name()));
+      e.during(fmt::format("the step \"{}\" ran", step->name()));
       observer.step_finished(step->name(), &e);
       throw;
     } catch (const std::exception& e) {

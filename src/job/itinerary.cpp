@@ -27,6 +27,9 @@ void warm_cycle(Itinerary& itinerary, const Parts& parts, const CopyOptions& cop
 }  // namespace
 
 Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) {
+  if (state.cutover && state.server)
+    throw Error(Fault::conflict, fmt::format("{} was cut over already and is server {} now; if it shall be migrated once more, add --again",
+                                             state.job ? state.job->vm_name : "this machine", state.server->server.value));
   if (state.shutdown_at)
     throw Error(Fault::conflict, fmt::format("the cutover of {} has begun (it was told to shut down); finish it with `vmferry cutover`, or undo it with "
                                              "`vmferry abort`", state.job ? state.job->vm_name : "this machine"));

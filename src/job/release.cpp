@@ -31,6 +31,7 @@ bool drop_snapshots(const Parts& parts, const State& state, Journal& journal, Ob
   if (cycle && cycle->snapshot && !cycle->snapshot_removed) {
     const SnapshotId snapshot = cycle->snapshot->snapshot;
     all &= attempt(observer, fmt::format("remove snapshot {}", snapshot.value), [&] {
+      observer.said(fmt::format("removing snapshot {} ...", snapshot.value));
       parts.machine.thaw(snapshot, state.job->job, stop);
       journal.append(SnapshotRemoved{cycle->number, snapshot});
     });
@@ -46,6 +47,7 @@ bool drop_attachments(const Parts& parts, const State& state, Journal& journal, 
   for (const auto& [key, disk] : state.disks)
     if (disk.attached)
       all &= attempt(observer, fmt::format("detach volume {}", disk.volume.value), [&, key = key] {
+        observer.said(fmt::format("detaching volume {} ...", state.disks.at(key).volume.value));
         parts.cloud.detach(state.disks.at(key).volume, stop);
         journal.append(DiskDetached{key, state.disks.at(key).volume});
       });
@@ -87,12 +89,14 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
       all &= attempt(observer, fmt::format("delete port {}", port.port.value), [&, id = port.port] {
         parts.cloud.discard_port(id, state.job->job, stop);
         journal.append(PortDiscarded{id});
+        observer.said(fmt::format("port {} is deleted", id.value));
       });
   if (delete_volumes)
     for (const auto& [key, disk] : state.disks)
       all &= attempt(observer, fmt::format("delete volume {}", disk.volume.value), [&, key = key] {
         parts.cloud.discard(state.disks.at(key).volume, state.job->job, stop);
         journal.append(VolumeDiscarded{key, state.disks.at(key).volume});
+        observer.said(fmt::format("volume {} is deleted", state.disks.at(key).volume.value));
       });
   if (!all)
     throw Error(Fault::unavailable, fmt::format("not everything of {} could be undone; see the warnings, then run `vmferry abort` again",

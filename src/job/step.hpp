@@ -17,6 +17,8 @@ class Step {
  public:
   virtual ~Step() = default;
   virtual std::string_view name() const noexcept = 0;
+  // Only writes to the journal: nobody needs to see it pass.
+  virtual bool bookkeeping() const noexcept { return false; }
   // The facts say that nothing is left to do.
   virtual bool done(const State& state) const = 0;
   // Acts and appends its facts. Safe to repeat from any point it may have died at.

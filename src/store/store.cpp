@@ -236,11 +236,27 @@ std::unique_ptr<job::Journal> Store::journal(const JobId& id) {
       });
 }
 
-JobLock::JobLock(const std::filesystem::path& directory, const std::string& key) {
-  make_private_directory(directory);
+namespace {
+
+std::filesystem::path lock_file(const std::filesystem::path& directory, const std::string& key) {
   std::string name;
   for (const char c : key) name += std::isalnum(static_cast<unsigned char>(c)) ? c : '-';
-  const std::filesystem::path file = directory / (name + ".lock");
+  return directory / (name + ".lock");
+}
+
+}  // namespace
+
+bool is_locked(const std::filesystem::path& directory, const std::string& key) {
+  const int fd = ::open(lock_file(directory, key).c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return errno != ENOENT;
+  const bool held = ::flock(fd, LOCK_SH | LOCK_NB) != 0;
+  ::close(fd);
+  return held;
+}
+
+JobLock::JobLock(const std::filesystem::path& directory, const std::string& key) {
+  make_private_directory(directory);
+  const std::filesystem::path file = lock_file(directory, key);
   fd_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd_ < 0)
     throw Error(Fault::config, fmt::format("cannot open {} ({}): choose a writable folder with --state-dir", file.string(), std::strerror(errno)));

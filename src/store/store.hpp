@@ -58,6 +58,9 @@ class JobLock {
   int fd_ = -1;
 };
 
+// Whether somebody holds that lock now (or it cannot be told).
+bool is_locked(const std::filesystem::path& directory, const std::string& key);
+
 // $VMFERRY_STATE_DIR, else /var/lib/vmferry for root, else $XDG_STATE_HOME/vmferry, else ~/.local/state/vmferry.
 std::filesystem::path default_directory();
 

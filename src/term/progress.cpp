@@ -60,8 +60,8 @@ void write_all(int fd, const std::string& text) noexcept {
 }
 
 std::string finished_sentence(std::string_view label, bool full, std::uint64_t read, std::uint64_t written, double seconds) {
-  return fmt::format("{}: {} copied in {}: {} read, {} written, {}", label, full ? "everything" : "changes", human_duration(seconds),
-                     human_bytes(read), human_bytes(written), human_rate(seconds > 0 ? static_cast<double>(read) / seconds : 0));
+  return fmt::format("  {}: {} copied, {} read in {}, {} written", label, full ? "everything" : "changes", human_bytes(read),
+                     human_duration(seconds), human_bytes(written));
 }
 
 double since_epoch(Clock& clock) { return std::chrono::duration<double>(clock.mono().time_since_epoch()).count(); }
@@ -221,14 +221,16 @@ class Bars final : public Watching {
   }
 
   static std::string bar(const DiskView& disk, std::size_t width) {
-    const double share = disk.total == 0 ? 0 : std::min(1.0, static_cast<double>(disk.done) / static_cast<double>(disk.total));
+    if (disk.total == 0) return shortened("  " + disk.label + "  preparing", width);
+    const double share = std::min(1.0, static_cast<double>(disk.done) / static_cast<double>(disk.total));
     const double left = disk.pace.seconds_left(disk.total);
-    const std::string tail = fmt::format(" {:3.0f} %  {} of {}  {}  {}", share * 100, human_bytes(disk.done), human_bytes(disk.total),
-                                         human_rate(disk.pace.bytes_per_second()), left < 0 ? "" : human_duration(left) + " left");
-    const std::string head = "  " + disk.label + " ";
-    const std::size_t used = width_of(head) + width_of(tail);
-    if (used + 6 > width) return shortened(head + tail, width);
-    const std::size_t cells = std::min<std::size_t>(30, width - used);
+    // Columns of one width, so that the bars of several disks stand below each other and do not jump.
+    const std::string head = fmt::format("  {:<20} ", disk.label);
+    std::string tail = fmt::format(" {:3.0f} % {:>9} {:>11}  {}", share * 100, human_bytes(disk.done), human_rate(disk.pace.bytes_per_second()),
+                                   left < 0 ? "" : human_duration(left) + " left");
+    constexpr std::size_t widest_tail = 46;
+    if (width < width_of(head) + widest_tail + 6) return shortened(head + tail, width);
+    const std::size_t cells = std::min<std::size_t>(30, width - width_of(head) - widest_tail);
     const auto full = static_cast<std::size_t>(share * static_cast<double>(cells));
     std::string drawn;
     for (std::size_t i = 0; i < cells; ++i) drawn += i < full ? "█" : "░";

@@ -95,6 +95,7 @@ class CopyDisks final : public Step {
       const auto known = state.disks.find(disk.key);
       if (known == state.disks.end())
         throw Error(Fault::conflict, fmt::format("{} was added while this cycle was being prepared; run the same command again", label));
+      observer.copied(disk.key, label, 0, 0);  // it is on its way, though nothing is copied yet
       const target::Tag tag = tag_of(state, disk);
       const auto volume = parts_.cloud.find(tag, stop);
       if (!volume || volume->id != known->second.volume)

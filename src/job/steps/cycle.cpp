@@ -20,6 +20,7 @@ class BeginCycle final : public Step {
  public:
   BeginCycle(const Parts& parts, Kind kind) : parts_(parts), kind_(kind) {}
   std::string_view name() const noexcept override { return kind_ == Kind::final ? "begin the final cycle" : "begin a cycle"; }
+  bool bookkeeping() const noexcept override { return true; }
   bool done(const State& state) const override {
     if (open_cycle(state, kind_) || state.server) return true;
     if (kind_ == Kind::warm) return state.shutdown_at.has_value();  // from then on only the final cycle counts
@@ -119,6 +120,7 @@ class EndCycle final : public Step {
  public:
   EndCycle(const Parts&, Kind kind) : kind_(kind) {}
   std::string_view name() const noexcept override { return "end the cycle"; }
+  bool bookkeeping() const noexcept override { return true; }
   bool done(const State& state) const override { return !open_cycle(state, kind_); }
   void run(const State& state, Journal& journal, Observer&, std::stop_token) override {
     journal.append(CycleEnded{open_cycle(state, kind_)->number});

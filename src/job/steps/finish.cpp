@@ -73,6 +73,7 @@ class Finish final : public Step {
  public:
   explicit Finish(const Parts& parts) : parts_(parts) {}
   std::string_view name() const noexcept override { return "record the downtime"; }
+  bool bookkeeping() const noexcept override { return true; }
   bool done(const State& state) const override { return !state.server || state.cutover; }
   void run(const State& state, Journal& journal, Observer&, std::stop_token) override {
     const std::int64_t now = now_ms(parts_.clock);

@@ -382,7 +382,7 @@ void VsphereMachine::stop_guest(Stop how, std::chrono::seconds patience, std::st
     if (e.name() != "ToolsUnavailable") throw;
     if (how == Stop::guest)
       throw Error(Fault::conflict, fmt::format("the guest of {} cannot be asked to shut down because VMware Tools are not running in it: "
-                                               "start open-vm-tools, shut it down by hand, or allow switching the machine off hard",
+                                               "start open-vm-tools, shut it down by hand, or add --force-poweroff",
                                                options_.vm.value), e.name());
     log_.warning("VMware Tools are not running; switching the machine off without asking the guest", {{"vm", options_.vm.value}});
     vsphere::power_off(session_, options_.vm, stop);
@@ -390,8 +390,8 @@ void VsphereMachine::stop_guest(Stop how, std::chrono::seconds patience, std::st
   }
   if (vsphere::wait_until_off(session_, options_.vm, patience, stop)) return;
   if (how == Stop::guest)
-    throw Error(Fault::timeout, fmt::format("the guest of {} did not shut down within {} seconds: see its console, give it more time, or "
-                                            "allow switching the machine off hard", options_.vm.value, patience.count()));
+    throw Error(Fault::timeout, fmt::format("the guest of {} did not shut down within {} seconds: see its console, give it more time with "
+                                            "--shutdown-timeout, or add --force-poweroff", options_.vm.value, patience.count()));
   log_.warning("the guest did not shut down in time; switching the machine off", {{"vm", options_.vm.value}});
   vsphere::power_off(session_, options_.vm, stop);
 }

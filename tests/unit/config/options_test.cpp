@@ -58,6 +58,35 @@ TEST(Options, EnvironmentFillsIn) {
   EXPECT_EQ(line.parse({{"VMFERRY_VMWARE_PASSWORD", "aus der umgebung"}}).options.vmware.password.reveal(), "aus der umgebung");
 }
 
+TEST(Options, AFlagBeatsItsVariableInEverySubcommand) {
+  for (const char* verb : {"migrate", "abort"}) {
+    std::vector<std::string> words = migrate({"--state-dir", "/given"});
+    words[0] = verb;
+    Line line(words);
+    const Options o = std::move(line.parse({{"VMFERRY_VMWARE_PATH", "/DC0/vm/other"}, {"VMFERRY_STATE_DIR", "/other"}, {"VMFERRY_VMWARE_ENDPOINT", "other"}}).options);
+    EXPECT_EQ(o.vmware.path, "/DC0/vm/web01") << verb;
+    EXPECT_EQ(o.vmware.endpoint, "vc.example") << verb;
+    EXPECT_EQ(o.state_directory, "/given") << verb;
+  }
+  Line line({"migrate", "--vmware-username", "u"});
+  const Options o = std::move(line.parse({{"VMFERRY_VMWARE_PATH", "web02"}, {"VMFERRY_VMWARE_ENDPOINT", "vc2"}, {"VMFERRY_STATE_DIR", "/s"}}).options);
+  EXPECT_EQ(o.vmware.path, "web02");
+  EXPECT_EQ(o.vmware.endpoint, "vc2");
+  EXPECT_EQ(o.state_directory, "/s");
+}
+
+TEST(Options, WhatIsMissingIsNamed) {
+  Line line({"migrate", "--vmware-endpoint", "vc"});
+  try {
+    line.parse();
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("--vmware-username"), std::string::npos) << e.what();
+  }
+  Line typo({"migrat"});
+  EXPECT_NE(typo.parse().text.find("did you mean migrate?"), std::string::npos);
+}
+
 TEST(Options, CutoverNeedsItsSettings) {
   struct Case {
     std::vector<std::string> more;
