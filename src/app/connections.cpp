@@ -25,6 +25,7 @@ http::Trust vmware_trust(const config::Vmware& vmware) {
   http::Trust trust;
   trust.who = "vSphere";
   trust.pin_flag = "--vmware-fingerprint";
+  trust.ca_flag = "--vmware-ca";
   trust.insecure = vmware.insecure;
   trust.sha256 = vmware.fingerprint;
   trust.ca_file = vmware.ca_file;
