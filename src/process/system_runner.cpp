@@ -225,7 +225,8 @@ class SystemChild final : public Child {
   std::optional<ExitStatus> poll() override {
     const std::optional<ExitStatus> status = reap();
     std::scoped_lock lock(mutex_);
-    return status && drained_ ? status : std::nullopt;
+    // An end that came by itself is told when its last words have been: they usually say why.
+    return status && (drained_ || terminated_) ? status : std::nullopt;
   }
 
   ExitStatus wait(std::stop_token stop) override {
@@ -255,6 +256,10 @@ class SystemChild final : public Child {
       ::poll(&fd, 1, static_cast<int>(std::min<long long>(left + 1, 60'000)));
     }
     signal_group(SIGKILL);
+    {
+      std::scoped_lock lock(mutex_);
+      terminated_ = true;
+    }
     while (!reap()) {
       pollfd fd{pidfd_.get(), POLLIN, 0};
       ::poll(&fd, 1, -1);
@@ -361,6 +366,7 @@ class SystemChild final : public Child {
   std::condition_variable drained_now_;
   std::optional<ExitStatus> status_;
   bool drained_ = false;
+  bool terminated_ = false;
   std::thread pump_thread_;
 };
 
