@@ -7,6 +7,8 @@
 #include <thread>
 
 #include "job/itinerary.hpp"
+#include "job/steps/steps.hpp"
+#include "target/memory_keys.hpp"
 
 namespace vmferry::job {
 
@@ -54,6 +56,21 @@ bool drop_attachments(const Parts& parts, const State& state, Journal& journal, 
   return all;
 }
 
+// Volumes that were made just before a crash, so that no fact names them: found by their tag.
+bool drop_unrecorded_volumes(const Parts& parts, const State& state, Observer& observer, std::stop_token stop) {
+  return attempt(observer, "look for volumes that no fact names", [&] {
+    for (const model::Disk& disk : parts.machine.describe(stop).disks) {
+      if (state.disks.contains(disk.key)) continue;
+      const auto left = parts.cloud.find(steps::tag_of(state, disk), stop);
+      if (!left) continue;
+      const auto owner = left->memory.find(target::memory_key::job);
+      if (owner == left->memory.end() || owner->second != state.job->job.value) continue;
+      parts.cloud.discard(left->id, state.job->job, stop);
+      observer.said(fmt::format("volume {} is deleted", left->id.value));
+    }
+  });
+}
+
 }  // namespace
 
 void release(const Parts& parts, Journal& journal, Observer& observer, std::chrono::seconds deadline) noexcept {
@@ -98,6 +115,7 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
         journal.append(VolumeDiscarded{key, state.disks.at(key).volume});
         observer.said(fmt::format("volume {} is deleted", state.disks.at(key).volume.value));
       });
+  if (delete_volumes) all &= drop_unrecorded_volumes(parts, state, observer, stop);
   if (!all)
     throw Error(Fault::unavailable, fmt::format("not everything of {} could be undone; see the warnings, then run `vmferry abort` again",
                                                 state.job->vm_name));

@@ -1,0 +1,74 @@
+// A virtual machine in memory whose guest never stops writing: disks, snapshots, change tracking by epochs. Its frozen disks are
+// served by real nbdkit, so that the real copy engine reads them. Can be made to die around any call.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "log/log.hpp"
+#include "process/process.hpp"
+#include "source/machine.hpp"
+#include "support/lab.hpp"
+
+namespace vmferry::job {
+
+class FakeMachine final : public source::Machine {
+ public:
+  // Called before (false) and after (true) each call that changes something. May throw.
+  std::function<void(const std::string& call, bool acted)> around = [](const std::string&, bool) {};
+
+  FakeMachine();
+
+  model::Vm describe(std::stop_token stop) override;
+  bool ensure_tracking(const source::Tag& tag, std::stop_token stop) override;
+  source::Point freeze(const source::Tag& tag, source::Quiesce quiesce, std::stop_token stop) override;
+  std::optional<source::Point> recall(const SnapshotId& snapshot, std::stop_token stop) override;
+  void thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) override;
+  std::vector<SnapshotId> snapshots_of(const JobId& job, std::stop_token stop) override;
+  std::unique_ptr<copy::Source> serve(const source::Point& point, model::DiskKey disk, std::stop_token stop) override;
+  std::unique_ptr<copy::Work> changed(const source::Point& point, model::DiskKey disk, const std::optional<model::ChangeId>& since,
+                                      std::stop_token stop) override;
+  void power_off(source::Stop how, std::chrono::seconds patience, std::stop_token stop) override;
+
+  std::size_t snapshots() const { return snapshots_.size(); }
+  std::string bytes(model::DiskKey disk) const { return disks_.at(disk).bytes; }
+  std::string frozen(const SnapshotId& snapshot, model::DiskKey disk) const { return last_frozen_.at(snapshot).at(disk); }
+  bool on() const { return on_; }
+  void power_on() { on_ = true; }
+  void reset_tracking() { uuid_ += "x"; }
+  std::vector<model::DiskKey> keys() const;
+
+ private:
+  static constexpr std::uint64_t block = 65536;
+  struct Disk {
+    std::string bytes;
+    std::vector<int> epochs;  // when each block was last written
+  };
+  struct Frozen {
+    source::Tag tag;
+    int epoch = 0;
+    std::string uuid;
+    bool off = false;
+    std::map<model::DiskKey, Disk> disks;
+  };
+  void guest_writes();
+  source::Point point_of(const SnapshotId& id, const Frozen& frozen) const;
+
+  std::map<model::DiskKey, Disk> disks_;
+  std::map<SnapshotId, Frozen> snapshots_;
+  std::map<SnapshotId, std::map<model::DiskKey, std::string>> last_frozen_;  // for proofs, also after the snapshot is gone
+  bool on_ = true;
+  int epoch_ = 1;
+  int next_ = 1;
+  std::string uuid_ = "u";
+  std::mt19937 random_{7};
+  process::SystemRunner runner_;
+  log::Log log_;
+  support::TemporaryDirectory directory_;
+};
+
+}  // namespace vmferry::job
