@@ -356,17 +356,17 @@ TEST_F(ProcessTest, AllOutputIsThereWhenWaitReturns) {
 
 TEST_F(ProcessTest, HugeStderrNeitherBlocksNorGrows) {
   std::atomic<std::size_t> bytes = 0, lines = 0;
-  const auto child = runner_.start(shell("yes 0123456789012345678901234567890 | head -c 36000000 >&2"), {}, [&](std::string_view line) {
+  const auto child = runner_.start(shell("yes 0123456789012345678901234567890 | head -c 9600000 >&2"), {}, [&](std::string_view line) {
     bytes += line.size() + 1;
     ++lines;
   });
   EXPECT_TRUE(child->wait({}).ok());
-  EXPECT_EQ(bytes, 36'000'000U);
-  EXPECT_EQ(lines, 1'125'000U);
+  EXPECT_EQ(bytes, 9'600'000U);
+  EXPECT_EQ(lines, 300'000U);
 }
 
 TEST_F(ProcessTest, RunKeepsAtMostOneMebibyteOfEach) {
-  const Output output = run_it(shell("head -c 2000000 /dev/zero | tr '\\0' x; head -c 2000000 /dev/zero | tr '\\0' '\\n' >&2"));
+  const Output output = run_it(shell("head -c 1200000 /dev/zero | tr '\\0' x; head -c 1200000 /dev/zero | tr '\\0' '\\n' >&2"));
   EXPECT_EQ(output.out.size(), 1U << 20);
   EXPECT_EQ(output.err.size(), 1U << 20);
 }
@@ -384,7 +384,7 @@ TEST_F(ProcessTest, ALineLongerThanMemoryAllowsComesInPieces) {
 }
 
 TEST_F(ProcessTest, AFailingSinkDoesNotHangTheChild) {
-  const auto child = runner_.start(shell("head -c 1000000 /dev/zero | tr '\\0' '\\n'"),
+  const auto child = runner_.start(shell("head -c 300000 /dev/zero | tr '\\0' '\\n'"),
                                    [](std::string_view) { throw std::runtime_error("the reader fell over"); }, {});
   EXPECT_TRUE(child->wait({}).ok());
 }
