@@ -38,9 +38,13 @@ vmferry_lab_test(NAME go TIMEOUT 900 COST 100 WORKING_DIRECTORY ${CMAKE_SOURCE_D
   COMMAND ${GO_PROGRAM} test -trimpath -buildvcs=false ./...)
 
 # Every python_NAME/test_FILE.py is a test lab.python_NAME.FILE, lab.python_NAME when FILE says the same again. The
-# long ones run in parts, whole classes each, so that all cores are busy to the end.
-set(shards_of_python_openstack 3)
+# long ones run in parts, whole classes each, and the longest start first, so that all cores are busy to the end.
+set(shards_of_python_openstack 2)
 set(shards_of_python_vcenter 2)
+set(shards_of_python_migration.safety 2)
+set(cost_of_python_migration.change_tracking 290)
+set(cost_of_python_migration.cycles 210)
+set(cost_of_python_migration.safety 200)
 file(GLOB python_tests CONFIGURE_DEPENDS ${lab_tests}/python_*/test_*.py)
 foreach(file IN LISTS python_tests)
   get_filename_component(folder ${file} DIRECTORY)
@@ -51,12 +55,16 @@ foreach(file IN LISTS python_tests)
   if(NOT folder STREQUAL "python_${stem}")
     string(APPEND name .${stem})
   endif()
+  set(cost 60)
+  if(cost_of_${name})
+    set(cost ${cost_of_${name}})
+  endif()
   if(shards_of_${name})
     foreach(shard RANGE 1 ${shards_of_${name}})
-      vmferry_lab_test(NAME ${name}.${shard} TIMEOUT 900 COST 200
+      vmferry_lab_test(NAME ${name}.${shard} TIMEOUT 900 COST ${cost}
         COMMAND ${test_python} ${lab_tests}/shard.py ${shard}/${shards_of_${name}} ${file})
     endforeach()
   else()
-    vmferry_lab_test(NAME ${name} TIMEOUT 900 COST 150 COMMAND ${test_python} ${lab_tests}/shard.py 1/1 ${file})
+    vmferry_lab_test(NAME ${name} TIMEOUT 900 COST ${cost} COMMAND ${test_python} ${lab_tests}/shard.py 1/1 ${file})
   endif()
 endforeach()
