@@ -2,11 +2,11 @@
 // memory before each request that is a second or more after the last reading (nbdkit-curl-plugin(1), cookie-script-renew),
 // so a renewed session needs no new server. What went wrong is asked over our own HTTP, since NBD knows only EIO.
 #include <errno.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -30,27 +30,42 @@ constexpr std::chrono::milliseconds cookie_read_again{1100};  // cookie-script-r
 constexpr std::chrono::seconds request_timeout{120};          // of one read of at most a few MiB
 constexpr std::chrono::seconds probe_timeout{60};
 
-// A 0600 file that goes with the object.
-class PrivateFile {
+// What nbdkit's curl shall trust, and nothing else: a 0700 folder with a CA file where one is given, and an empty folder in
+// the place of the system's certificates, which libcurl would use beside any CA file (CURLOPT_CAPATH(3)) and which take
+// seconds to load for each connection. Goes with the object.
+class TrustFolder {
  public:
-  PrivateFile(const std::filesystem::path& directory, const std::string& text) {
+  explicit TrustFolder(const std::filesystem::path& directory, const std::string& pem = {}) {
+    std::error_code error;
+    std::filesystem::create_directories(directory, error);
+    std::string name = (directory / "tls-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) fail(directory, errno);
+    folder_ = name;
+    std::filesystem::create_directory(none(), error);
+    if (!pem.empty()) {
+      const Fd fd(open(certificate().c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+      if (!fd || write(fd.get(), pem.data(), pem.size()) != static_cast<ssize_t>(pem.size())) error.assign(errno, std::generic_category());
+    }
+    if (!error) return;
     std::error_code ignored;
-    std::filesystem::create_directories(directory, ignored);
-    path_ = (directory / "server-XXXXXX").string();
-    const Fd fd(mkstemp(path_.data()));  // mkstemp(3): mode 0600
-    const bool whole = fd && write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
-    if (whole) return;
-    const int error = errno;
-    if (fd) unlink(path_.c_str());
-    throw Error(Fault::config, fmt::format("cannot write the server's certificate to {}: {}", directory.string(), strerror(error)));
+    std::filesystem::remove_all(folder_, ignored);
+    fail(directory, error.value());
   }
-  ~PrivateFile() { unlink(path_.c_str()); }
-  PrivateFile(const PrivateFile&) = delete;
-  PrivateFile& operator=(const PrivateFile&) = delete;
-  const std::string& path() const noexcept { return path_; }
+  ~TrustFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  TrustFolder(const TrustFolder&) = delete;
+  TrustFolder& operator=(const TrustFolder&) = delete;
+  std::filesystem::path certificate() const { return folder_ / "server.pem"; }
+  std::filesystem::path none() const { return folder_ / "none"; }
 
  private:
-  std::string path_;
+  [[noreturn]] static void fail(const std::filesystem::path& directory, int error) {
+    throw Error(Fault::config, fmt::format("cannot keep the server's certificate in {}: {}; make that folder writable",
+                                           directory.string(), strerror(error)));
+  }
+  std::filesystem::path folder_;
 };
 
 struct Endpoint {
@@ -192,12 +207,16 @@ class FolderSource final : public copy::Source {
       return;
     }
     if (trust.sha256.empty()) {
-      if (!trust.ca_file.empty()) recipe.parameters.emplace_back("cainfo", std::filesystem::absolute(trust.ca_file).string());
+      if (trust.ca_file.empty()) return;  // the system's certificates
+      trust_ = std::make_unique<TrustFolder>(std::filesystem::absolute(options_.run_directory));
+      recipe.parameters.emplace_back("cainfo", std::filesystem::absolute(trust.ca_file).string());
+      recipe.parameters.emplace_back("capath", trust_->none().string());
       return;
     }
     const http::Certificate certificate = http::certificate(url(host), trust, stop);
-    pinned_ = std::make_unique<PrivateFile>(options_.run_directory, certificate.pem);
-    recipe.parameters.emplace_back("cainfo", pinned_->path());
+    trust_ = std::make_unique<TrustFolder>(std::filesystem::absolute(options_.run_directory), certificate.pem);
+    recipe.parameters.emplace_back("cainfo", trust_->certificate().string());
+    recipe.parameters.emplace_back("capath", trust_->none().string());
     if (certificate.names_host) return;
     if (certificate.names.empty())
       throw Error(Fault::unsupported, fmt::format("the pinned certificate of {} names no host, so disks cannot be read over https with it; "
@@ -223,7 +242,7 @@ class FolderSource final : public copy::Source {
   std::string resource_;
   std::unique_ptr<http::Transport> probe_;
   nbdkit::LiveSecret cookie_;
-  std::unique_ptr<PrivateFile> pinned_;
+  std::unique_ptr<TrustFolder> trust_;
   std::unique_ptr<TcpRelay> relay_;
   std::mutex mutex_;
   std::optional<nbdkit::Export> export_;  // last: it uses the cookie, the certificate and the relay

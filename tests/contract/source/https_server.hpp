@@ -7,6 +7,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -151,6 +152,11 @@ class HttpsServer {
       std::scoped_lock lock(mutex_);
       open_.insert(fd);
       clients_.emplace_back([this, fd] {
+        // OpenSSL writes with write(2); in this thread only, so that the product's own SIGPIPEs still show.
+        sigset_t pipe;
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE);
+        pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
         serve(fd);
         std::scoped_lock inner(mutex_);
         open_.erase(fd);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <fstream>
 #include <random>
 
@@ -103,6 +104,13 @@ class TransportTest : public ::testing::Test {
   log::Log log_;
 };
 
+std::string command_line(const std::filesystem::path& process) {
+  std::ifstream in(process / "cmdline", std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  std::replace(text.begin(), text.end(), '\0', ' ');
+  return text;
+}
+
 class HttpsTransportTest : public TransportTest {
  protected:
   HttpsTransportTest() : content_(random_content(capacity)) {}
@@ -133,6 +141,17 @@ class HttpsTransportTest : public TransportTest {
     trust.who = "vCenter";
     trust.sha256 = who.sha256();
     return trust;
+  }
+
+  // The nbdkit that was started with this test's folder.
+  int server_pid() const {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      const std::string name = entry.path().filename();
+      if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+      const std::string line = command_line(entry.path());
+      if (line.starts_with("nbdkit ") && line.find(folder_.path().string()) != std::string::npos) return std::stoi(name);
+    }
+    return 0;
   }
 
   std::vector<char> content_;
@@ -180,6 +199,25 @@ TEST_F(HttpsTransportTest, PinnedCertificateMadeForAnotherName) {
   const auto source = transport(pinned(*who), server_->endpoint())->serve(disk(), {});
   EXPECT_TRUE(copied(*source) == content_);
   EXPECT_NE(server_->last_host().find("localhost.localdomain"), std::string::npos);
+}
+
+// Neither a pin nor a CA file leaves room for the system's authorities.
+TEST_F(HttpsTransportTest, OnlyTheGivenTrustCounts) {
+  const auto who = identity("vcenter", "IP:127.0.0.1");
+  serve(*who);
+  write("ca.pem", pem_of(who->certificate));
+  http::Trust authority;
+  authority.ca_file = folder_.path() / "ca.pem";
+  for (const http::Trust& trust : {pinned(*who), authority}) {
+    const auto source = transport(trust, server_->endpoint())->serve(disk(), {});
+    const std::string line = command_line("/proc/" + std::to_string(server_pid()));
+    const auto at = line.find(" capath=");
+    ASSERT_NE(at, std::string::npos) << line;
+    const std::string folder = line.substr(at + 8, line.find(' ', at + 1) - at - 8);
+    EXPECT_TRUE(std::filesystem::is_empty(folder)) << folder;
+    EXPECT_NE(line.find(" cainfo="), std::string::npos) << line;
+    EXPECT_EQ(line.find("sslverify"), std::string::npos) << line;
+  }
 }
 
 TEST_F(HttpsTransportTest, AnotherCertificateThanThePinnedOneGetsNoCookie) {
@@ -248,15 +286,7 @@ TEST_F(HttpsTransportTest, ServerKilledAndStartedAgain) {
   serve(*who);
   server_->delay_ms = 20;
   const auto source = transport(pinned(*who), server_->endpoint())->serve(disk(), {});
-  // The child of ours that is an nbdkit.
-  int pid = 0;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename();
-    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream in(entry.path() / "cmdline", std::ios::binary);
-    const std::string all{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-    if (all.find(folder_.path().string()) != std::string::npos && all.starts_with("nbdkit")) pid = std::stoi(name);
-  }
+  const int pid = server_pid();
   ASSERT_GT(pid, 0);
   std::thread killer([pid, this] {
     while (server_->reads < 5) usleep(1000);
