@@ -63,13 +63,17 @@ Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& 
   const std::string source = vmware.source(), target = cloud.describe();
   if (auto found = store.find(source, vm.id, target)) {
     // A finished job stays open, so that a repeated cutover only says so and a migrate does not begin to overwrite the new server.
-    if (!wish.again || !job::fold(store.journal(found->job)->facts()).cutover) return {*found, false};
+    const job::State state = job::fold(store.journal(found->job)->facts());
+    if (const std::string& uuid = state.job->instance_uuid; !uuid.empty() && !vm.instance_uuid.empty() && uuid != vm.instance_uuid)
+      throw Error(Fault::conflict, fmt::format("{} is another machine ({}) than the one this job began with ({}, {}): its id was given away. Undo that job's "
+                                               "volumes by hand, and start with another --state-dir", vm.path, vm.instance_uuid, state.job->vm_name, uuid));
+    if (!state.aborted && (!wish.again || !state.cutover)) return {*found, false};
     store.close(found->job);
   }
   if (!may_create)
     throw Error(Fault::not_found, fmt::format("there is no unfinished job of {} to {} on this host; `vmferry status` lists what there is", vm.name, target));
   const store::JobRow row{JobId{random_uuid()}, source, vm.id, vm.name, target, 0};
-  store.create(row, job::JobCreated{row.job, source, vm.id, vm.name, vm.path, target});
+  store.create(row, job::JobCreated{row.job, source, vm.id, vm.name, vm.path, target, vm.instance_uuid});
   return {row, true};
 }
 
@@ -125,7 +129,10 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   copy.image_properties = plan::image_properties(vm, {wish.os_type, wish.guest_agent, wish.disk_bus});
   if (wish.verb != config::Verb::abort) job::refuse_impossible_disks(vm, wish.copy.skip);
   const std::unique_ptr<target::Cloud> cloud = connect_target(around, stop);
-  if (wish.verb != config::Verb::abort) cloud->check_settings(stop);
+  if (wish.verb != config::Verb::abort) {
+    const auto existing = store.find(vmware.source(), vm.id, cloud->describe());
+    cloud->check_settings(existing ? existing->job : JobId{}, stop);
+  }
 
   const store::JobLock lock(places.locks(), fmt::format("{} {}", vmware.source(), vm.id.value));
   const Opened opened = open_job(store, vmware, vm, *cloud, wish);

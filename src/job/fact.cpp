@@ -36,7 +36,7 @@ struct adl_serializer<std::optional<vmferry::model::ChangeId>> {
 namespace vmferry::job {
 
 #define VMFERRY_FACT(Type, ...) NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Type, __VA_ARGS__)
-VMFERRY_FACT(JobCreated, job, source, vm, vm_name, vm_path, target)
+VMFERRY_FACT(JobCreated, job, source, vm, vm_name, vm_path, target, instance_uuid)
 VMFERRY_FACT(TrackingEnsured, available)
 VMFERRY_FACT(VolumeAllocated, disk, volume, bytes, adopted, base)
 VMFERRY_FACT(CycleBegan, cycle, final)
@@ -56,10 +56,16 @@ VMFERRY_FACT(VolumeDiscarded, disk, volume)
 VMFERRY_FACT(PortDiscarded, port)
 VMFERRY_FACT(Aborted, volumes_deleted)
 #undef VMFERRY_FACT
-void to_json(nlohmann::json& j, const PoweredOff&) { j = nlohmann::json::object(); }
-void from_json(const nlohmann::json&, PoweredOff&) {}
-void to_json(nlohmann::json& j, const PoweredOnAgain&) { j = nlohmann::json::object(); }
-void from_json(const nlohmann::json&, PoweredOnAgain&) {}
+// Facts that are their name alone.
+#define VMFERRY_BARE_FACT(Type)                                                      \
+  void to_json(nlohmann::json& j, const Type&) { j = nlohmann::json::object(); } \
+  void from_json(const nlohmann::json&, Type&) {}
+VMFERRY_BARE_FACT(PoweredOff)
+VMFERRY_BARE_FACT(PoweredOnAgain)
+VMFERRY_BARE_FACT(FinalCopyDoubted)
+VMFERRY_BARE_FACT(HandedOver)
+VMFERRY_BARE_FACT(HandoverTakenBack)
+#undef VMFERRY_BARE_FACT
 
 namespace {
 
@@ -67,7 +73,7 @@ namespace {
 constexpr std::string_view names[] = {
     "JobCreated",      "TrackingEnsured", "VolumeAllocated", "CycleBegan",     "SnapshotTaken", "DiskCopied",
     "DiskRemembered",  "SnapshotRemoved", "DiskAttaching",   "DiskDetached",   "CycleEnded",    "PortEnsured",
-    "ShutdownBegan",   "PoweredOff",      "PoweredOnAgain",  "ServerLaunched", "CutoverDone",   "VolumeDiscarded",
+    "ShutdownBegan",   "PoweredOff",      "PoweredOnAgain",  "FinalCopyDoubted", "HandedOver", "HandoverTakenBack", "ServerLaunched", "CutoverDone",   "VolumeDiscarded",
     "PortDiscarded",   "Aborted"};
 static_assert(std::size(names) == std::variant_size_v<Body>);
 

@@ -20,6 +20,7 @@ struct JobCreated {
   std::string vm_name;
   std::string vm_path;
   std::string target;  // Cloud::describe()
+  std::string instance_uuid;  // of the machine: a reused id must not pass for it
 };
 struct TrackingEnsured { bool available = true; };
 struct VolumeAllocated {
@@ -69,6 +70,12 @@ struct ShutdownBegan { std::int64_t at = 0; };  // milliseconds since the epoch:
 struct PoweredOff {};
 // Somebody started it after we had shut it down: what it wrote since is in no final copy.
 struct PoweredOnAgain {};
+// A run came back to a machine that is off, and cannot know whether it ran in between: the final copy is taken once more.
+struct FinalCopyDoubted {};
+// The volumes are about to be given to a server, which may write to them: no delta may build on them any more...
+struct HandedOver {};
+// ...unless it is certain that no server ever came of it.
+struct HandoverTakenBack {};
 struct ServerLaunched { ServerId server; std::string state; };
 struct CutoverDone { std::int64_t at = 0; double downtime_seconds = 0; };
 struct VolumeDiscarded { model::DiskKey disk; VolumeId volume; };
@@ -76,7 +83,7 @@ struct PortDiscarded { PortId port; };
 struct Aborted { bool volumes_deleted = false; };
 
 using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskCopied, DiskRemembered,
-                          SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan, PoweredOff, PoweredOnAgain, ServerLaunched,
+                          SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan, PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ServerLaunched,
                           CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
 
 struct Fact {

@@ -13,15 +13,24 @@ using steps::Kind;
 
 void add(Itinerary& itinerary, std::unique_ptr<Step> step) { itinerary.push_back(std::move(step)); }
 
-void warm_cycle(Itinerary& itinerary, const Parts& parts, const CopyOptions& copy) {
-  add(itinerary, steps::ensure_tracking(parts, copy));
-  add(itinerary, steps::allocate_volumes(parts, copy));
-  add(itinerary, steps::begin_cycle(parts, Kind::warm));
+void rest_of_warm_cycle(Itinerary& itinerary, const Parts& parts, const CopyOptions& copy) {
   add(itinerary, steps::freeze(parts, copy, Kind::warm));
   add(itinerary, steps::copy_disks(parts, copy, Kind::warm));
   add(itinerary, steps::thaw(parts, Kind::warm));
   add(itinerary, steps::detach(parts));
   add(itinerary, steps::end_cycle(parts, Kind::warm));
+}
+
+void warm_cycle(Itinerary& itinerary, const Parts& parts, const State& state, const CopyOptions& copy) {
+  // A cycle that an interrupted run left open may hold an old moment: it is finished first, and then comes one of now.
+  if (steps::open_cycle(state, Kind::warm)) {
+    add(itinerary, steps::allocate_volumes(parts, copy));
+    rest_of_warm_cycle(itinerary, parts, copy);
+  }
+  add(itinerary, steps::ensure_tracking(parts, copy));
+  add(itinerary, steps::allocate_volumes(parts, copy));
+  add(itinerary, steps::begin_cycle(parts, Kind::warm));
+  rest_of_warm_cycle(itinerary, parts, copy);
 }
 
 }  // namespace
@@ -30,21 +39,18 @@ Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) 
   if (state.cutover && state.server)
     throw Error(Fault::conflict, fmt::format("{} was cut over already and is server {} now; if it shall be migrated once more, add --again",
                                              state.job ? state.job->vm_name : "this machine", state.server->server.value));
-  if (state.shutdown_at)
-    throw Error(Fault::conflict, fmt::format("the cutover of {} has begun (it was told to shut down); finish it with `vmferry cutover`, or undo it with "
-                                             "`vmferry abort`", state.job ? state.job->vm_name : "this machine"));
   Itinerary itinerary;
-  add(itinerary, steps::check_disks(parts, copy));
-  warm_cycle(itinerary, parts, copy);
+  add(itinerary, steps::check_disks(parts, copy, Kind::warm));
+  warm_cycle(itinerary, parts, state, copy);
   return itinerary;
 }
 
-Itinerary cutover(const Parts& parts, const State&, const CopyOptions& copy, const CutoverOptions& options) {
+Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& copy, const CutoverOptions& options) {
   Itinerary itinerary;
-  add(itinerary, steps::check_disks(parts, copy));
+  add(itinerary, steps::check_disks(parts, copy, Kind::final));
   add(itinerary, steps::check_cutover(parts, options));
   add(itinerary, steps::ensure_ports(parts, options));
-  warm_cycle(itinerary, parts, copy);
+  warm_cycle(itinerary, parts, state, copy);
   // The downtime begins here.
   add(itinerary, steps::shut_down(parts, options));
   add(itinerary, steps::begin_cycle(parts, Kind::final));

@@ -44,10 +44,10 @@ bool drop_snapshots(const Parts& parts, const State& state, Journal& journal, Ob
   return all;
 }
 
-bool drop_attachments(const Parts& parts, const State& state, Journal& journal, Observer& observer, std::stop_token stop) {
+bool drop_attachments(const Parts& parts, const State& state, Journal& journal, Observer& observer, std::stop_token stop, bool every) {
   bool all = true;
   for (const auto& [key, disk] : state.disks)
-    if (disk.attached)
+    if (disk.attached || every)
       all &= attempt(observer, fmt::format("detach volume {}", disk.volume.value), [&, key = key] {
         observer.said(fmt::format("detaching volume {} ...", state.disks.at(key).volume.value));
         parts.cloud.detach(state.disks.at(key).volume, stop);
@@ -87,8 +87,9 @@ void release(const Parts& parts, Journal& journal, Observer& observer, std::chro
     const std::vector<Fact> facts = journal.facts();
     const State state = fold(facts);
     if (!state.job) return;
-    drop_attachments(parts, state, journal, observer, time_is_up.get_token());
+    // The snapshot first: it grows on the production datastore, an attachment only waits.
     drop_snapshots(parts, state, journal, observer, time_is_up.get_token());
+    drop_attachments(parts, state, journal, observer, time_is_up.get_token(), false);
   });
 }
 
@@ -96,11 +97,12 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
   const std::vector<Fact> facts = journal.facts();
   const State state = fold(facts);
   if (!state.job) throw Error(Fault::bug, "a job without its first fact");
-  if (state.server)
+  if (const auto server = parts.cloud.find_server(state.job->job, parts.machine.describe(stop), stop))
     throw Error(Fault::conflict, fmt::format("server {} already runs from these volumes; delete it first if the migration shall be undone",
-                                             state.server->server.value));
-  bool all = drop_attachments(parts, state, journal, observer, stop);
-  all &= drop_snapshots(parts, state, journal, observer, stop);
+                                             server->value));
+  bool all = drop_snapshots(parts, state, journal, observer, stop);
+  // All of them: an attachment that was on its way when its run was stopped may have arrived since.
+  all &= drop_attachments(parts, state, journal, observer, stop, true);
   for (const auto& [mac, port] : state.ports)
     if (port.created)
       all &= attempt(observer, fmt::format("delete port {}", port.port.value), [&, id = port.port] {

@@ -52,6 +52,7 @@ struct Folding {
     disk.base = f.change_id;
     disk.capacity = f.capacity;
     disk.complete = true;
+    disk.handed_over = false;
     disk.copied_in = f.cycle;
     disk.last_full = f.full;
     disk.last_reason = f.reason;
@@ -81,6 +82,15 @@ struct Folding {
     state.powered_off = false;
     state.shutdown_at.reset();
     for (CycleState& c : state.cycles) c.final = false;
+  }
+  void operator()(const FinalCopyDoubted&) {
+    for (CycleState& c : state.cycles) c.final = false;
+  }
+  void operator()(const HandedOver&) {
+    for (auto& [key, disk] : state.disks) disk.handed_over = true;
+  }
+  void operator()(const HandoverTakenBack&) {
+    for (auto& [key, disk] : state.disks) disk.handed_over = false;
   }
   void operator()(const ServerLaunched& f) { state.server = f; }
   void operator()(const CutoverDone& f) { state.cutover = f; }

@@ -16,6 +16,7 @@ struct DiskState {
   std::uint64_t capacity = 0;                // when last copied; 0 = never
   std::optional<model::ChangeId> base;       // last complete point
   bool complete = false;                     // the volume holds a whole point
+  bool handed_over = false;                  // a server may have written to the volume: nothing builds on it
   int copied_in = 0;                         // cycle of the last DiskCopied
   int remembered_in = 0;
   bool attached = false;                     // as far as the facts tell: attaching began and no detach since

@@ -83,7 +83,8 @@ class Cloud {
   virtual std::string describe() const = 0;  // "OpenStack project lab at https://...", "folder /srv/vms"
   // Errors of settings (flavor, network, type, subnet unknown; folder not writable) before anything is
   // changed.
-  virtual void check_settings(std::stop_token stop) = 0;
+  // `job`: the job as far as there is one already: what it made itself is no obstacle. May be empty.
+  virtual void check_settings(const JobId& job, std::stop_token stop) = 0;
   // The volume of `tag`, if it exists. More than one is Error(conflict) that names them all.
   virtual std::optional<Volume> find(const Tag& tag, std::stop_token stop) = 0;
   // Finds it by tag or makes it; waits until it can be used. Error(conflict) when it is smaller than the
@@ -97,6 +98,8 @@ class Cloud {
   virtual void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) = 0;
   virtual Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
                            std::stop_token stop) = 0;
+  // The server that launch() made for this job, whatever its state; nothing when there is none (any more).
+  virtual std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) = 0;
   // Creates the server, or finds the one a lost reply left, and waits until it runs.
   virtual Launched launch(const LaunchWish& wish, std::stop_token stop) = 0;
   // Deletes the volume (by id; must carry the job's tag). Already gone is success.

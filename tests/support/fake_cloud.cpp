@@ -125,7 +125,21 @@ VolumeId FakeCloud::make(const target::Tag& tag, std::uint64_t bytes) {
   return id;
 }
 
-void FakeCloud::check_settings(std::stop_token) {
+std::optional<ServerId> FakeCloud::find_server(const JobId& job, const model::Vm& vm, std::stop_token) {
+  std::scoped_lock lock(mutex_);
+  for (const auto& [id, server] : servers_)
+    if (server.job == job.value && server.name == vm.name) return id;
+  return std::nullopt;
+}
+
+void FakeCloud::delete_server(const ServerId& server) {
+  std::scoped_lock lock(mutex_);
+  servers_.erase(server);
+  for (auto& [id, volume] : volumes_)
+    if (volume.attached_to == server.value) volume.attached_to.clear();
+}
+
+void FakeCloud::check_settings(const JobId&, std::stop_token) {
   note("check_settings", false);
   if (!settings_problem.empty()) throw Error(Fault::config, settings_problem);
 }

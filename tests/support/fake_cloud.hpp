@@ -45,7 +45,7 @@ class FakeCloud final : public target::Cloud {
   std::string settings_problem;
 
   std::string describe() const override { return "fake cloud"; }
-  void check_settings(std::stop_token stop) override;
+  void check_settings(const JobId& job, std::stop_token stop) override;
   std::optional<target::Volume> find(const target::Tag& tag, std::stop_token stop) override;
   target::Volume allocate(const target::VolumeWish& wish, std::stop_token stop) override;
   std::unique_ptr<target::Device> attach(const target::Volume& volume, std::stop_token stop) override;
@@ -53,6 +53,8 @@ class FakeCloud final : public target::Cloud {
   void remember(const VolumeId& volume, const target::Memory& memory, std::stop_token stop) override;
   target::Port ensure_port(const JobId& job, const model::Nic& nic, const target::NetworkChoice& choice,
                            std::stop_token stop) override;
+  std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
+  void delete_server(const ServerId& server);  // as an operator does; its volumes stay
   target::Launched launch(const target::LaunchWish& wish, std::stop_token stop) override;
   void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) override;
   void discard_port(const PortId& port, const JobId& job, std::stop_token stop) override;

@@ -62,11 +62,12 @@ class CopyDisks final : public Step {
     std::stop_source everyone;
     std::stop_callback chain(stop, [&] { everyone.request_stop(); });
     Sync<Failures> failures;
+    std::vector<std::pair<model::Disk, FrozenDiskFact>> disks;  // all known before the first thread runs
+    for (const FrozenDiskFact& frozen : cycle.snapshot->disks)
+      if (!copy_.skip.contains(frozen.disk)) disks.emplace_back(disk_of(vm, frozen.disk), frozen);
     std::vector<std::jthread> threads;
-    for (const FrozenDiskFact& frozen : cycle.snapshot->disks) {
-      if (copy_.skip.contains(frozen.disk)) continue;
-      const model::Disk disk = disk_of(vm, frozen.disk);
-      threads.emplace_back([&, disk, frozen] {
+    for (const auto& [disk, frozen] : disks) {
+      threads.emplace_back([&, disk = disk, frozen = frozen] {
         try {
           one_disk(state, cycle, point ? &*point : nullptr, disk, frozen, journal, observer, everyone.get_token());
         } catch (...) {
@@ -128,6 +129,7 @@ class CopyDisks final : public Step {
 
     plan::CopyMode mode = plan::copy_mode({known.complete, known.capacity, known.base}, frozen->capacity, frozen->change_id,
                                           !copy_.no_tracking);
+    if (known.handed_over) mode = {true, "a server may have written to the volume"};
     DiskProgress progress(observer, disk.key, label);
     copy::Report report;
     if (!mode.full) {
@@ -157,9 +159,9 @@ class CopyDisks final : public Step {
                     copy::Progress& progress, std::stop_token stop) const {
     copy::Tuning tuning = copy_.tuning;
     tuning.whole_disk = true;
-    // Unallocated areas read as zeroes: on a target known to be zero they need not even be read.
+    // Unallocated areas read as zeroes and need not be read: the engine makes zero what the work leaves out.
     const bool tracked = disk.change_id && !copy_.no_tracking;
-    const auto work = device.known_zero() && tracked ? parts_.machine.changed(point, disk.key, std::nullopt, stop)
+    const auto work = tracked ? parts_.machine.changed(point, disk.key, std::nullopt, stop)
                                                      : copy::work(RangeSet(std::vector<ByteRange>{{0, disk.capacity}}));
     return copy::run(source, device, *work, tuning, progress, parts_.clock, parts_.log, stop);
   }

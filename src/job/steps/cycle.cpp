@@ -87,6 +87,8 @@ class Thaw final : public Step {
   void run(const State& state, Journal& journal, Observer&, std::stop_token stop) override {
     const CycleState& cycle = *open_cycle(state, kind_);
     parts_.machine.thaw(cycle.snapshot->snapshot, state.job->job, stop);
+    // A creation whose reply was lost may have been carried out late, beside the one that was used.
+    for (const SnapshotId& left : parts_.machine.snapshots_of(state.job->job, stop)) parts_.machine.thaw(left, state.job->job, stop);
     journal.append(SnapshotRemoved{cycle.number, cycle.snapshot->snapshot});
   }
 

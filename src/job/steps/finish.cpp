@@ -1,6 +1,8 @@
 // The end of a migration: the machine goes off here and comes up there.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "job/steps/steps.hpp"
 
 namespace vmferry::job::steps {
@@ -17,11 +19,15 @@ class ShutDown final : public Step {
   std::string_view name() const noexcept override { return "shut the machine down"; }
   bool done(const State& state) const override { return state.server.has_value(); }
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
-    const bool off = parts_.machine.describe(stop).power == model::Power::off;
-    if (off && state.powered_off) return;
-    if (!off && state.powered_off) {
-      observer.warned(fmt::format("{} was powered on again after cutover had shut it down; shutting it down and copying its last "
-                                  "changes once more", state.job->vm_name));
+    const model::Vm vm = parts_.machine.describe(stop);
+    if (state.powered_off && parts_.cloud.find_server(state.job->job, vm, stop)) return;  // only its fact is missing
+    if (state.powered_off) {
+      // An earlier run shut it down. It may have run, written and been shut down again since then, and nothing would show.
+      if (vm.power == model::Power::off) {
+        observer.said("an earlier run shut the machine down; taking its last changes once more");
+        journal.append(FinalCopyDoubted{});
+        return;
+      }
       journal.append(PoweredOnAgain{});
     }
     journal.append(ShutdownBegan{now_ms(parts_.clock)});
@@ -49,7 +55,7 @@ class Launch final : public Step {
     for (const model::Disk& disk : vm.disks) {
       if (copy_.skip.contains(disk.key)) continue;
       const auto known = state.disks.find(disk.key);
-      if (known == state.disks.end() || !known->second.complete || known->second.copied_in != state.cycles.back().number)
+      if (known == state.disks.end() || known->second.copied_in != state.cycles.back().number)
         throw Error(Fault::bug, fmt::format("{} is not part of the final copy", disk.label));
       wish.volumes.push_back(known->second.volume);
     }
@@ -59,11 +65,42 @@ class Launch final : public Step {
         throw Error(Fault::conflict, fmt::format("{} ({}) appeared during cutover; run the same command again", nic.label, nic.mac));
       wish.ports.push_back(port->second.port);
     }
-    const target::Launched launched = parts_.cloud.launch(wish, stop);
-    journal.append(ServerLaunched{launched.id, launched.state});
+    hand_over(wish, journal, stop);
+    try {
+      const target::Launched launched = parts_.cloud.launch(wish, stop);
+      journal.append(ServerLaunched{launched.id, launched.state});
+    } catch (const Error& e) {
+      if (surely_nothing_was_made(e, wish, stop)) take_back(state, wish, journal, stop);
+      throw;
+    }
   }
 
  private:
+  // From here on a server may write to the volumes. Whoever finds them later, by journal or by their own memory, must not
+  // build a delta on what they held.
+  void hand_over(const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
+    journal.append(HandedOver{});
+    for (const VolumeId& volume : wish.volumes) parts_.cloud.remember(volume, {{"change_id", ""}, {"vmferry_complete", ""}}, stop);
+  }
+
+  // A refusal (quota, flavor, a wrong setting) before anything was made; not a lost reply, not a server that failed to start.
+  bool surely_nothing_was_made(const Error& e, const target::LaunchWish& wish, std::stop_token stop) const {
+    const bool refused = e.fault() == Fault::quota || e.fault() == Fault::usage || e.fault() == Fault::config || e.fault() == Fault::not_found ||
+                         e.fault() == Fault::auth;
+    try {
+      return refused && !parts_.cloud.find_server(wish.job, wish.vm, stop);
+    } catch (const Error&) {
+      return false;
+    }
+  }
+
+  void take_back(const State& state, const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
+    for (const auto& [key, disk] : state.disks)
+      if (disk.base && std::find(wish.volumes.begin(), wish.volumes.end(), disk.volume) != wish.volumes.end())
+        parts_.cloud.remember(disk.volume, {{"change_id", disk.base->text()}, {"vmferry_complete", "yes"}}, stop);
+    journal.append(HandoverTakenBack{});
+  }
+
   Parts parts_;
   CopyOptions copy_;
   CutoverOptions options_;

@@ -44,13 +44,22 @@ namespace {
 
 class CheckDisks final : public Step {
  public:
-  CheckDisks(const Parts& parts, const CopyOptions& copy) : parts_(parts), copy_(copy) {}
+  CheckDisks(const Parts& parts, const CopyOptions& copy, Kind kind) : parts_(parts), copy_(copy), kind_(kind) {}
   std::string_view name() const noexcept override { return "check the machine"; }
   bool done(const State&) const override { return false; }
-  void run(const State&, Journal&, Observer& observer, std::stop_token stop) override {
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
     refuse_impossible_disks(vm, copy_.skip);
-    parts_.cloud.check_settings(stop);
+    parts_.cloud.check_settings(state.job->job, stop);
+    if (state.shutdown_at && !state.server && vm.power != model::Power::off) {
+      // The guest did not shut down after all, or somebody started it again: it is a running machine like any other.
+      if (state.powered_off)
+        observer.warned(fmt::format("{} was powered on again after a cutover had shut it down; what it wrote since is copied", vm.name));
+      journal.append(PoweredOnAgain{});
+    } else if (kind_ == Kind::warm && state.shutdown_at && !state.server) {
+      throw Error(Fault::conflict, fmt::format("the cutover of {} has begun and the machine is off; finish it with `vmferry cutover`, undo it with "
+                                               "`vmferry abort`, or power the machine on to go on with cycles", vm.name));
+    }
     if (vm.consolidation_needed)
       observer.warned(fmt::format("{} needs its disks consolidated (vSphere says so): an earlier snapshot was not fully removed", vm.name));
   }
@@ -58,6 +67,7 @@ class CheckDisks final : public Step {
  private:
   Parts parts_;
   CopyOptions copy_;
+  Kind kind_;
 };
 
 const target::NetworkChoice* choice_for(const std::vector<target::NetworkChoice>& choices, const std::string& mac) {
@@ -188,7 +198,9 @@ class AllocateVolumes final : public Step {
 
 }  // namespace
 
-std::unique_ptr<Step> check_disks(const Parts& parts, const CopyOptions& copy) { return std::make_unique<CheckDisks>(parts, copy); }
+std::unique_ptr<Step> check_disks(const Parts& parts, const CopyOptions& copy, Kind kind) {
+  return std::make_unique<CheckDisks>(parts, copy, kind);
+}
 std::unique_ptr<Step> check_cutover(const Parts& parts, const CutoverOptions& options) {
   return std::make_unique<CheckCutover>(parts, options);
 }

@@ -15,7 +15,8 @@ const CycleState* open_cycle(const State& state, Kind kind) noexcept;
 target::Tag tag_of(const State& state, const model::Disk& disk);
 
 // prepare.cpp
-std::unique_ptr<Step> check_disks(const Parts& parts, const CopyOptions& copy);
+// `kind`: the itinerary ends with a warm cycle, or with the final one.
+std::unique_ptr<Step> check_disks(const Parts& parts, const CopyOptions& copy, Kind kind);
 std::unique_ptr<Step> check_cutover(const Parts& parts, const CutoverOptions& options);
 std::unique_ptr<Step> ensure_ports(const Parts& parts, const CutoverOptions& options);
 std::unique_ptr<Step> ensure_tracking(const Parts& parts, const CopyOptions& copy);

@@ -14,6 +14,7 @@
 #include "vsphere/power.hpp"
 #include "vsphere/properties.hpp"
 #include "vsphere/snapshots.hpp"
+#include "vsphere/tasks.hpp"
 
 namespace vmferry::source::vmware {
 
@@ -341,6 +342,8 @@ void VsphereMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::sto
 }
 
 std::vector<SnapshotId> VsphereMachine::snapshots_of(const JobId& job, std::stop_token stop) {
+  // A creation that was told to start and never waited for still makes its snapshot.
+  vsphere::await_unfinished(session_, vsphere::vm_ref(options_.vm), {"createSnapshot", "createSnapshotEx"}, stop);
   std::vector<SnapshotId> ours;
   for (const model::Snapshot& snapshot : vsphere::snapshots(session_, options_.vm, stop).snapshots)
     if (const auto mark = parse_mark(snapshot); mark && mark->tag.job == job) ours.push_back(snapshot.id);

@@ -83,7 +83,7 @@ class LocalCloud final : public Cloud {
   }
 
   std::string describe() const override { return "folder " + options_.directory.string(); }
-  void check_settings(std::stop_token stop) override;
+  void check_settings(const JobId& job, std::stop_token stop) override;
   std::optional<Volume> find(const Tag& tag, std::stop_token stop) override;
   Volume allocate(const VolumeWish& wish, std::stop_token stop) override;
   std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) override;
@@ -91,6 +91,7 @@ class LocalCloud final : public Cloud {
   void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) override;
   Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
                    std::stop_token stop) override;
+  std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
   Launched launch(const LaunchWish& wish, std::stop_token stop) override;
   void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) override;
   void discard_port(const PortId& port, const JobId& job, std::stop_token stop) override;
@@ -148,7 +149,15 @@ fs::path LocalCloud::port_file(const std::string& mac) const {
   return options_.directory / ".vmferry-ports" / (name + ".json");
 }
 
-void LocalCloud::check_settings(std::stop_token) {
+std::optional<ServerId> LocalCloud::find_server(const JobId& job, const model::Vm& vm, std::stop_token) {
+  const std::string name = file_name(vm.name);
+  const fs::path file = options_.directory / name / (name + ".xml");
+  const auto text = read_whole(file);
+  if (!text || job_of_domain(*text) != job) return std::nullopt;
+  return ServerId{file.string()};
+}
+
+void LocalCloud::check_settings(const JobId&, std::stop_token) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
     throw Error(Fault::config,
                 fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));

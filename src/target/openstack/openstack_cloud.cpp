@@ -77,7 +77,8 @@ class OpenstackCloud final : public Cloud {
   }
 
   std::string describe() const override { return "OpenStack " + cloud_->describe(); }
-  void check_settings(std::stop_token stop) override;
+  void check_settings(const JobId& job, std::stop_token stop) override;
+  std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
   std::optional<Volume> find(const Tag& tag, std::stop_token stop) override;
   Volume allocate(const VolumeWish& wish, std::stop_token stop) override;
   std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) override;
@@ -93,7 +94,7 @@ class OpenstackCloud final : public Cloud {
   ServerId instance(std::stop_token stop);
   std::vector<std::string> security_groups(std::stop_token stop);
   void check_network(const NetworkChoice& choice, std::stop_token stop);
-  void check_quota(std::stop_token stop);
+  void check_quota(const JobId& job, std::stop_token stop);
   std::optional<client::Volume> find_volume(const Tag& tag, std::stop_token stop);
   client::Volume create(const VolumeWish& wish, std::stop_token stop);
   void adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop);
@@ -102,7 +103,7 @@ class OpenstackCloud final : public Cloud {
   client::MadePort make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop);
   void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice,
                   std::stop_token stop);
-  std::optional<client::Server> find_server(const LaunchWish& wish, std::stop_token stop);
+  std::optional<client::Server> server_of(const JobId& job, const std::string& name, std::stop_token stop);
   client::Server create_server(const LaunchWish& wish, std::stop_token stop);
   std::string here() const {
     return options_.host.empty() ? "this host" : "this host (" + options_.host + ")";
@@ -138,7 +139,7 @@ void OpenstackCloud::check_network(const NetworkChoice& choice, std::stop_token 
     client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop);
 }
 
-void OpenstackCloud::check_settings(std::stop_token stop) {
+void OpenstackCloud::check_settings(const JobId& job, std::stop_token stop) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
     throw Error(Fault::config,
                 fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
@@ -156,10 +157,10 @@ void OpenstackCloud::check_settings(std::stop_token stop) {
     client::servers::check_availability_zone(cloud_->compute(stop), options_.availability_zone, stop);
   for (const NetworkChoice& choice : options_.networks) check_network(choice, stop);
   security_groups(stop);
-  check_quota(stop);
+  check_quota(job, stop);
 }
 
-void OpenstackCloud::check_quota(std::stop_token stop) {
+void OpenstackCloud::check_quota(const JobId& job, std::stop_token stop) {
   // Only a warning: the volumes of this machine may exist already.
   if (const auto lacking = client::volumes::limits(cloud_->volume(stop), stop).lacking(1, 1))
     log_.warning("no room for another volume", {{"quota", *lacking}});
@@ -169,8 +170,7 @@ void OpenstackCloud::check_quota(std::stop_token stop) {
   const auto lacking = client::servers::limits(compute, stop).lacking(flavor.vcpus, flavor.ram_mib);
   if (!lacking) return;
   // It may be this very machine's server, made by a run that died, that fills the quota.
-  if (!options_.job.empty() &&
-      !client::servers::find(compute, {{memory_key::job, options_.job.value}}, stop).empty())
+  if (!job.empty() && !client::servers::find(compute, {{memory_key::job, job.value}}, stop).empty())
     return;
   throw Error(Fault::quota,
               fmt::format("a server of flavor {} cannot be made: {}; raise the quota before the cutover",
@@ -331,7 +331,9 @@ std::unique_ptr<Device> OpenstackCloud::attach(const Volume& volume, std::stop_t
   expected.serial = volume.id.value;
   expected.bytes = now.gib * gib;
   // The caller may have marked it as written just now; that it was never opened is our own word.
-  expected.known_zero = volume.fresh && !now.metadata.contains(memory_key::opened) && !now.encrypted;
+  // A new volume need not read as zeroes: thick backends hand out old blocks (LVM with volume_clear=none). Nothing in
+  // Cinder's API tells, so what the source has as zeroes is made zero here too; thin backends do that for nothing.
+  expected.known_zero = false;
   auto device = std::make_unique<OpenedDevice>(link, std::move(expected), options_.identity);
   // Before anyone can write: from here on no later run may take the volume for empty.
   if (!now.metadata.contains(memory_key::opened))
@@ -449,9 +451,14 @@ void OpenstackCloud::discard_port(const PortId& port, const JobId& job, std::sto
 
 // ---- the server
 
-std::optional<client::Server> OpenstackCloud::find_server(const LaunchWish& wish, std::stop_token stop) {
-  auto found = client::servers::find(cloud_->compute(stop), {{memory_key::job, wish.job.value}}, stop);
-  std::erase_if(found, [&](const client::Server& s) { return s.name != wish.vm.name; });
+std::optional<ServerId> OpenstackCloud::find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) {
+  if (const auto server = server_of(job, vm.name, stop)) return server->id;
+  return std::nullopt;
+}
+
+std::optional<client::Server> OpenstackCloud::server_of(const JobId& job, const std::string& name, std::stop_token stop) {
+  auto found = client::servers::find(cloud_->compute(stop), {{memory_key::job, job.value}}, stop);
+  std::erase_if(found, [&](const client::Server& s) { return s.name != name; });
   if (found.empty()) return std::nullopt;
   if (found.size() == 1) return found.front();
   std::vector<std::string> ids;
@@ -459,7 +466,7 @@ std::optional<client::Server> OpenstackCloud::find_server(const LaunchWish& wish
   throw Error(Fault::conflict,
               fmt::format("{} servers are '{}' of job {}: {}; delete all but the right one (their volumes "
                           "are kept)",
-                          found.size(), wish.vm.name, wish.job.value, fmt::join(ids, ", ")));
+                          found.size(), name, job.value, fmt::join(ids, ", ")));
 }
 
 client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_token stop) {
@@ -489,7 +496,7 @@ client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_t
 }
 
 Launched OpenstackCloud::launch(const LaunchWish& wish, std::stop_token stop) {
-  const auto existing = find_server(wish, stop);
+  const auto existing = server_of(wish.job, wish.vm.name, stop);
   const client::Server server = existing ? *existing : create_server(wish, stop);
   try {
     const client::Server active =

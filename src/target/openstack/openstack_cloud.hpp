@@ -35,7 +35,6 @@ struct Options {
   // Only for check_settings(): what the cutover will ask for, as far as it is known.
   std::string flavor;
   std::vector<NetworkChoice> networks;
-  JobId job;
 
   std::chrono::seconds volume_patience{600};  // until a volume can be used
   std::chrono::seconds attach_patience{300};  // until Nova and Cinder agree

@@ -75,7 +75,7 @@ struct World {
       events.push_back(fmt::format("{} {}", acted ? "after" : "before", call));
       if (static_cast<int>(events.size()) - 1 == dies_at) throw Died();
     };
-    journal.append(JobCreated{job, "vcenter x", model::VmId{"vm-1"}, "web01", "/DC0/vm/web01", cloud.describe()});
+    journal.append(JobCreated{job, "vcenter x", model::VmId{"vm-1"}, "web01", "/DC0/vm/web01", cloud.describe(), ""});
     machine.around = cloud.around = hook;
     journal.around = hook;
   }

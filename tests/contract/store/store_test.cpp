@@ -17,7 +17,7 @@
 namespace vmferry::store {
 namespace {
 
-const job::JobCreated created{JobId{"job-1"}, "vcenter x", model::VmId{"vm-1"}, "web01", "/DC0/vm/web01", "cloud"};
+const job::JobCreated created{JobId{"job-1"}, "vcenter x", model::VmId{"vm-1"}, "web01", "/DC0/vm/web01", "cloud", ""};
 const JobRow row{JobId{"job-1"}, "vcenter x", model::VmId{"vm-1"}, "web01", "cloud", 0};
 
 class StoreTest : public ::testing::Test {

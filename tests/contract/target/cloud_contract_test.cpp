@@ -62,7 +62,7 @@ using Worlds = testing::Types<FakeWorld, LocalWorld, OpenstackWorld>;
 TYPED_TEST_SUITE(CloudContract, Worlds);
 
 TYPED_TEST(CloudContract, settings_that_are_right_pass) {
-  this->world_.cloud().check_settings(this->stop_);
+  this->world_.cloud().check_settings({}, this->stop_);
   EXPECT_FALSE(this->world_.cloud().describe().empty());
 }
 
@@ -142,7 +142,9 @@ TYPED_TEST(CloudContract, only_a_volume_that_nobody_opened_is_known_to_be_zero) 
   const Volume volume = cloud.allocate(this->scene_.wish(size), this->stop_);
   // The job says so before it attaches: its own word must not cost it the knowledge.
   cloud.remember(volume.id, {{"vmferry_written", "yes"}}, this->stop_);
-  EXPECT_TRUE(cloud.attach(volume, this->stop_)->known_zero());
+  // Cinder cannot tell whether a new volume reads as zeroes, so there nothing is assumed.
+  constexpr bool tells = !std::is_same_v<TypeParam, OpenstackWorld>;
+  EXPECT_EQ(cloud.attach(volume, this->stop_)->known_zero(), tells);
   cloud.detach(volume.id, this->stop_);
   // The same object, by now stale, and every later view of it.
   EXPECT_FALSE(cloud.attach(volume, this->stop_)->known_zero());

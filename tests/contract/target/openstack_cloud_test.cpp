@@ -273,7 +273,7 @@ TEST_F(OpenstackTarget, settings_that_do_not_exist_are_refused_by_name) {
   const auto check = [&](const auto& change) {
     openstack::Options options = world_.options();
     change(options);
-    return refusal([&] { world_.open(options)->check_settings({}); }, Fault::config);
+    return refusal([&] { world_.open(options)->check_settings({}, {}); }, Fault::config);
   };
   EXPECT_TRUE(says(check([](auto& o) { o.volume_type = "gold-plated"; }), "gold-plated"));
   EXPECT_TRUE(says(check([](auto& o) { o.flavor = "m1.colossal"; }), "m1.colossal"));
@@ -293,10 +293,10 @@ TEST_F(OpenstackTarget, a_quota_without_room_for_the_server_is_said_before_the_c
   OpenstackWorld::lab().control("openstack", "POST", "/quota", R"({"instances":0})");
   openstack::Options options = world_.options();
   options.flavor = world_.flavor();
-  const std::string why = refusal([&] { world_.open(options)->check_settings({}); }, Fault::quota);
+  const std::string why = refusal([&] { world_.open(options)->check_settings({}, {}); }, Fault::quota);
   OpenstackWorld::lab().control("openstack", "POST", "/quota", R"({"instances":-1})");
   EXPECT_TRUE(says(why, "server")) << why;
-  world_.open(options)->check_settings({});
+  world_.open(options)->check_settings({}, {});
 }
 
 TEST_F(OpenstackTarget, a_quota_without_room_for_the_volume_is_said_in_numbers) {
