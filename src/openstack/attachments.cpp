@@ -61,7 +61,11 @@ class Attaching {
     last_ = volumes::get(volume_, id_, stop_);
     if (attached_to(last_, server_) && last_.status == "in-use") return true;
     if (last_.status.rfind("error", 0) == 0) throw_error_status(last_);
-    if (last_.status == "in-use" && !attached_to(last_, server_)) throw_elsewhere();
+    if (last_.status == "in-use" && !attached_to(last_, server_)) {
+      // Without any attachment it is between two of Cinder's writes.
+      if (!last_.attachments.empty()) throw_elsewhere();
+      return false;
+    }
     if (is_passing(last_.status)) return false;
     if (last_.status != "available") {
       throw Error(Fault::conflict, fmt::format("volume {} ('{}') is {}: it must be available to be attached", id_.value, last_.name, last_.status));
@@ -76,7 +80,8 @@ class Attaching {
 
  private:
   [[noreturn]] void throw_elsewhere() const {
-    const std::string where = last_.attachments.empty() ? "something that is no instance" : "instance " + last_.attachments.front().server.value;
+    const ServerId& other = last_.attachments.front().server;
+    const std::string where = other.empty() ? "a host that is no instance" : "instance " + other.value;
     throw Error(Fault::conflict, fmt::format("volume {} ('{}') is attached to {}, not to this host's instance {}: detach it there first", id_.value,
                                              last_.name, where, server_.value));
   }

@@ -19,6 +19,8 @@ namespace vmferry::openstack {
 
 namespace {
 
+constexpr const char* fingerprint_variable = "VMFERRY_OPENSTACK_FINGERPRINT";
+
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
@@ -212,6 +214,7 @@ CloudConfig from_settings(const Settings& settings, const Environment& environme
   config.region = settings.get({"region_name", "regions"});
   config.interface = interface_of(settings, config);
   config.insecure = !is_true(settings, "verify", true) || is_true(settings, "insecure", false);
+  config.fingerprint = variable(environment, fingerprint_variable);
   config.ca_file = expanded(settings.get({"cacert"}), environment);
   config.client_certificate = expanded(settings.get({"cert"}), environment);
   config.client_key = expanded(settings.get({"key"}), environment);
@@ -305,7 +308,7 @@ Environment process_environment() {
     const std::size_t equals = text.find('=');
     if (equals == std::string_view::npos) continue;
     const std::string name(text.substr(0, equals));
-    if (name.rfind("OS_", 0) == 0 || name == "HOME" || name == "XDG_CONFIG_HOME")
+    if (name.rfind("OS_", 0) == 0 || name == "HOME" || name == "XDG_CONFIG_HOME" || name == fingerprint_variable)
       environment[name] = std::string(text.substr(equals + 1));
   }
   return environment;
@@ -314,7 +317,10 @@ Environment process_environment() {
 http::Trust trust(const CloudConfig& config) {
   http::Trust trust;
   trust.who = "OpenStack";
+  trust.pin_flag = fmt::format("the variable {} with", fingerprint_variable);
+  trust.ca_flag = "OS_CACERT or cacert in clouds.yaml:";
   trust.insecure = config.insecure;
+  trust.sha256 = config.fingerprint;
   trust.ca_file = config.ca_file;
   trust.client_certificate = config.client_certificate;
   trust.client_key = config.client_key;

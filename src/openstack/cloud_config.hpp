@@ -42,6 +42,7 @@ struct CloudConfig {
   std::map<std::string, std::string> endpoints;     // *_endpoint_override, by canonical service name ("volume")
   std::map<std::string, std::string> api_versions;  // *_api_version, by canonical service name
   bool insecure = false;                            // verify: false
+  std::string fingerprint;                          // VMFERRY_OPENSTACK_FINGERPRINT: SHA-256 of the one certificate of all endpoints
   std::filesystem::path ca_file;
   std::filesystem::path client_certificate;
   std::filesystem::path client_key;
@@ -68,7 +69,7 @@ CloudFiles find_files(const Environment& environment);
 
 // find_files() and read_config().
 CloudConfig load(const Environment& environment, const std::string& cloud = "");
-// The OS_*, HOME and XDG_CONFIG_HOME variables of this process.
+// The variables of this process that read_config() and find_files() look at.
 Environment process_environment();
 
 // How the services' certificates are judged.

@@ -114,8 +114,8 @@ std::map<std::string, std::string> Fields::map(std::string_view key) const {
   if (!value->is_object()) node_->wrong(key, "an object");
   for (const auto& [name, item] : value->items()) {
     if (item.is_null()) continue;
-    if (!is_scalar(item)) node_->wrong(fmt::format("{}.{}", key, name), "a text");
-    pairs.emplace(name, as_text(item));
+    // Metadata is anybody's: a value of another kind is kept as its JSON.
+    pairs.emplace(name, is_scalar(item) ? as_text(item) : item.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
   return pairs;
 }

@@ -139,7 +139,15 @@ TEST_F(OpenStack, AnUnknownCertificateIsRefused) {
   CloudConfig config = load(environment());
   config.ca_file.clear();
   auto carrier = transport(config);
-  EXPECT_EQ(thrown([&] { Cloud::open(std::move(config), std::move(carrier), clock_, log_, {}); }).fault(), Fault::auth);
+  const Error e = thrown([&] { Cloud::open(std::move(config), std::move(carrier), clock_, log_, {}); });
+  EXPECT_EQ(e.fault(), Fault::auth);
+  const std::string variable = "add the variable VMFERRY_OPENSTACK_FINGERPRINT with ", said = e.what();
+  ASSERT_TRUE(has(said, variable)) << said;
+  EXPECT_TRUE(has(said, "OS_CACERT")) << said;
+  // Following the advice works.
+  const std::string fingerprint = said.substr(said.find(variable) + variable.size(), 95);
+  EXPECT_NE(open({{"VMFERRY_OPENSTACK_FINGERPRINT", fingerprint}}), nullptr);
+  EXPECT_EQ(thrown([&] { open({{"VMFERRY_OPENSTACK_FINGERPRINT", "00" + fingerprint.substr(2)}}); }).fault(), Fault::auth);
 }
 
 // A credential and a token made through the lab's own calls.
