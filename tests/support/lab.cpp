@@ -32,7 +32,7 @@ process::Output run_lab(std::vector<std::string> args) {
   command.program = lab_program();
   command.args = std::move(args);
   command.dies_with_us = false;
-  return process::run(runner, command, std::chrono::seconds(60), {});
+  return process::run(runner, command, std::chrono::seconds(180), {});
 }
 
 }  // namespace
