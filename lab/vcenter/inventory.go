@@ -43,7 +43,7 @@ func (s *Server) others() []small {
 		{name: "web02", on: true}, {name: "web01-old"}, {name: "Web01"}, {name: "webshop01", on: true},
 		{folder: "Production", name: "app01", on: true}, {folder: "Test", name: "app01"},
 		{folder: "Production/Europe", name: "erp01", on: true}, {folder: "Production/Europe", name: "db server 01"},
-		{folder: "Test", name: "blue%2fgreen"}, {folder: "Test", name: "50%25 load"}, {folder: "Test", name: "grün-ß"},
+		{folder: "Test", name: "blue/green"}, {folder: "Test", name: "50% load"}, {folder: "Test", name: "grün-ß"},
 		{name: "efi01", efi: true},
 	}
 	if s.config.ESXi {

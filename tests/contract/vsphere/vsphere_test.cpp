@@ -64,14 +64,37 @@ TEST_P(Vsphere, FindsTheMachineInEveryWay) {
   EXPECT_EQ(vm.path, lab_->get("vcenter.vm_path"));
   for (const std::string& wanted : {vm.path, vm.path.substr(1), vm.name, vm.id.value, vm.uuid, vm.instance_uuid})
     EXPECT_EQ(find(*session_, wanted, {}), vm_) << wanted;
+  // Names that the API escapes, in either spelling.
+  const std::vector<ListedVm> all = list(*session_, {});
+  const auto slashed = std::find_if(all.begin(), all.end(), [](const ListedVm& other) { return other.name == "blue/green"; });
+  ASSERT_NE(slashed, all.end());
+  EXPECT_TRUE(slashed->path.ends_with("/blue%2fgreen")) << slashed->path;
+  for (const std::string& wanted : {std::string("blue/green"), std::string("blue%2fgreen"), slashed->path})
+    EXPECT_EQ(find(*session_, wanted, {}), slashed->id) << wanted;
   for (const std::string missing : {"web0", "/DC0/vm/web02", "vm-987654", "423c6e10-aaaa-bbbb-cccc-0123456789ab"}) {
     try {
       find(*session_, missing, {});
       ADD_FAILURE() << missing;
     } catch (const Error& e) {
       EXPECT_EQ(e.fault(), Fault::not_found) << e.what();
-      EXPECT_NE(std::string(e.what()).find(vm.path), std::string::npos) << e.what();
+      const std::string said = e.what();
+      EXPECT_NE(said.find("There are:"), std::string::npos) << said;
+      if (missing == "web0") {
+        EXPECT_LT(said.find(vm.path), said.find("There are:")) << "it is near: " << said;
+      }
     }
+  }
+}
+
+TEST_P(Vsphere, AnAmbiguousNameListsItsPaths) {
+  if (!is_vcenter()) GTEST_SKIP() << "names are unique on a bare host";
+  try {
+    find(*session_, "app01", {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::conflict);
+    for (const char* path : {"/DC0/vm/Production/app01", "/DC0/vm/Test/app01"})
+      EXPECT_NE(std::string(e.what()).find(path), std::string::npos) << e.what();
   }
 }
 
@@ -111,6 +134,7 @@ TEST_P(Vsphere, ListsTheInventoryWhateverThePageSize) {
 
 TEST_P(Vsphere, SurvivesTheEndOfTheSessionInTheMiddleOfAnyCall) {
   const auto expire = [&](const std::string& method) { fault(method, R"("kind":"expire")"); };
+  track();
   const std::uint64_t before = session_->login();
   expire("RetrievePropertiesEx");
   EXPECT_EQ(describe(*session_, vm_, {}).name, "web01");
