@@ -71,7 +71,7 @@ TEST_P(Vsphere, FindsTheMachineInEveryWay) {
   EXPECT_TRUE(slashed->path.ends_with("/blue%2fgreen")) << slashed->path;
   for (const std::string& wanted : {std::string("blue/green"), std::string("blue%2fgreen"), slashed->path})
     EXPECT_EQ(find(*session_, wanted, {}), slashed->id) << wanted;
-  for (const std::string missing : {"web0", "/DC0/vm/web02", "vm-987654", "423c6e10-aaaa-bbbb-cccc-0123456789ab"}) {
+  for (const std::string missing : {"web0", "/DC0/vm/nowhere", "vm-987654", "423c6e10-aaaa-bbbb-cccc-0123456789ab"}) {
     try {
       find(*session_, missing, {});
       ADD_FAILURE() << missing;
