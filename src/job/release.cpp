@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "job/itinerary.hpp"
@@ -56,6 +57,23 @@ bool drop_attachments(const Parts& parts, const State& state, Journal& journal, 
   return all;
 }
 
+// By fact and by tag: a port may have been made just before a crash.
+bool drop_ports(const Parts& parts, const State& state, Journal& journal, Observer& observer, std::stop_token stop) {
+  std::set<PortId> made;
+  for (const auto& [mac, port] : state.ports)
+    if (port.created) made.insert(port.port);
+  bool all = attempt(observer, "look for ports of this job", [&] {
+    for (const PortId& port : parts.cloud.ports_of(state.job->job, stop)) made.insert(port);
+  });
+  for (const PortId& port : made)
+    all &= attempt(observer, fmt::format("delete port {}", port.value), [&] {
+      parts.cloud.discard_port(port, state.job->job, stop);
+      journal.append(PortDiscarded{port});
+      observer.said(fmt::format("port {} is deleted", port.value));
+    });
+  return all;
+}
+
 // Volumes that were made just before a crash, so that no fact names them: found by their tag.
 bool drop_unrecorded_volumes(const Parts& parts, const State& state, Observer& observer, std::stop_token stop) {
   return attempt(observer, "look for volumes that no fact names", [&] {
@@ -103,13 +121,7 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
   bool all = drop_snapshots(parts, state, journal, observer, stop);
   // All of them: an attachment that was on its way when its run was stopped may have arrived since.
   all &= drop_attachments(parts, state, journal, observer, stop, true);
-  for (const auto& [mac, port] : state.ports)
-    if (port.created)
-      all &= attempt(observer, fmt::format("delete port {}", port.port.value), [&, id = port.port] {
-        parts.cloud.discard_port(id, state.job->job, stop);
-        journal.append(PortDiscarded{id});
-        observer.said(fmt::format("port {} is deleted", id.value));
-      });
+  all &= drop_ports(parts, state, journal, observer, stop);
   if (delete_volumes)
     for (const auto& [key, disk] : state.disks)
       all &= attempt(observer, fmt::format("delete volume {}", disk.volume.value), [&, key = key] {

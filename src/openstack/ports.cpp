@@ -80,6 +80,14 @@ std::optional<Port> find_by_mac(Service& network, const std::string& network_id,
   return find_where(network, in_network, wanted, stop);
 }
 
+std::vector<Port> find_by_description(Service& network, const std::string& description, std::stop_token stop) {
+  if (description.empty()) throw Error(Fault::bug, "ports without a description were asked for");
+  std::vector<Port> found;
+  for (const Fields& item : network.list("/ports?description=" + http::encode(description), "ports", "list ports", stop))
+    if (Port port = read(item); port.description == description) found.push_back(std::move(port));
+  return found;
+}
+
 std::optional<Port> look_up(Service& network, const PortId& id, std::stop_token stop) {
   if (id.empty()) throw Error(Fault::bug, "a port without an id was asked for");
   Call call;

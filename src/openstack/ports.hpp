@@ -47,6 +47,8 @@ struct MadePort {
 namespace ports {
 
 std::optional<Port> find_by_mac(Service& network, const std::string& network_id, const std::string& mac, std::stop_token stop);
+// Every port with exactly that description.
+std::vector<Port> find_by_description(Service& network, const std::string& description, std::stop_token stop);
 std::optional<Port> look_up(Service& network, const PortId& id, std::stop_token stop);
 // The port with that MAC in that network, or a new one. A found one that a server has, or without the wanted IP, is
 // returned as it is: the caller judges.

@@ -96,8 +96,12 @@ class Cloud {
   virtual void detach(const VolumeId& volume, std::stop_token stop) = 0;
   // Adds or replaces the given keys, keeps the others. An empty value removes the key.
   virtual void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) = 0;
+  // The adapter's port in the chosen network: one that is there already is used as it is, but one that this job made for
+  // other wishes (address, subnet, security groups) is made anew. Error(conflict) when a stranger's server has it.
   virtual Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
                            std::stop_token stop) = 0;
+  // Every port that this job made, also those of a run that died before it wrote them down.
+  virtual std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) = 0;
   // The server that launch() made for this job, whatever its state; nothing when there is none (any more).
   virtual std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) = 0;
   // Creates the server, or finds the one a lost reply left, and waits until it runs.

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <fstream>
 #include <stdexcept>
 
 #include "base/error.hpp"
@@ -130,6 +131,13 @@ std::optional<ServerId> FakeCloud::find_server(const JobId& job, const model::Vm
   for (const auto& [id, server] : servers_)
     if (server.job == job.value && server.name == vm.name) return id;
   return std::nullopt;
+}
+
+void FakeCloud::scribble(const VolumeId& volume) {
+  std::scoped_lock lock(mutex_);
+  std::fstream file(known(volume).file, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(12345);
+  file << "written by a server";
 }
 
 void FakeCloud::delete_server(const ServerId& server) {
@@ -295,6 +303,18 @@ void FakeCloud::discard(const VolumeId& volume, const JobId& job, std::stop_toke
     }
   }
   note("discard", true);
+}
+
+std::vector<PortId> FakeCloud::ports_of(const JobId& job, std::stop_token) {
+  note("ports_of", false);
+  std::vector<PortId> ids;
+  {
+    std::scoped_lock lock(mutex_);
+    for (const auto& [id, port] : ports_)
+      if (port.job == job.value) ids.push_back(id);
+  }
+  note("ports_of", true);
+  return ids;
 }
 
 void FakeCloud::discard_port(const PortId& port, const JobId& job, std::stop_token) {

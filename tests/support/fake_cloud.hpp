@@ -54,9 +54,12 @@ class FakeCloud final : public target::Cloud {
   target::Port ensure_port(const JobId& job, const model::Nic& nic, const target::NetworkChoice& choice,
                            std::stop_token stop) override;
   std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
+  // What a server does to its disks: a few bytes change.
+  void scribble(const VolumeId& volume);
   void delete_server(const ServerId& server);  // as an operator does; its volumes stay
   target::Launched launch(const target::LaunchWish& wish, std::stop_token stop) override;
   void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) override;
+  std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) override;
   void discard_port(const PortId& port, const JobId& job, std::stop_token stop) override;
 
   // What there is, as copies.

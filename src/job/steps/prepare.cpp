@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
@@ -108,6 +109,7 @@ class EnsurePorts final : public Step {
   std::string_view name() const noexcept override { return "ensure network ports"; }
   bool done(const State& state) const override { return state.server.has_value(); }
   void run(const State& state, Journal& journal, Observer&, std::stop_token stop) override {
+    std::set<PortId> wanted;
     for (const model::Nic& nic : parts_.machine.describe(stop).nics) {
       const target::NetworkChoice* choice = choice_for(options_.networks, nic.mac);
       if (!choice) throw Error(Fault::usage, fmt::format("{} (MAC {}) has no --network-mapping", nic.label, nic.mac));
@@ -115,6 +117,13 @@ class EnsurePorts final : public Step {
       const auto known = state.ports.find(nic.mac);
       if (known == state.ports.end() || known->second.port != port.id)
         journal.append(PortEnsured{nic.mac, port.id, port.created});
+      wanted.insert(port.id);
+    }
+    // Made for another mapping, or for an adapter that is gone.
+    for (const PortId& port : parts_.cloud.ports_of(state.job->job, stop)) {
+      if (wanted.contains(port)) continue;
+      parts_.cloud.discard_port(port, state.job->job, stop);
+      journal.append(PortDiscarded{port});
     }
   }
 

@@ -91,6 +91,7 @@ class LocalCloud final : public Cloud {
   void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) override;
   Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
                    std::stop_token stop) override;
+  std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) override;
   std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
   Launched launch(const LaunchWish& wish, std::stop_token stop) override;
   void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) override;
@@ -101,6 +102,7 @@ class LocalCloud final : public Cloud {
     return VolumeId{file_name(tag.vm_name) + "/" + file_name(tag.volume_name)};
   }
   Files files_of(const VolumeId& id) const;
+  fs::path port_directory() const { return options_.directory / ".vmferry-ports"; }
   fs::path port_file(const std::string& mac) const;
   std::optional<Record> record_of(const Tag& tag, const Files& files) const;
   Record record_of(const VolumeId& id, const Files& files) const;
@@ -146,7 +148,7 @@ fs::path LocalCloud::port_file(const std::string& mac) const {
   if (!is_mac(mac)) throw Error(Fault::not_found, fmt::format("\"{}\" is no port of {}", mac, describe()));
   std::string name = lower(mac);
   std::replace(name.begin(), name.end(), ':', '-');
-  return options_.directory / ".vmferry-ports" / (name + ".json");
+  return port_directory() / (name + ".json");
 }
 
 std::optional<ServerId> LocalCloud::find_server(const JobId& job, const model::Vm& vm, std::stop_token) {
@@ -344,6 +346,19 @@ Port LocalCloud::ensure_port(const JobId& job, const model::Nic& nic, const Netw
   }
   store(file, PortRecord{job.value, mac, network});
   return {PortId{mac}, mac, true};
+}
+
+std::vector<PortId> LocalCloud::ports_of(const JobId& job, std::stop_token stop) {
+  std::vector<PortId> ids;
+  if (!on_disk(port_directory())) return ids;
+  const FolderLock lock(options_.directory, clock_, stop);
+  for (const auto& entry : fs::directory_iterator(port_directory())) {
+    std::string mac = entry.path().stem().string();
+    std::replace(mac.begin(), mac.end(), '-', ':');
+    if (entry.path().extension() != ".json" || !is_mac(mac)) continue;
+    if (const auto known = load_port(entry.path()); known && known->job == job.value) ids.push_back(PortId{mac});
+  }
+  return ids;
 }
 
 std::vector<DomainNic> LocalCloud::nics_of(const LaunchWish& wish) const {

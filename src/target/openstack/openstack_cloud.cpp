@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <set>
 
 #include "base/error.hpp"
 #include "base/sync.hpp"
@@ -78,6 +79,7 @@ class OpenstackCloud final : public Cloud {
 
   std::string describe() const override { return "OpenStack " + cloud_->describe(); }
   void check_settings(const JobId& job, std::stop_token stop) override;
+  std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) override;
   std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
   std::optional<Volume> find(const Tag& tag, std::stop_token stop) override;
   Volume allocate(const VolumeWish& wish, std::stop_token stop) override;
@@ -418,6 +420,16 @@ void OpenstackCloud::judge_port(const client::Port& port, const JobId& job, cons
                     port.id.value, port.mac, choice.network, fmt::join(addresses, " and "), choice.ip));
 }
 
+// Whether a port that this job made earlier is still what is wanted.
+bool suits(const client::Port& port, const client::PortWish& wish) {
+  const auto has_address = [&](const client::FixedIp& fixed) {
+    return (wish.ip.empty() || fixed.ip == wish.ip) && (wish.subnet.empty() || fixed.subnet == wish.subnet);
+  };
+  const std::set<std::string> groups(port.security_groups.begin(), port.security_groups.end());
+  const std::set<std::string> wanted(wish.security_groups.begin(), wish.security_groups.end());
+  return std::any_of(port.fixed_ips.begin(), port.fixed_ips.end(), has_address) && (wanted.empty() || groups == wanted);
+}
+
 Port OpenstackCloud::ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
                                  std::stop_token stop) {
   const client::Network network = client::networks::find(cloud_->network(stop), choice.network, stop);
@@ -430,9 +442,21 @@ Port OpenstackCloud::ensure_port(const JobId& job, const model::Nic& nic, const 
   wish.mac = lower(nic.mac.empty() ? choice.mac : nic.mac);
   wish.ip = choice.ip;
   wish.security_groups = security_groups(stop);
-  const client::MadePort made = make_port(wish, choice, stop);
+  client::MadePort made = make_port(wish, choice, stop);
+  if (!made.created && made.port.description == wish.description && made.port.device_id.empty() && !suits(made.port, wish)) {
+    log_.info("making a port of ours anew: other settings are wanted", {{"port", made.port.id.value}, {"mac", made.port.mac}});
+    client::ports::remove(cloud_->network(stop), made.port.id, stop);
+    made = make_port(wish, choice, stop);
+  }
   if (!made.created) judge_port(made.port, job, choice, stop);
   return {made.port.id, made.port.mac, made.created || made.port.description == wish.description};
+}
+
+std::vector<PortId> OpenstackCloud::ports_of(const JobId& job, std::stop_token stop) {
+  std::vector<PortId> ids;
+  for (const client::Port& port : client::ports::find_by_description(cloud_->network(stop), port_tag(job), stop))
+    ids.push_back(port.id);
+  return ids;
 }
 
 void OpenstackCloud::discard_port(const PortId& port, const JobId& job, std::stop_token stop) {

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 
 #include "fake_machine.hpp"
@@ -62,12 +63,13 @@ struct World {
   support::FakeCloud cloud;
   support::FakeClock clock;
   log::Log log;
-  MemoryJournal journal;
+  std::unique_ptr<MemoryJournal> journal;
   Silent observer;
   JobId job{"job-1"};
   std::mutex mutex;
   std::vector<std::string> events;
   int dies_at = -1;  // the event after which everything stops
+  std::string network = "net";
 
   World() {
     const auto hook = [this](const std::string& call, bool acted) {
@@ -75,22 +77,31 @@ struct World {
       events.push_back(fmt::format("{} {}", acted ? "after" : "before", call));
       if (static_cast<int>(events.size()) - 1 == dies_at) throw Died();
     };
-    journal.append(JobCreated{job, "vcenter x", model::VmId{"vm-1"}, "web01", "/DC0/vm/web01", cloud.describe(), ""});
-    machine.around = cloud.around = hook;
-    journal.around = hook;
+    journal = std::make_unique<MemoryJournal>();
+    begin(job);
+    machine.around = cloud.around = journal->around = hook;
+  }
+  void begin(const JobId& id) {
+    journal->append(JobCreated{id, "vcenter x", model::VmId{"vm-1"}, "web01", "/DC0/vm/web01", cloud.describe(), ""});
+  }
+  // What `--again` does: a new job, which knows nothing but what is written on the volumes.
+  void begin_again(const JobId& id) {
+    journal = std::make_unique<MemoryJournal>();
+    job = id;
+    begin(id);
   }
 
   Parts parts() { return {machine, cloud, clock, log}; }
   void run(bool cut) {
-    const std::vector<Fact> facts = journal.facts();
+    const std::vector<Fact> facts = journal->facts();
     const State state = fold(facts);
     CutoverOptions options;
-    options.networks = {{"00:50:56:00:00:01", "net", "subnet", ""}};
+    options.networks = {{"00:50:56:00:00:01", network, "subnet", ""}};
     options.flavor = "small";
     CopyOptions copy;
     copy.tuning.connections = 1;
     const Itinerary itinerary = cut ? cutover(parts(), state, copy, options) : warm(parts(), state, copy);
-    drive(itinerary, journal, observer, {});
+    drive(itinerary, *journal, observer, {});
   }
   // The command again and again until it does not die.
   void insist(bool cut) {
@@ -105,7 +116,7 @@ struct World {
   }
 
   VolumeId volume(model::DiskKey key) {
-    const std::vector<Fact> facts = journal.facts();
+    const std::vector<Fact> facts = journal->facts();
     return fold(facts).disks.at(key).volume;
   }
   void expect_equal(const std::map<model::DiskKey, std::string>& wanted) {
@@ -138,6 +149,18 @@ void expect_arrived(World& world) {
   EXPECT_EQ(world.cloud.ports().size(), 1u);
 }
 
+// ./test runs a third of the points, chosen by its seed; ./test --full contract runs them all.
+struct Slice {
+  explicit Slice(int points) {
+    const char* seed = std::getenv("VMFERRY_SLICE_SEED");
+    if (!seed) return;
+    stride = 3;
+    first = static_cast<int>(std::strtoul(seed, nullptr, 10) % 3);
+    std::printf("crash points %d, %d, ... of %d; all of them: ./test --full contract\n", first, first + stride, points);
+  }
+  int first = 0, stride = 1;
+};
+
 TEST(Journey, WithoutDeath) {
   World world;
   world.run(false);
@@ -157,11 +180,8 @@ TEST(Journey, DeathAtEveryPoint) {
   whole_journey(counting);
   const int points = static_cast<int>(counting.events.size());
   ASSERT_GT(points, 100);
-  // ./test runs a third of the points, chosen by its seed; ./test --full contract runs them all.
-  const char* seed = std::getenv("VMFERRY_SLICE_SEED");
-  const int stride = seed ? 3 : 1, first = seed ? static_cast<int>(std::strtoul(seed, nullptr, 10) % 3) : 0;
-  if (seed) std::printf("crash points %d, %d, ... of %d; all of them: ./test --full contract\n", first, first + stride, points);
-  for (int at = first; at < points; at += stride) {
+  const Slice slice(points);
+  for (int at = slice.first; at < points; at += slice.stride) {
     World world;
     world.dies_at = at;
     whole_journey(world);
@@ -176,7 +196,7 @@ TEST(Journey, EveryCycleEndsEqualToItsSnapshot) {
   for (int cycle = 0; cycle < 6; ++cycle) {
     if (cycle == 4) world.machine.reset_tracking();
     world.run(false);
-    const std::vector<Fact> facts = world.journal.facts();
+    const std::vector<Fact> facts = world.journal->facts();
     const SnapshotId snapshot = fold(facts).cycles.back().snapshot->snapshot;
     std::map<model::DiskKey, std::string> frozen;
     for (const model::DiskKey key : world.machine.keys()) frozen[key] = world.machine.frozen(snapshot, key);
@@ -186,22 +206,107 @@ TEST(Journey, EveryCycleEndsEqualToItsSnapshot) {
   EXPECT_EQ(world.observer.fulls, 4) << "the first cycle, and the one after the reset";
 }
 
+// Events before the server's creation was asked for.
+int before_launch(const World& world) {
+  for (std::size_t i = 0; i < world.events.size(); ++i)
+    if (world.events[i] == "before launch") return static_cast<int>(i);
+  ADD_FAILURE() << "no server was made";
+  return 0;
+}
+
 TEST(Journey, AMachinePoweredOnAgainIsCopiedOnceMore) {
   World counting;
   counting.run(true);
   // Die when the server is about to be made, and let somebody start the machine meanwhile.
-  int at = -1;
-  for (std::size_t i = 0; i < counting.events.size(); ++i)
-    if (counting.events[i] == "before launch") at = static_cast<int>(i);
-  ASSERT_GE(at, 0);
   World world;
-  world.dies_at = at;
+  world.dies_at = before_launch(counting);
   EXPECT_THROW(world.run(true), Died);
   EXPECT_FALSE(world.machine.on());
   world.machine.power_on();
   world.machine.describe({});  // its guest writes
   world.run(true);
   expect_arrived(world);
+}
+
+TEST(Journey, AMachineThatRanUnseenBetweenTwoCutoversIsCopiedOnceMore) {
+  World counting;
+  counting.run(true);
+  World world;
+  world.dies_at = before_launch(counting);
+  EXPECT_THROW(world.run(true), Died);
+  // Started, used and shut down again while nobody looked: it is off, as it was left.
+  world.machine.power_on();
+  world.machine.describe({});  // its guest writes
+  world.machine.around = [](const std::string&, bool) {};
+  world.machine.power_off(source::Stop::guest, std::chrono::seconds(1), {});
+  world.run(true);
+  expect_arrived(world);
+}
+
+TEST(Journey, NothingBuildsOnAVolumeThatAServerHad) {
+  World world;
+  world.run(true);
+  expect_arrived(world);
+  const int fulls = world.observer.fulls, deltas = world.observer.deltas;
+  // The way back: the server is deleted, the machine runs again, and is migrated once more later.
+  world.cloud.delete_server(world.cloud.servers().begin()->first);
+  world.machine.power_on();
+  for (const auto& [id, volume] : world.cloud.volumes()) world.cloud.scribble(id);
+  world.begin_again(JobId{"job-2"});
+  world.run(false);
+  EXPECT_EQ(world.observer.fulls, fulls + 2);
+  EXPECT_EQ(world.observer.deltas, deltas);
+  world.run(true);
+  world.expect_equal(world.resting());
+}
+
+TEST(Journey, AServerDeletedBeforeTheJobKnewOfItIsNoBaseEither) {
+  World counting;
+  counting.run(true);
+  World world;
+  world.dies_at = before_launch(counting) + 1;
+  EXPECT_THROW(world.run(true), Died);
+  EXPECT_EQ(world.events.back(), "after launch");
+  world.cloud.delete_server(world.cloud.servers().begin()->first);
+  for (const auto& [id, volume] : world.cloud.volumes()) world.cloud.scribble(id);
+  world.run(true);
+  expect_arrived(world);
+}
+
+TEST(Journey, AChangedMappingLeavesNoPortBehind) {
+  World counting;
+  counting.run(true);
+  const int points = before_launch(counting) + 1;
+  const Slice slice(points);
+  for (int at = slice.first; at < points; at += slice.stride) {
+    World world;
+    world.dies_at = at;
+    EXPECT_THROW(world.run(true), Died);
+    SCOPED_TRACE(fmt::format("died {}", world.events.back()));
+    world.network = "another";
+    world.run(true);
+    expect_arrived(world);
+    EXPECT_EQ(world.cloud.ports().begin()->second.network, "another");
+    if (HasFailure()) return;
+  }
+}
+
+TEST(Journey, AbortAfterDeathInACutoverLeavesNothing) {
+  World counting;
+  counting.run(true);
+  const int points = before_launch(counting) + 1;
+  const Slice slice(points);
+  for (int at = slice.first; at < points; at += slice.stride) {
+    World world;
+    world.dies_at = at;
+    EXPECT_THROW(world.run(true), Died);
+    SCOPED_TRACE(fmt::format("died {}", world.events.back()));
+    abort(world.parts(), *world.journal, world.observer, true, {});
+    EXPECT_EQ(world.machine.snapshots(), 0u);
+    EXPECT_TRUE(world.cloud.volumes().empty());
+    EXPECT_TRUE(world.cloud.ports().empty());
+    if (HasFailure()) return;
+  }
 }
 
 TEST(Journey, AbortAfterDeathAtEveryPointLeavesNothing) {
@@ -213,7 +318,7 @@ TEST(Journey, AbortAfterDeathAtEveryPointLeavesNothing) {
     world.dies_at = at;
     EXPECT_THROW(world.run(false), Died);
     SCOPED_TRACE(fmt::format("died {}", world.events.back()));
-    abort(world.parts(), world.journal, world.observer, true, {});
+    abort(world.parts(), *world.journal, world.observer, true, {});
     EXPECT_EQ(world.machine.snapshots(), 0u);
     EXPECT_TRUE(world.cloud.volumes().empty());
     if (HasFailure()) return;
