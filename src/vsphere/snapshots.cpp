@@ -70,6 +70,21 @@ bool gone(Session& session, const model::VmId& vm, const SnapshotId& snapshot, s
   }
 }
 
+// Runs a task on the VM that changes nothing when it is done twice.
+void run_repeatable(Session& session, const model::VmId& vm, const Call& call, const char* what, std::stop_token stop) {
+  const auto deadline = session.clock().mono() + blocked_patience;
+  for (;;) {
+    try {
+      const Moref task = session.call(call, Repeat::freely, stop)["returnval"].moref();
+      await(session, task, fmt::format("{} on {}", what, vm.value), stop);
+      return;
+    } catch (const FaultError& e) {
+      if (e.name() != "TaskInProgress") throw;
+      wait_for_others(session, vm, e, deadline, stop);
+    }
+  }
+}
+
 }  // namespace
 
 const model::Snapshot* SnapshotTree::find(const SnapshotId& id) const noexcept {
@@ -156,25 +171,18 @@ std::optional<std::vector<model::Disk>> frozen_disks(Session& session, const Sna
 }
 
 void enable_tracking(Session& session, const model::VmId& vm, std::stop_token stop) {
-  const auto deadline = session.clock().mono() + blocked_patience;
-  for (;;) {
-    try {
-      Call call("ReconfigVM_Task", vm_ref(vm));
-      call.open("spec").flag("changeTrackingEnabled", true).close();
-      // Switching on what is on changes nothing: this one may be repeated.
-      const Moref task = session.call(call, Repeat::freely, stop)["returnval"].moref();
-      await(session, task, fmt::format("ReconfigVM_Task (changeTrackingEnabled) on {}", vm.value), stop);
-      return;
-    } catch (const FaultError& e) {
-      if (e.name() != "TaskInProgress") throw;
-      wait_for_others(session, vm, e, deadline, stop);
-    }
-  }
+  Call call("ReconfigVM_Task", vm_ref(vm));
+  call.open("spec").flag("changeTrackingEnabled", true).close();
+  run_repeatable(session, vm, call, "ReconfigVM_Task (changeTrackingEnabled)", stop);
 }
 
 bool consolidation_needed(Session& session, const model::VmId& vm, std::stop_token stop) {
   const char* property = "runtime.consolidationNeeded";
   return read(session, vm_ref(vm), {property}, stop)[property].flag_or(false);
+}
+
+void consolidate_disks(Session& session, const model::VmId& vm, std::stop_token stop) {
+  run_repeatable(session, vm, Call("ConsolidateVMDisks_Task", vm_ref(vm)), "ConsolidateVMDisks_Task", stop);
 }
 
 }  // namespace vmferry::vsphere

@@ -42,4 +42,7 @@ void enable_tracking(Session& session, const model::VmId& vm, std::stop_token st
 // Redo files are left over from a removal that could not finish.
 bool consolidation_needed(Session& session, const model::VmId& vm, std::stop_token stop);
 
+// Merges such redo files into their disks; with nothing to merge, success. May take hours.
+void consolidate_disks(Session& session, const model::VmId& vm, std::stop_token stop);
+
 }  // namespace vmferry::vsphere

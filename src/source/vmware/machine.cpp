@@ -185,6 +185,8 @@ class VsphereMachine final : public Machine {
   void activate_tracking(const Tag& tag, std::stop_token stop);
   SnapshotId take(const Tag& tag, bool quiesce, Consistency consistency, const std::string& remark, std::stop_token stop);
   SnapshotId take_quiesced(const Tag& tag, const model::Vm& vm, Quiesce quiesce, std::stop_token stop);
+  void remove(const SnapshotId& snapshot, std::stop_token stop);
+  void consolidate_after(bool needed_before, std::stop_token stop);
   void stop_guest(Stop how, std::chrono::seconds patience, std::stop_token stop);
 
   vsphere::Session& session_;
@@ -331,14 +333,39 @@ void VsphereMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::sto
     if (!mark || mark->tag.job != job)
       throw Error(Fault::conflict, fmt::format("the snapshot {} ('{}') of {} is not one of this job's: it is left alone", snapshot.value,
                                                known->name, options_.vm.value));
-    vsphere::remove_snapshot(session_, options_.vm, snapshot, stop);
+    const bool needed_before = vsphere::consolidation_needed(session_, options_.vm, stop);
+    remove(snapshot, stop);
+    consolidate_after(needed_before, stop);
   } catch (const vsphere::FaultError& e) {
     if (e.name() != "ManagedObjectNotFound") throw;  // gone, with its machine perhaps: what was wanted
-    return;
   }
-  if (vsphere::consolidation_needed(session_, options_.vm, stop))
-    log_.warning("a snapshot was removed but its disks still need consolidation: consolidate them in vSphere when it is convenient",
-                 {{"vm", options_.vm.value}});
+}
+
+void VsphereMachine::remove(const SnapshotId& snapshot, std::stop_token stop) {
+  try {
+    vsphere::remove_snapshot(session_, options_.vm, snapshot, stop);
+  } catch (const vsphere::FaultError& e) {
+    // A removal whose consolidation failed (a backup held a file) is an error too, but the snapshot is gone.
+    if (vsphere::snapshots(session_, options_.vm, stop).find(snapshot)) throw;
+    log_.warning("a snapshot was removed, but merging its files failed", {{"vm", options_.vm.value}, {"reason", e.what()}});
+  }
+}
+
+// What our snapshot left behind is ours to merge; what was there before it is not: it may take hours and stun the machine.
+void VsphereMachine::consolidate_after(bool needed_before, std::stop_token stop) {
+  if (!vsphere::consolidation_needed(session_, options_.vm, stop)) return;
+  std::string reason = "it was needed before this snapshot, too";
+  if (!needed_before) {
+    log_.info("consolidating the machine's disks", {{"vm", options_.vm.value}});
+    try {
+      vsphere::consolidate_disks(session_, options_.vm, stop);
+      return;
+    } catch (const vsphere::FaultError& e) {
+      reason = e.what();
+    }
+  }
+  log_.warning("the machine's disks need consolidation: consolidate them in vSphere when it is convenient",
+               {{"vm", options_.vm.value}, {"reason", reason}});
 }
 
 std::vector<SnapshotId> VsphereMachine::snapshots_of(const JobId& job, std::stop_token stop) {
@@ -404,8 +431,8 @@ void VsphereMachine::power_off(Stop how, std::chrono::seconds patience, std::sto
   const model::Power power = vsphere::power_state(session_, options_.vm, stop);
   if (power == model::Power::off) return;
   if (power == model::Power::suspended && how != Stop::power)
-    throw Error(Fault::conflict, fmt::format("{} is suspended, and what its memory holds would be lost: resume it and shut it down, or "
-                                             "allow switching it off hard", options_.vm.value));
+    throw Error(Fault::conflict, fmt::format("{} is suspended, and what its memory holds would be lost: resume it in vSphere, shut its guest "
+                                             "down and run the same command again", options_.vm.value));
   if (how == Stop::power)
     vsphere::power_off(session_, options_.vm, stop);
   else

@@ -167,6 +167,47 @@ TEST_P(MachineTest, ALostReplyLeavesOneSnapshot) {
   EXPECT_TRUE(truth()["snapshots"].empty());
 }
 
+TEST_P(MachineTest, ARunStoppedWhileItsSnapshotIsBeingMadeFindsIt) {
+  control("POST", "/settings", R"({"task_delay_ms":1500})");
+  std::stop_source stop;
+  {
+    std::jthread interrupter([&] {
+      for (int i = 0; i < 500 && calls("CreateSnapshot_Task") == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      stop.request_stop();
+    });
+    EXPECT_THROW(machine_->freeze(tag_, Quiesce::never, stop.get_token()), Cancelled);
+  }
+  EXPECT_TRUE(truth()["snapshots"].empty()) << "it was to be stopped before the snapshot is there";
+  const std::vector<SnapshotId> left = machine_->snapshots_of(tag_.job, {});
+  control("POST", "/settings", R"({"task_delay_ms":0})");
+  ASSERT_EQ(left.size(), 1U);
+  machine_->thaw(left[0], tag_.job, {});
+  EXPECT_TRUE(truth()["snapshots"].empty());
+}
+
+TEST_P(MachineTest, ARemovalWithoutConsolidationIsConsolidated) {
+  const Point point = machine_->freeze(tag_, Quiesce::never, {});
+  fault("consolidate:RemoveSnapshot_Task", R"("kind":"fault","fault":"FileFault")");
+  machine_->thaw(point.snapshot, tag_.job, {});
+  EXPECT_TRUE(truth()["snapshots"].empty());
+  EXPECT_EQ(calls("ConsolidateVMDisks_Task"), 1);
+  EXPECT_FALSE(truth()["consolidation_needed"].get<bool>());
+}
+
+TEST_P(MachineTest, AConsolidationThatFailsOrIsNotOursEndsNoRun) {
+  const Point point = machine_->freeze(tag_, Quiesce::never, {});
+  fault("consolidate:RemoveSnapshot_Task", R"("kind":"fault","fault":"FileFault")");
+  fault("ConsolidateVMDisks_Task", R"("kind":"fault","fault":"FileFault")");
+  machine_->thaw(point.snapshot, tag_.job, {});
+  EXPECT_TRUE(truth()["consolidation_needed"].get<bool>());
+  control("DELETE", "/faults");
+  // The next snapshot finds the need: it is the operator's from now on.
+  const Point next = machine_->freeze({tag_.job, 2}, Quiesce::never, {});
+  control("DELETE", "/calls");
+  machine_->thaw(next.snapshot, tag_.job, {});
+  EXPECT_EQ(calls("ConsolidateVMDisks_Task"), 0);
+}
+
 TEST_P(MachineTest, ForeignSnapshotsAreLeftAlone) {
   const std::string theirs = foreign();
   const Point point = machine_->freeze(tag_, Quiesce::never, {});
