@@ -149,7 +149,9 @@ class Detaching {
     last_ = *now;
     nova_has_it_ = nova_has_it();
     const bool passing = is_passing(last_.status);
-    if (!nova_has_it_ && !attached_to(last_, server_)) return last_.status != "detaching";
+    // An attachment that an earlier run asked for may still be arriving: Cinder knows before Nova shows it.
+    if (!nova_has_it_ && !attached_to(last_, server_))
+      return last_.status != "detaching" && last_.status != "attaching" && last_.status != "reserved";
     if (last_.status.rfind("error", 0) == 0 && !nova_has_it_) throw_error_status(last_);
     if (passing || !nova_has_it_) return false;
     remove();
