@@ -1,17 +1,14 @@
 // migrate, cutover and abort: one machine, one job, one log.
 #include <fmt/format.h>
-#include <signal.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.hpp"
 #include "app/connections.hpp"
 #include "app/console.hpp"
+#include "app/run_directory.hpp"
 #include "base/error.hpp"
-#include "base/finally.hpp"
 #include "job/itinerary.hpp"
 #include "plan/plan.hpp"
 #include "store/store.hpp"
@@ -22,27 +19,6 @@
 namespace vmferry::app {
 
 namespace {
-
-// A folder of this process alone; folders of processes that are gone are swept up on the way.
-std::filesystem::path make_run_directory(const std::filesystem::path& state) {
-  std::error_code problem;
-  std::filesystem::path base = state / "run";
-  if (base.string().size() > 60) base = fmt::format("/tmp/vmferry-{}", ::geteuid());  // a socket's whole path has 107 bytes
-  std::filesystem::create_directories(base, problem);
-  std::filesystem::permissions(base, std::filesystem::perms::owner_all, problem);
-  struct stat owner{};
-  if (::lstat(base.c_str(), &owner) != 0 || !S_ISDIR(owner.st_mode) || owner.st_uid != ::geteuid())
-    throw Error(Fault::config, fmt::format("{} is not a folder of this user; remove it or choose another --state-dir", base.string()));
-  for (const auto& entry : std::filesystem::directory_iterator(base, problem)) {
-    const int pid = std::atoi(entry.path().filename().c_str());
-    if (pid > 0 && pid != ::getpid() && ::kill(pid, 0) != 0 && errno == ESRCH) std::filesystem::remove_all(entry.path(), problem);
-  }
-  const std::filesystem::path own = base / std::to_string(::getpid());
-  std::filesystem::remove_all(own, problem);
-  if (::mkdir(own.c_str(), 0700) != 0)
-    throw Error(Fault::config, fmt::format("cannot make {} ({}): choose a writable --state-dir", own.string(), std::strerror(errno)));
-  return own;
-}
 
 term::Style style_of(const config::Options& options) {
   if (options.json) return term::Style::json;
@@ -163,11 +139,8 @@ int run_job(const config::Options& options, Clock& clock, std::stop_token stop) 
   Places places;
   places.state = options.state_directory.empty() ? store::default_directory() : options.state_directory;
   store::Store(places.state, clock);  // makes the folder, or says why it cannot, before anything else
-  places.run = make_run_directory(places.state);
-  const Finally sweep([&] {
-    std::error_code ignored;
-    std::filesystem::remove_all(places.run, ignored);
-  });
+  const RunDirectory run(places.state);
+  places.run = run.path();
   auto redactor = std::make_shared<log::Redactor>();
   log::Log log(places.logs() / "vmferry.log", redactor, log::Level::debug, options.debug, log::Level::debug);
   try {
