@@ -259,11 +259,14 @@ TYPED_TEST(CloudContract, a_port_is_made_once_and_only_its_job_discards_it) {
   EXPECT_EQ(second.mac, plain);
   EXPECT_TRUE(second.created);
   Cloud& again = this->world_.cloud();
+  EXPECT_EQ(again.ports_of(this->scene_.job, this->stop_), std::vector<PortId>{first.id});
+  EXPECT_TRUE(again.ports_of(this->scene_.other_job, this->stop_).empty());
   EXPECT_FALSE(
       again.ensure_port(this->scene_.other_job, nic, this->world_.choice(plain), this->stop_).created);
   this->refusal([&] { again.discard_port(first.id, this->scene_.other_job, this->stop_); }, Fault::conflict);
   again.discard_port(first.id, this->scene_.job, this->stop_);
   again.discard_port(first.id, this->scene_.job, this->stop_);  // already gone is success
+  EXPECT_TRUE(again.ports_of(this->scene_.job, this->stop_).empty());
   EXPECT_TRUE(
       again.ensure_port(this->scene_.other_job, nic, this->world_.choice(plain), this->stop_).created);
 }

@@ -62,6 +62,12 @@ class OpenstackTarget : public testing::Test {
       if (volume.at("name") == tag.volume_name) ++count;
     return count;
   }
+  std::string address_of(const PortId& id) {
+    const nlohmann::json state = world_.state_of_lab();
+    for (const auto& port : state.at("ports"))
+      if (port.at("id") == id.value) return port.at("fixed_ips").at(0).at("ip_address");
+    throw std::runtime_error("the lab has no such port");
+  }
   void fault(const std::string& rule) { OpenstackWorld::lab().control("openstack", "POST", "/faults", rule); }
 
   OpenstackWorld world_;
@@ -249,11 +255,7 @@ TEST_F(OpenstackTarget, a_server_boots_from_the_volumes_in_their_order_and_leave
 TEST_F(OpenstackTarget, an_address_in_use_and_a_port_with_another_address_are_refused_in_words) {
   model::Nic nic = scene_.vm.nics.front();
   const Port first = world_.cloud().ensure_port(scene_.job, nic, world_.choice(nic.mac), {});
-  std::string address;
-  const nlohmann::json state = world_.state_of_lab();
-  for (const auto& port : state.at("ports"))
-    if (port.at("id") == first.id.value) address = port.at("fixed_ips").at(0).at("ip_address");
-  ASSERT_FALSE(address.empty());
+  const std::string address = address_of(first.id);
   NetworkChoice choice = world_.choice("00:50:56:bb:00:01");
   choice.ip = address;
   model::Nic other = nic;
@@ -264,9 +266,32 @@ TEST_F(OpenstackTarget, an_address_in_use_and_a_port_with_another_address_are_re
   choice.mac = nic.mac;
   choice.ip = "203.0.113.9";
   const std::string differs =
-      refusal([&] { world_.cloud().ensure_port(scene_.job, nic, choice, {}); }, Fault::conflict);
+      refusal([&] { world_.cloud().ensure_port(scene_.other_job, nic, choice, {}); }, Fault::conflict);
   EXPECT_TRUE(says(differs, address)) << differs;
   EXPECT_TRUE(says(differs, "203.0.113.9")) << differs;
+}
+
+TEST_F(OpenstackTarget, a_port_of_this_job_follows_its_mapping) {
+  const model::Nic nic = scene_.vm.nics.front();
+  Cloud& cloud = world_.cloud();
+  NetworkChoice choice = world_.choice(nic.mac);
+  // An address that is free for certain: one that was given away and taken back.
+  model::Nic other = nic;
+  other.mac = "00:50:56:bb:00:02";
+  const Port lent = cloud.ensure_port(scene_.job, other, world_.choice(other.mac), {});
+  const Port first = cloud.ensure_port(scene_.job, nic, choice, {});
+  choice.ip = address_of(lent.id);
+  cloud.discard_port(lent.id, scene_.job, {});
+  const Port second = cloud.ensure_port(scene_.job, nic, choice, {});
+  EXPECT_NE(second.id, first.id);
+  EXPECT_TRUE(second.created);
+  EXPECT_EQ(address_of(second.id), choice.ip);
+  EXPECT_EQ(cloud.ports_of(scene_.job, {}), std::vector<PortId>{second.id});
+  // The same wish again changes nothing, and other security groups are another wish.
+  EXPECT_EQ(cloud.ensure_port(scene_.job, nic, choice, {}).id, second.id);
+  openstack::Options options = world_.options();
+  options.security_groups = {"web"};
+  EXPECT_NE(world_.open(options)->ensure_port(scene_.job, nic, choice, {}).id, second.id);
 }
 
 TEST_F(OpenstackTarget, settings_that_do_not_exist_are_refused_by_name) {

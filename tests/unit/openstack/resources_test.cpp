@@ -56,6 +56,7 @@ struct TinyCloud {
     if (pending > 0 && --pending == 0) {
       volumes[pending_volume]["status"] = pending_status;
       if (pending_status == "available") attached.erase(pending_volume);
+      if (pending_status == "in-use") attached.try_emplace(pending_volume, "host");
     }
   }
   void later(const std::string& id, const std::string& status, int looks) {
@@ -319,6 +320,18 @@ TEST(Attachments, AnotherInstanceIsNamed) {
   EXPECT_EQ(e.fault(), Fault::conflict);
   EXPECT_TRUE(has(e.what(), "attached to instance other")) << e.what();
   EXPECT_EQ(bench.posts(), 0u);
+}
+
+TEST(Attachments, OneThatIsStillArrivingIsAwaitedAndThenUndone) {
+  for (const char* status : {"reserved", "attaching"}) {
+    AttachBench bench;
+    // Cinder has begun it, Nova shows nothing yet: the run that asked for it died.
+    bench.tiny.volumes["v1"]["status"] = status;
+    bench.tiny.later("v1", "in-use", 3);
+    bench.detach();
+    EXPECT_EQ(bench.tiny.volumes["v1"]["status"], "available") << status;
+    EXPECT_EQ(bench.script->count("DELETE", "os-volume_attachments"), 1u) << status;
+  }
 }
 
 TEST(Attachments, DetachingADeletedVolumeIsSuccess) {
