@@ -8,10 +8,10 @@
 
 #include "app/console.hpp"
 #include "base/error.hpp"
+#include "openstack/cloud.hpp"
 #include "openstack/cloud_config.hpp"
 #include "source/vmware/machine.hpp"
 #include "source/vmware/transport.hpp"
-#include "openstack/cloud.hpp"
 #include "target/device_identity.hpp"
 #include "target/local/local_cloud.hpp"
 #include "target/openstack/openstack_cloud.hpp"
@@ -35,18 +35,22 @@ http::Trust vmware_trust(const config::Vmware& vmware) {
 std::string with_port(const std::string& endpoint) {
   const auto bracket = endpoint.rfind(']');  // [::1] or [::1]:443
   const auto colon = endpoint.rfind(':');
-  const bool has_port = colon != std::string::npos && (bracket == std::string::npos ? endpoint.find(':') == colon : colon > bracket);
+  const bool has_port =
+      colon != std::string::npos && (bracket == std::string::npos ? endpoint.find(':') == colon : colon > bracket);
   return has_port ? endpoint : endpoint + ":443";
 }
 
-std::unique_ptr<http::Transport> recorded(std::unique_ptr<http::Transport> inner, const Surroundings& around, const std::string& service) {
+std::unique_ptr<http::Transport> recorded(std::unique_ptr<http::Transport> inner, const Surroundings& around,
+                                          const std::string& service) {
   if (around.options.record_directory.empty()) return inner;
   return http::recording(std::move(inner), around.options.record_directory, service, around.log);
 }
 
 void check_endpoint(const std::string& endpoint) {
   if (endpoint.find("://") != std::string::npos || endpoint.find('/') != std::string::npos)
-    throw Error(Fault::usage, fmt::format("--vmware-endpoint {}: give the host alone (vcenter.example or vcenter.example:443), without https:// and path", endpoint));
+    throw Error(Fault::usage, fmt::format("--vmware-endpoint {}: give the host alone (vcenter.example or "
+                                          "vcenter.example:443), without https:// and path",
+                                          endpoint));
 }
 
 }  // namespace
@@ -54,28 +58,38 @@ void check_endpoint(const std::string& endpoint) {
 Secret vmware_password(const config::Options& options, log::Log& log) {
   const config::Vmware& vmware = options.vmware;
   if (vmware.password_on_command_line)
-    print_err("warning: a password on the command line can be seen by others until vmferry has wiped it, and stays in the shell's history; "
-              "use --vmware-password-file, VMFERRY_VMWARE_PASSWORD or the prompt\n");
+    print_err(
+        "warning: a password on the command line can be seen by others until vmferry has wiped it, and stays in the "
+        "shell's history; "
+        "use --vmware-password-file, VMFERRY_VMWARE_PASSWORD or the prompt\n");
   if (!vmware.password.empty()) return vmware.password.share();
   if (!vmware.password_file.empty()) {
     if (readable_by_others(vmware.password_file))
       print_err(fmt::format("warning: {} can be read by other users; chmod 600 it\n", vmware.password_file.string()));
     return read_secret_file(vmware.password_file);
   }
-  if (auto typed = ask_secret(fmt::format("Password of {} on {}: ", vmware.username, vmware.endpoint)); typed && !typed->empty()) return std::move(*typed);
+  if (auto typed = ask_secret(fmt::format("Password of {} on {}: ", vmware.username, vmware.endpoint));
+      typed && !typed->empty())
+    return std::move(*typed);
   log.debug("no password given");
-  throw Error(Fault::usage, "no password for vSphere: give --vmware-password-file FILE, set VMFERRY_VMWARE_PASSWORD, or run in a terminal to be asked");
+  throw Error(Fault::usage,
+              "no password for vSphere: give --vmware-password-file FILE, set VMFERRY_VMWARE_PASSWORD, or run in a "
+              "terminal to be asked");
 }
 
 std::string VmwareSide::source() const {
   const vsphere::ServiceContent& content = session->content();
-  return fmt::format("{} {}", content.is_vcenter ? "vcenter" : "esxi", content.instance_uuid.empty() ? session->server() : content.instance_uuid);
+  return fmt::format("{} {}", content.is_vcenter ? "vcenter" : "esxi",
+                     content.instance_uuid.empty() ? session->server() : content.instance_uuid);
 }
 
 VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop) {
   const config::Vmware& vmware = around.options.vmware;
   check_endpoint(vmware.endpoint);
-  if (vmware.insecure) print_err("warning: --vmware-insecure: the endpoint's certificate is not checked; anybody in between can read the password and the disks\n");
+  if (vmware.insecure)
+    print_err(
+        "warning: --vmware-insecure: the endpoint's certificate is not checked; anybody in between can read the "
+        "password and the disks\n");
   Secret password = vmware_password(around.options, around.log);
   around.log.redactor().add(password);
   VmwareSide side;
@@ -86,11 +100,13 @@ VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop) {
   session.endpoint = with_port(vmware.endpoint);
   session.username = vmware.username;
   session.password = std::move(password);
-  side.session = std::make_unique<vsphere::Session>(*side.transport, std::move(session), around.clock, around.log, stop);
+  side.session =
+      std::make_unique<vsphere::Session>(*side.transport, std::move(session), around.clock, around.log, stop);
   return side;
 }
 
-std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm, std::stop_token stop) {
+std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm,
+                                              std::stop_token stop) {
   const config::Vmware& wish = around.options.vmware;
   std::unique_ptr<source::vmware::Transport> transport;
   if (wish.transport == "file") {
@@ -100,7 +116,9 @@ std::unique_ptr<source::Machine> open_machine(const Surroundings& around, Vmware
     https.endpoint = with_port(wish.endpoint);
     https.datacenter = vsphere::datacenter_path(*vmware.session, vm.id, stop);
     https.trust = vmware_trust(wish);
-    https.cookie = [session = vmware.session.get()](bool renew, std::stop_token token) { return session->cookie(renew, token); };
+    https.cookie = [session = vmware.session.get()](bool renew, std::stop_token token) {
+      return session->cookie(renew, token);
+    };
     https.run_directory = around.places.run;
     transport = source::vmware::https_transport(std::move(https), around.runner, around.log);
   }
@@ -113,7 +131,8 @@ openstack::CloudConfig cloud_config(const config::OpenStack& wish) {
   openstack::CloudConfig cloud = openstack::load(openstack::process_environment(), wish.cloud);
   if (!wish.project.empty()) {
     // A UUID without dashes is an id, anything else a name; names need the user's domain unless one is known.
-    const bool id = wish.project.size() == 32 && wish.project.find_first_not_of("0123456789abcdef") == std::string::npos;
+    const bool id =
+        wish.project.size() == 32 && wish.project.find_first_not_of("0123456789abcdef") == std::string::npos;
     (id ? cloud.project.id : cloud.project.name) = wish.project;
     (id ? cloud.project.name : cloud.project.id).clear();
     if (!id && cloud.project.domain_id.empty() && cloud.project.domain_name.empty()) {
@@ -137,15 +156,19 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
   }
   const config::OpenStack& wish = options.openstack;
   openstack::CloudConfig cloud = cloud_config(wish);
-  if (cloud.insecure) print_err("warning: the cloud's certificate is not checked (verify: false); anybody in between can read the password\n");
+  if (cloud.insecure)
+    print_err(
+        "warning: the cloud's certificate is not checked (verify: false); anybody in between can read the password\n");
   http::CurlOptions curl;
   curl.trust = openstack::trust(cloud);
-  auto transport = http::retrying(recorded(http::curl(std::move(curl), around.log), around, "openstack"), {}, around.clock, around.log);
+  auto transport = http::retrying(recorded(http::curl(std::move(curl), around.log), around, "openstack"), {},
+                                  around.clock, around.log);
   auto session = openstack::Cloud::open(std::move(cloud), std::move(transport), around.clock, around.log, stop);
 
   target::openstack::Options target;
   target.volume_type = wish.volume_type;
-  target.volume_availability_zone = wish.volume_availability_zone.empty() ? wish.availability_zone : wish.volume_availability_zone;
+  target.volume_availability_zone =
+      wish.volume_availability_zone.empty() ? wish.availability_zone : wish.volume_availability_zone;
   target.availability_zone = wish.availability_zone;
   target.disk_bus = options.disk_bus;
   target.security_groups = wish.security_groups;
@@ -153,13 +176,15 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
   target.instance_id = wish.instance_id;
   if (!wish.metadata_url.empty()) target.metadata_url = wish.metadata_url;
   if (!wish.device_directory.empty()) target.device_directory = wish.device_directory;
-  if (!wish.device_identity.empty() && wish.device_identity != "sysfs") target.identity = target::file_identity(wish.device_identity);
+  if (!wish.device_identity.empty() && wish.device_identity != "sysfs")
+    target.identity = target::file_identity(wish.device_identity);
   char host[256] = {};
   if (::gethostname(host, sizeof host - 1) == 0) target.host = host;
   target.flavor = options.cutover.flavor;
   target.networks = options.cutover.networks;
-  return target::openstack::openstack_cloud(std::move(target), std::move(session), recorded(http::curl({}, around.log), around, "metadata"),
-                                                  around.clock, around.log);
+  return target::openstack::openstack_cloud(std::move(target), std::move(session),
+                                            recorded(http::curl({}, around.log), around, "metadata"), around.clock,
+                                            around.log);
 }
 
 }  // namespace vmferry::app

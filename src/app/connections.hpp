@@ -1,5 +1,5 @@
-// The composition root of a run: which adapters stand behind the job's seams. The only code, with connections.cpp, that names
-// concrete adapters together.
+// The composition root of a run: which adapters stand behind the job's seams. The only code, with connections.cpp, that
+// names concrete adapters together.
 #pragma once
 
 #include <memory>
@@ -45,6 +45,7 @@ VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop);
 
 std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::stop_token stop);
 
-std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm, std::stop_token stop);
+std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm,
+                                              std::stop_token stop);
 
 }  // namespace vmferry::app

@@ -63,14 +63,19 @@ Secret read_secret_file(const std::filesystem::path& file) {
   std::ifstream in(file);
   std::string line;
   if (!in || !std::getline(in, line))
-    throw Error(Fault::config, fmt::format("cannot read a password from {}: it must exist, be readable and have the password as its first line", file.string()));
+    throw Error(
+        Fault::config,
+        fmt::format(
+            "cannot read a password from {}: it must exist, be readable and have the password as its first line",
+            file.string()));
   if (!line.empty() && line.back() == '\r') line.pop_back();
-  if (line.empty()) throw Error(Fault::config, fmt::format("the first line of {} is empty: it must be the password", file.string()));
+  if (line.empty())
+    throw Error(Fault::config, fmt::format("the first line of {} is empty: it must be the password", file.string()));
   return Secret(std::move(line));
 }
 
 bool readable_by_others(const std::filesystem::path& file) {
-  struct stat s{};
+  struct stat s {};
   return ::stat(file.c_str(), &s) == 0 && (s.st_mode & 0077) != 0 && S_ISREG(s.st_mode);
 }
 

@@ -12,9 +12,9 @@
 
 namespace vmferry::app {
 
-// Turns SIGINT, SIGTERM and SIGHUP into a stop request. A second SIGINT or SIGTERM ends the process at once, but not within the
-// first second: `timeout` and a closing terminal send theirs twice. Make it before any other
-// thread, so that all of them leave these signals to it.
+// Turns SIGINT, SIGTERM and SIGHUP into a stop request. A second SIGINT or SIGTERM ends the process at once, but not
+// within the first second: `timeout` and a closing terminal send theirs twice. Make it before any other thread, so that
+// all of them leave these signals to it.
 class Signals {
  public:
   Signals();

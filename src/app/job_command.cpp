@@ -34,20 +34,27 @@ struct Opened {
   bool fresh = false;
 };
 
-Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& vm, const target::Cloud& cloud, const config::Options& wish) {
+Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& vm, const target::Cloud& cloud,
+                const config::Options& wish) {
   const bool may_create = wish.verb != config::Verb::abort;
   const std::string source = vmware.source(), target = cloud.describe();
   if (auto found = store.find(source, vm.id, target)) {
-    // A finished job stays open, so that a repeated cutover only says so and a migrate does not begin to overwrite the new server.
+    // A finished job stays open, so that a repeated cutover only says so and a migrate does not begin to overwrite the
+    // new server.
     const job::State state = job::fold(store.journal(found->job)->facts());
-    if (const std::string& uuid = state.job->instance_uuid; !uuid.empty() && !vm.instance_uuid.empty() && uuid != vm.instance_uuid)
-      throw Error(Fault::conflict, fmt::format("{} is another machine ({}) than the one this job began with ({}, {}): its id was given away. Undo that job's "
-                                               "volumes by hand, and start with another --state-dir", vm.path, vm.instance_uuid, state.job->vm_name, uuid));
+    if (const std::string& uuid = state.job->instance_uuid;
+        !uuid.empty() && !vm.instance_uuid.empty() && uuid != vm.instance_uuid)
+      throw Error(Fault::conflict, fmt::format("{} is another machine ({}) than the one this job began with ({}, {}): "
+                                               "its id was given away. Undo that job's "
+                                               "volumes by hand, and start with another --state-dir",
+                                               vm.path, vm.instance_uuid, state.job->vm_name, uuid));
     if (!state.aborted && (!wish.again || !state.cutover)) return {*found, false};
     store.close(found->job);
   }
   if (!may_create)
-    throw Error(Fault::not_found, fmt::format("there is no unfinished job of {} to {} on this host; `vmferry status` lists what there is", vm.name, target));
+    throw Error(Fault::not_found,
+                fmt::format("there is no unfinished job of {} to {} on this host; `vmferry status` lists what there is",
+                            vm.name, target));
   const store::JobRow row{JobId{random_uuid()}, source, vm.id, vm.name, target, 0};
   store.create(row, job::JobCreated{row.job, source, vm.id, vm.name, vm.path, target, vm.instance_uuid});
   return {row, true};
@@ -65,8 +72,13 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
       full |= copied->full;
     }
   if (options.json) {
-    nlohmann::json result = {{"event", "result"}, {"job", after.job->job.value}, {"phase", after.phase()}, {"disks", after.disks.size()},
-                             {"read", read}, {"written", written}, {"full", full}};
+    nlohmann::json result = {{"event", "result"},
+                             {"job", after.job->job.value},
+                             {"phase", after.phase()},
+                             {"disks", after.disks.size()},
+                             {"read", read},
+                             {"written", written},
+                             {"full", full}};
     if (after.cutover) result["downtime_seconds"] = after.cutover->downtime_seconds;
     if (after.server) result["server"] = after.server->server.value;
     print_out(result.dump() + "\n");
@@ -74,18 +86,22 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
   }
   if (after.cutover && after.server)
     print_out(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name,
-                          after.server->state == "defined" ? "can be started: virsh define" : "runs as server", after.server->server.value,
-                          after.server->state, term::human_duration(after.cutover->downtime_seconds)));
+                          after.server->state == "defined" ? "can be started: virsh define" : "runs as server",
+                          after.server->server.value, after.server->state,
+                          term::human_duration(after.cutover->downtime_seconds)));
   else
-    print_out(fmt::format("{}: {} disk{} in sync, {} copied\nnext: `vmferry migrate` to catch up again, or `vmferry cutover` to move\n",
-                          after.job->vm_name, after.disks.size(), after.disks.size() == 1 ? "" : "s", term::human_bytes(read)));
+    print_out(fmt::format(
+        "{}: {} disk{} in sync, {} copied\nnext: `vmferry migrate` to catch up again, or `vmferry cutover` to move\n",
+        after.job->vm_name, after.disks.size(), after.disks.size() == 1 ? "" : "s", term::human_bytes(read)));
 }
 
-void travel(const config::Options& options, const job::CopyOptions& copy, const job::Parts& parts, job::Journal& journal, job::Observer& observer, std::stop_token stop) {
+void travel(const config::Options& options, const job::CopyOptions& copy, const job::Parts& parts,
+            job::Journal& journal, job::Observer& observer, std::stop_token stop) {
   const std::vector<job::Fact> facts = journal.facts();
   const job::State state = job::fold(facts);
-  const job::Itinerary itinerary = options.verb == config::Verb::cutover ? job::cutover(parts, state, copy, options.cutover)
-                                                                         : job::warm(parts, state, copy);
+  const job::Itinerary itinerary = options.verb == config::Verb::cutover
+                                       ? job::cutover(parts, state, copy, options.cutover)
+                                       : job::warm(parts, state, copy);
   try {
     job::drive(itinerary, journal, observer, stop);
   } catch (...) {
@@ -112,8 +128,11 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
 
   const store::JobLock lock(places.locks(), fmt::format("{} {}", vmware.source(), vm.id.value));
   const Opened opened = open_job(store, vmware, vm, *cloud, wish);
-  log.continue_in(places.logs() / fmt::format("{}-{}.log", plan::volume_name(vm.name, ""), opened.row.job.value.substr(0, 8)));
-  log.info("run", {{"job", opened.row.job.value}, {"vm", vm.path}, {"target", opened.row.target}, {"version", VMFERRY_VERSION}});
+  log.continue_in(places.logs() /
+                  fmt::format("{}-{}.log", plan::volume_name(vm.name, ""), opened.row.job.value.substr(0, 8)));
+  log.info(
+      "run",
+      {{"job", opened.row.job.value}, {"vm", vm.path}, {"target", opened.row.target}, {"version", VMFERRY_VERSION}});
 
   const std::unique_ptr<source::Machine> machine = open_machine(around, vmware, vm, stop);
   const job::Parts parts{*machine, *cloud, clock, log};
@@ -121,15 +140,21 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   const std::size_t known = journal->facts().size();
   {
     const auto observer = term::observer(style_of(wish), wish.json ? STDOUT_FILENO : STDERR_FILENO, clock, log);
-    if (wish.verb == config::Verb::abort) job::abort(parts, *journal, *observer, wish.delete_volumes, stop);
-    else travel(wish, copy, parts, *journal, *observer, stop);
+    if (wish.verb == config::Verb::abort)
+      job::abort(parts, *journal, *observer, wish.delete_volumes, stop);
+    else
+      travel(wish, copy, parts, *journal, *observer, stop);
   }
   const std::vector<job::Fact> facts = journal->facts();
   if (job::fold(facts).aborted) store.close(opened.row.job);
   if (wish.verb == config::Verb::abort)
-    print_out(wish.json ? nlohmann::json{{"event", "result"}, {"job", opened.row.job.value}, {"phase", "aborted"}}.dump() + "\n"
-                        : fmt::format("the migration of {} was undone{}\n", vm.name, wish.delete_volumes ? "" : "; its volumes were kept"));
-  else report_cycle(facts, known, wish);
+    print_out(wish.json
+                  ? nlohmann::json{{"event", "result"}, {"job", opened.row.job.value}, {"phase", "aborted"}}.dump() +
+                        "\n"
+                  : fmt::format("the migration of {} was undone{}\n", vm.name,
+                                wish.delete_volumes ? "" : "; its volumes were kept"));
+  else
+    report_cycle(facts, known, wish);
   return 0;
 }
 

@@ -1,4 +1,5 @@
-// vmferry's first and last lines: arguments in, exit code out. Everything that ends a run is caught here and told in words.
+// vmferry's first and last lines: arguments in, exit code out. Everything that ends a run is caught here and told in
+// words.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -19,7 +20,8 @@ namespace {
 std::map<std::string, std::string> environment() {
   std::map<std::string, std::string> all;
   for (char** entry = environ; *entry; ++entry)
-    if (const char* equals = std::strchr(*entry, '=')) all.emplace(std::string(*entry, static_cast<std::size_t>(equals - *entry)), equals + 1);
+    if (const char* equals = std::strchr(*entry, '='))
+      all.emplace(std::string(*entry, static_cast<std::size_t>(equals - *entry)), equals + 1);
   return all;
 }
 
@@ -27,13 +29,21 @@ int run(const config::Options& options, Clock& clock, std::stop_token stop) {
   switch (options.verb) {
     case config::Verb::migrate:
     case config::Verb::cutover:
-    case config::Verb::abort: return run_job(options, clock, stop);
-    case config::Verb::inventory: return run_inventory(options, clock, stop);
-    case config::Verb::status: return run_status(options, clock, stop);
-    case config::Verb::completion: print_out(config::completion(options.rest.front())); return 0;
-    case config::Verb::version: print_out(fmt::format("vmferry {}\n", VMFERRY_VERSION)); return 0;
+    case config::Verb::abort:
+      return run_job(options, clock, stop);
+    case config::Verb::inventory:
+      return run_inventory(options, clock, stop);
+    case config::Verb::status:
+      return run_status(options, clock, stop);
+    case config::Verb::completion:
+      print_out(config::completion(options.rest.front()));
+      return 0;
+    case config::Verb::version:
+      print_out(fmt::format("vmferry {}\n", VMFERRY_VERSION));
+      return 0;
     case config::Verb::lab:
-    case config::Verb::none: break;
+    case config::Verb::none:
+      break;
   }
   return exit_code(Fault::bug);
 }
@@ -50,7 +60,8 @@ void tell(const Error& e, const config::Options* options) {
 int run_lab(const config::Options& options) {
   const std::filesystem::path beside = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "vmferry-lab";
   if (!std::filesystem::exists(beside))
-    throw Error(Fault::not_found, fmt::format("{} is missing: build the lab (it needs Go), see docs/lab.md", beside.string()));
+    throw Error(Fault::not_found,
+                fmt::format("{} is missing: build the lab (it needs Go), see docs/lab.md", beside.string()));
   std::vector<std::string> words{beside.string()};
   words.insert(words.end(), options.rest.begin(), options.rest.end());
   if (words.size() == 1) words.push_back("status");

@@ -24,12 +24,15 @@ std::filesystem::path base_for(const std::filesystem::path& state) {
   std::filesystem::path base = state / "run";
   if (base.string().size() > longest_base) base = fmt::format("/tmp/vmferry-{}", ::geteuid());
   if (::mkdir(base.c_str(), 0700) != 0 && errno != EEXIST)
-    throw Error(Fault::config, fmt::format("cannot make {} ({}): choose a writable --state-dir", base.string(), std::strerror(errno)));
-  struct stat found{};
+    throw Error(Fault::config,
+                fmt::format("cannot make {} ({}): choose a writable --state-dir", base.string(), std::strerror(errno)));
+  struct stat found {};
   if (::lstat(base.c_str(), &found) != 0 || !S_ISDIR(found.st_mode) || found.st_uid != ::geteuid())
-    throw Error(Fault::config, fmt::format("{} is not a folder of this user; remove it or choose another --state-dir", base.string()));
+    throw Error(Fault::config,
+                fmt::format("{} is not a folder of this user; remove it or choose another --state-dir", base.string()));
   if ((found.st_mode & 0077) != 0 && ::chmod(base.c_str(), 0700) != 0)
-    throw Error(Fault::config, fmt::format("others may write to {}, and that cannot be changed ({})", base.string(), std::strerror(errno)));
+    throw Error(Fault::config, fmt::format("others may write to {}, and that cannot be changed ({})", base.string(),
+                                           std::strerror(errno)));
   return base;
 }
 
@@ -54,7 +57,8 @@ void sweep(const std::filesystem::path& base) {
 
 // Still the folder that was locked: another process's sweep may have come between its making and its locking.
 bool stands(const std::filesystem::path& folder, int fd) {
-  struct stat by_name{}, by_lock{};
+  struct stat by_name {
+  }, by_lock{};
   return ::lstat(folder.c_str(), &by_name) == 0 && ::fstat(fd, &by_lock) == 0 && by_name.st_ino == by_lock.st_ino &&
          by_name.st_dev == by_lock.st_dev;
 }
@@ -67,7 +71,8 @@ RunDirectory::RunDirectory(const std::filesystem::path& state) {
   for (int attempt = 0; attempt < 100; ++attempt) {
     std::string name = (base / "XXXXXX").string();
     if (!::mkdtemp(name.data()))
-      throw Error(Fault::config, fmt::format("cannot make a folder in {} ({}): choose a writable --state-dir", base.string(), std::strerror(errno)));
+      throw Error(Fault::config, fmt::format("cannot make a folder in {} ({}): choose a writable --state-dir",
+                                             base.string(), std::strerror(errno)));
     const int fd = try_lock(name);
     if (fd >= 0 && stands(name, fd)) {
       path_ = name;
@@ -76,7 +81,8 @@ RunDirectory::RunDirectory(const std::filesystem::path& state) {
     }
     if (fd >= 0) ::close(fd);
   }
-  throw Error(Fault::unavailable, fmt::format("no folder in {} could be kept: does its file system know locks (flock)?", base.string()));
+  throw Error(Fault::unavailable,
+              fmt::format("no folder in {} could be kept: does its file system know locks (flock)?", base.string()));
 }
 
 RunDirectory::~RunDirectory() {

@@ -1,5 +1,6 @@
-// A folder of one process alone, for sockets: 0700, its path short, gone with the process. Folders of processes that died are
-// swept up by the next one: whose they are is told by a lock that the kernel holds, so processes in other containers count too.
+// A folder of one process alone, for sockets: 0700, its path short, gone with the process. Folders of processes that
+// died are swept up by the next one: whose they are is told by a lock that the kernel holds, so processes in other
+// containers count too.
 #pragma once
 
 #include <filesystem>
@@ -8,8 +9,8 @@ namespace vmferry::app {
 
 class RunDirectory {
  public:
-  // Below `state`, or below /tmp when that path would be too long for a socket. Error(config) when it cannot be made, or when what
-  // stands there belongs to somebody else.
+  // Below `state`, or below /tmp when that path would be too long for a socket. Error(config) when it cannot be made,
+  // or when what stands there belongs to somebody else.
   explicit RunDirectory(const std::filesystem::path& state);
   ~RunDirectory();
   RunDirectory(const RunDirectory&) = delete;

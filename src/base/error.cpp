@@ -11,10 +11,18 @@ struct Row {
 };
 // Codes below 64 only, so that shells and schedulers never mistake one for a signal.
 constexpr Row rows[] = {
-    {Fault::usage, "usage", 2},          {Fault::config, "config", 3},       {Fault::auth, "auth", 4},
-    {Fault::not_found, "not_found", 5},  {Fault::conflict, "conflict", 6},   {Fault::quota, "quota", 7},
-    {Fault::unavailable, "unavailable", 8}, {Fault::timeout, "timeout", 9},  {Fault::unsupported, "unsupported", 10},
-    {Fault::tool, "tool", 11},           {Fault::data, "data", 12},          {Fault::bug, "bug", 20},
+    {Fault::usage, "usage", 2},
+    {Fault::config, "config", 3},
+    {Fault::auth, "auth", 4},
+    {Fault::not_found, "not_found", 5},
+    {Fault::conflict, "conflict", 6},
+    {Fault::quota, "quota", 7},
+    {Fault::unavailable, "unavailable", 8},
+    {Fault::timeout, "timeout", 9},
+    {Fault::unsupported, "unsupported", 10},
+    {Fault::tool, "tool", 11},
+    {Fault::data, "data", 12},
+    {Fault::bug, "bug", 20},
 };
 }  // namespace
 

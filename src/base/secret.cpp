@@ -28,6 +28,8 @@ Secret Secret::share() const {
 
 bool Secret::empty() const noexcept { return !bytes_ || bytes_->text.empty(); }
 
-std::string_view Secret::reveal() const noexcept { return bytes_ ? std::string_view(bytes_->text) : std::string_view(); }
+std::string_view Secret::reveal() const noexcept {
+  return bytes_ ? std::string_view(bytes_->text) : std::string_view();
+}
 
 }  // namespace vmferry

@@ -1,5 +1,5 @@
-// The flags. migratekit's names and meanings are kept; ours come beside them. Every subcommand that needs a vCenter takes the
-// same flags, so that a command line can be edited from "migrate" to "cutover".
+// The flags. migratekit's names and meanings are kept; ours come beside them. Every subcommand that needs a vCenter
+// takes the same flags, so that a command line can be edited from "migrate" to "cutover".
 #include "config/options.hpp"
 
 #include <fmt/format.h>
@@ -40,83 +40,155 @@ const std::string general_group = "General";
 
 void add_general(CLI::App& app, Options& o) {
   app.add_flag("--debug", o.debug, "Log every call, and show the log on the terminal")->group(general_group);
-  app.add_option("--state-dir", o.state_directory, "Where jobs, logs and sockets are kept (default /var/lib/vmferry for root, else ~/.local/state/vmferry)")
-      ->type_name("DIR")->group(general_group);
+  app.add_option(
+         "--state-dir", o.state_directory,
+         "Where jobs, logs and sockets are kept (default /var/lib/vmferry for root, else ~/.local/state/vmferry)")
+      ->type_name("DIR")
+      ->group(general_group);
   app.add_flag("--json", o.json, "Print events (or tables) as JSON, one object a line")->group(general_group);
 }
 
 void add_vmware(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--vmware-endpoint", o.vmware.endpoint, "vCenter or ESXi host, HOST[:PORT]")
-      ->type_name("HOST")->group(connection_group);
+      ->type_name("HOST")
+      ->group(connection_group);
   app.add_option("--vmware-username", o.vmware.username, "User, e.g. administrator@vsphere.local")
-      ->type_name("USER")->group(connection_group);
+      ->type_name("USER")
+      ->group(connection_group);
   app.add_option("--vmware-password", raw.password,
-                 "Password; better by --vmware-password-file, VMFERRY_VMWARE_PASSWORD or the prompt, since other users see command lines")
-      ->type_name("PASSWORD")->group(connection_group);
+                 "Password; better by --vmware-password-file, VMFERRY_VMWARE_PASSWORD or the prompt, since other users "
+                 "see command lines")
+      ->type_name("PASSWORD")
+      ->group(connection_group);
   app.add_option("--vmware-password-file", o.vmware.password_file, "File whose first line is the password (mode 0600)")
-      ->type_name("FILE")->group(connection_group);
-  app.add_option("--vmware-path", o.vmware.path, "The VM: inventory path (/DC/vm/NAME), moref (vm-42), UUID or unique name; inventory lists what contains it")
-                   ->type_name("VM")->group(connection_group);
+      ->type_name("FILE")
+      ->group(connection_group);
+  app.add_option(
+         "--vmware-path", o.vmware.path,
+         "The VM: inventory path (/DC/vm/NAME), moref (vm-42), UUID or unique name; inventory lists what contains it")
+      ->type_name("VM")
+      ->group(connection_group);
   app.add_option("--vmware-ca", o.vmware.ca_file, "CA certificates (PEM) that vouch for the endpoint")
-      ->type_name("FILE")->group(connection_group);
+      ->type_name("FILE")
+      ->group(connection_group);
   app.add_option("--vmware-fingerprint", o.vmware.fingerprint, "Accept exactly the certificate with this SHA-256")
-      ->type_name("AA:BB:..")->group(connection_group);
-  app.add_flag("--vmware-insecure", o.vmware.insecure, "Accept any certificate: anybody in between can read the password")->group(connection_group);
-  app.add_option("--record", o.record_directory, "Store every exchange with vSphere and OpenStack, redacted, in this folder")
-      ->type_name("DIR")->group(general_group);
+      ->type_name("AA:BB:..")
+      ->group(connection_group);
+  app.add_flag("--vmware-insecure", o.vmware.insecure,
+               "Accept any certificate: anybody in between can read the password")
+      ->group(connection_group);
+  app.add_option("--record", o.record_directory,
+                 "Store every exchange with vSphere and OpenStack, redacted, in this folder")
+      ->type_name("DIR")
+      ->group(general_group);
 }
 
 void add_target(CLI::App& app, Options& o) {
-  app.add_option("--target", o.target, "Where to: openstack (the default), or local:DIR (raw images and a libvirt domain)")
-      ->type_name("TARGET")->group(target_group);
-  app.add_option("--os-cloud", o.openstack.cloud, "Cloud of clouds.yaml (else OS_CLOUD, else the OS_* variables)")->type_name("NAME")->group(target_group);
-  app.add_option("--project", o.openstack.project, "OpenStack project, name or id, to migrate into")->type_name("PROJECT")->group(target_group);
-  app.add_option("--instance-id", o.openstack.instance_id, "This conversion host's own instance id (default: asked from the metadata service)")
-      ->type_name("UUID")->group(target_group);
+  app.add_option("--target", o.target,
+                 "Where to: openstack (the default), or local:DIR (raw images and a libvirt domain)")
+      ->type_name("TARGET")
+      ->group(target_group);
+  app.add_option("--os-cloud", o.openstack.cloud, "Cloud of clouds.yaml (else OS_CLOUD, else the OS_* variables)")
+      ->type_name("NAME")
+      ->group(target_group);
+  app.add_option("--project", o.openstack.project, "OpenStack project, name or id, to migrate into")
+      ->type_name("PROJECT")
+      ->group(target_group);
+  app.add_option("--instance-id", o.openstack.instance_id,
+                 "This conversion host's own instance id (default: asked from the metadata service)")
+      ->type_name("UUID")
+      ->group(target_group);
   app.add_option("--metadata-url", o.openstack.metadata_url, "Nova's metadata service")
-      ->type_name("URL")->group(target_group);
-  app.add_option("--device-dir", o.openstack.device_directory, "Where attached volumes appear by id (default /dev/disk/by-id)")
-      ->type_name("DIR")->group(target_group);
-  app.add_option("--device-identity", o.openstack.device_identity, "Who tells a device's serial: sysfs, or a folder of identity files (the lab's)")
-      ->type_name("sysfs|DIR")->group(target_group);
-  app.add_option("--availability-zone", o.openstack.availability_zone, "Availability zone of the server, and of the volumes unless they have their own")
-      ->type_name("AZ")->group(target_group);
-  app.add_option("--volume-availability-zone", o.openstack.volume_availability_zone, "Availability zone of the volumes")->type_name("AZ")->group(target_group);
+      ->type_name("URL")
+      ->group(target_group);
+  app.add_option("--device-dir", o.openstack.device_directory,
+                 "Where attached volumes appear by id (default /dev/disk/by-id)")
+      ->type_name("DIR")
+      ->group(target_group);
+  app.add_option("--device-identity", o.openstack.device_identity,
+                 "Who tells a device's serial: sysfs, or a folder of identity files (the lab's)")
+      ->type_name("sysfs|DIR")
+      ->group(target_group);
+  app.add_option("--availability-zone", o.openstack.availability_zone,
+                 "Availability zone of the server, and of the volumes unless they have their own")
+      ->type_name("AZ")
+      ->group(target_group);
+  app.add_option("--volume-availability-zone", o.openstack.volume_availability_zone, "Availability zone of the volumes")
+      ->type_name("AZ")
+      ->group(target_group);
   app.add_option("--volume-type", o.openstack.volume_type, "Volume type")->type_name("TYPE")->group(target_group);
   app.add_option("--disk-bus-type", o.disk_bus, "Bus of the new server's disks (default virtio)")
-      ->check(CLI::IsMember({"virtio", "scsi"}, CLI::ignore_case).description(""))->type_name("virtio|scsi")->group(target_group);
-  app.add_option("--os-type", o.os_type, "os_type image property: a value, or auto (by VMware's guest id)")->type_name("TYPE")->group(target_group);
-  app.add_flag("--enable-qemu-guest-agent", o.guest_agent, "Set hw_qemu_guest_agent=yes on the boot volume")->group(target_group);
+      ->check(CLI::IsMember({"virtio", "scsi"}, CLI::ignore_case).description(""))
+      ->type_name("virtio|scsi")
+      ->group(target_group);
+  app.add_option("--os-type", o.os_type, "os_type image property: a value, or auto (by VMware's guest id)")
+      ->type_name("TYPE")
+      ->group(target_group);
+  app.add_flag("--enable-qemu-guest-agent", o.guest_agent, "Set hw_qemu_guest_agent=yes on the boot volume")
+      ->group(target_group);
   app.add_flag("--vz-unsafe-volume-by-name", o.openstack.volume_by_name,
-               "Find volumes by name alone, for clouds that drop metadata; dangerous when names repeat")->group(target_group);
+               "Find volumes by name alone, for clouds that drop metadata; dangerous when names repeat")
+      ->group(target_group);
 }
 
 void add_copy(CLI::App& app, Options& o, Raw& raw) {
-  app.add_option("--transport", o.vmware.transport, "How disks are read: https (datastore browser, the default) or file (a mounted datastore)")
-      ->check(CLI::IsMember({"https", "file"}).description(""))->type_name("https|file")->group(copy_group);
-  app.add_option("--datastore-dir", o.vmware.datastore_directory, "Mount point of the datastore, for --transport file")->type_name("DIR")->group(copy_group);
+  app.add_option("--transport", o.vmware.transport,
+                 "How disks are read: https (datastore browser, the default) or file (a mounted datastore)")
+      ->check(CLI::IsMember({"https", "file"}).description(""))
+      ->type_name("https|file")
+      ->group(copy_group);
+  app.add_option("--datastore-dir", o.vmware.datastore_directory, "Mount point of the datastore, for --transport file")
+      ->type_name("DIR")
+      ->group(copy_group);
   app.add_option("--quiesce", raw.quiesce, "File systems at rest in the snapshot: auto (the default), always or never")
-      ->check(CLI::IsMember({"auto", "always", "never"}).description(""))->type_name("WHEN")->group(copy_group);
-  app.add_option("--skip-disk", raw.skip_disks, "Leave out the disk with this key (may be repeated)")->type_name("KEY")->group(copy_group);
-  app.add_flag("--no-cbt", o.copy.no_tracking, "Do without changed block tracking: every cycle copies everything")->group(copy_group);
-  app.add_option("--connections", o.copy.tuning.connections, "Connections per disk, 1 to 16 (default 4)")->check(CLI::Range(1, 16).description(""))->type_name("N")->group(copy_group);
-  app.add_option("--request-size", raw.request_size, "Largest single read, at most 2M through vCenter")->type_name("SIZE")->group(copy_group);
-  app.add_option("--compression-method", o.vmware.compression, "none, zlib, fastlz or skipz; only a VDDK transport compresses, others ignore it")
-      ->check(CLI::IsMember({"none", "zlib", "fastlz", "skipz"}, CLI::ignore_case).description(""))->type_name("METHOD")->group(copy_group);
+      ->check(CLI::IsMember({"auto", "always", "never"}).description(""))
+      ->type_name("WHEN")
+      ->group(copy_group);
+  app.add_option("--skip-disk", raw.skip_disks, "Leave out the disk with this key (may be repeated)")
+      ->type_name("KEY")
+      ->group(copy_group);
+  app.add_flag("--no-cbt", o.copy.no_tracking, "Do without changed block tracking: every cycle copies everything")
+      ->group(copy_group);
+  app.add_option("--connections", o.copy.tuning.connections, "Connections per disk, 1 to 16 (default 4)")
+      ->check(CLI::Range(1, 16).description(""))
+      ->type_name("N")
+      ->group(copy_group);
+  app.add_option("--request-size", raw.request_size, "Largest single read, at most 2M through vCenter")
+      ->type_name("SIZE")
+      ->group(copy_group);
+  app.add_option("--compression-method", o.vmware.compression,
+                 "none, zlib, fastlz or skipz; only a VDDK transport compresses, others ignore it")
+      ->check(CLI::IsMember({"none", "zlib", "fastlz", "skipz"}, CLI::ignore_case).description(""))
+      ->type_name("METHOD")
+      ->group(copy_group);
 }
 
 void add_cutover(CLI::App& app, Options& o, Raw& raw) {
-  app.add_option("--flavor", o.cutover.flavor, "Flavor of the new server, id or name")->type_name("FLAVOR")->group(cutover_group);
-  app.add_option("--network-mapping", raw.networks, "mac=MAC,network-id=ID,subnet-id=ID[,ip=ADDRESS]; one for each network adapter")
-      ->type_name("MAPPING")->group(cutover_group);
-  app.add_option("--security-groups", o.openstack.security_groups, "Security groups of the ports, comma separated")->delimiter(',')->type_name("GROUPS")->group(cutover_group);
-  app.add_option("--run-v2v", o.run_v2v, "Convert the guest for KVM; this version needs --run-v2v=false")->type_name("BOOL")->group(cutover_group);
-  app.add_option("--shutdown-timeout", raw.shutdown_timeout, "Seconds the guest may take to shut down (default 300)")->check(CLI::Range(1, 86400).description(""))->type_name("SECONDS")->group(cutover_group);
-  app.add_flag("--force-poweroff", o.cutover.force_power_off, "Power off hard when the guest does not shut down in time")->group(cutover_group);
+  app.add_option("--flavor", o.cutover.flavor, "Flavor of the new server, id or name")
+      ->type_name("FLAVOR")
+      ->group(cutover_group);
+  app.add_option("--network-mapping", raw.networks,
+                 "mac=MAC,network-id=ID,subnet-id=ID[,ip=ADDRESS]; one for each network adapter")
+      ->type_name("MAPPING")
+      ->group(cutover_group);
+  app.add_option("--security-groups", o.openstack.security_groups, "Security groups of the ports, comma separated")
+      ->delimiter(',')
+      ->type_name("GROUPS")
+      ->group(cutover_group);
+  app.add_option("--run-v2v", o.run_v2v, "Convert the guest for KVM; this version needs --run-v2v=false")
+      ->type_name("BOOL")
+      ->group(cutover_group);
+  app.add_option("--shutdown-timeout", raw.shutdown_timeout, "Seconds the guest may take to shut down (default 300)")
+      ->check(CLI::Range(1, 86400).description(""))
+      ->type_name("SECONDS")
+      ->group(cutover_group);
+  app.add_flag("--force-poweroff", o.cutover.force_power_off,
+               "Power off hard when the guest does not shut down in time")
+      ->group(cutover_group);
 }
 
-// Flags that a variable can stand in for. Done by hand: the subcommands share their fields, and CLI11 would apply the variables
-// of every subcommand, the chosen one's flags notwithstanding.
+// Flags that a variable can stand in for. Done by hand: the subcommands share their fields, and CLI11 would apply the
+// variables of every subcommand, the chosen one's flags notwithstanding.
 struct Variable {
   const char* flag;
   const char* name;
@@ -154,8 +226,9 @@ void require(const CLI::App& sub, const char* flag) {
 }
 
 void finish(Options& o, Raw& raw) {
-  o.copy.quiesce = raw.quiesce == "always" ? source::Quiesce::always
-                   : raw.quiesce == "never" ? source::Quiesce::never : source::Quiesce::automatic;
+  o.copy.quiesce = raw.quiesce == "always"  ? source::Quiesce::always
+                   : raw.quiesce == "never" ? source::Quiesce::never
+                                            : source::Quiesce::automatic;
   for (const std::int32_t key : raw.skip_disks) o.copy.skip.insert(model::DiskKey{key});
   for (const std::string& text : raw.networks) o.cutover.networks.push_back(parse_network_mapping(text));
   o.cutover.shutdown_patience = std::chrono::seconds(raw.shutdown_timeout);
@@ -165,7 +238,8 @@ void finish(Options& o, Raw& raw) {
     const std::uint64_t bytes = parse_size(raw.request_size);
     // NFC through vCenter refuses larger reads ("Failed to allocate"), and everything must stay sector-aligned.
     if (bytes < 64 * 1024 || bytes > 2 * 1024 * 1024 || bytes % 65536 != 0)
-      throw Error(Fault::usage, fmt::format("--request-size {}: give a multiple of 64K between 64K and 2M", raw.request_size));
+      throw Error(Fault::usage,
+                  fmt::format("--request-size {}: give a multiple of 64K between 64K and 2M", raw.request_size));
     o.copy.tuning.request = static_cast<std::uint32_t>(bytes);
   }
   if (o.vmware.transport == "file" && o.vmware.datastore_directory.empty())
@@ -174,25 +248,36 @@ void finish(Options& o, Raw& raw) {
   if (o.target != "openstack" && !(o.target.starts_with("local:") && o.target.size() > 6))
     throw Error(Fault::usage, fmt::format("--target {}: give openstack, or local:DIR", o.target));
   const bool insecure_and_pinned = o.vmware.insecure && (!o.vmware.fingerprint.empty() || !o.vmware.ca_file.empty());
-  if (insecure_and_pinned) throw Error(Fault::usage, "--vmware-insecure accepts any certificate, so --vmware-ca and --vmware-fingerprint make no sense beside it");
+  if (insecure_and_pinned)
+    throw Error(
+        Fault::usage,
+        "--vmware-insecure accepts any certificate, so --vmware-ca and --vmware-fingerprint make no sense beside it");
   if (o.target == "openstack")
     for (const target::NetworkChoice& choice : o.cutover.networks)
-      if (choice.subnet.empty()) throw Error(Fault::usage, fmt::format("--network-mapping mac={}: subnet-id= is missing", choice.mac));
+      if (choice.subnet.empty())
+        throw Error(Fault::usage, fmt::format("--network-mapping mac={}: subnet-id= is missing", choice.mac));
   if (o.verb == Verb::cutover) {
     if (o.cutover.networks.empty())
-      throw Error(Fault::usage, "cutover needs a --network-mapping mac=MAC,network-id=ID,subnet-id=ID for each network adapter of the VM");
-    if (o.target == "openstack" && o.cutover.flavor.empty()) throw Error(Fault::usage, "cutover needs --flavor ID, the flavor of the new server");
+      throw Error(
+          Fault::usage,
+          "cutover needs a --network-mapping mac=MAC,network-id=ID,subnet-id=ID for each network adapter of the VM");
+    if (o.target == "openstack" && o.cutover.flavor.empty())
+      throw Error(Fault::usage, "cutover needs --flavor ID, the flavor of the new server");
     if (o.run_v2v)
-      throw Error(Fault::unsupported, "this version does not convert guests yet: prepare the guest's virtio drivers beforehand and add --run-v2v=false");
+      throw Error(Fault::unsupported,
+                  "this version does not convert guests yet: prepare the guest's virtio drivers beforehand and add "
+                  "--run-v2v=false");
   }
 }
 
-// Overwrites the value of --vmware-password where the kernel shows it. Both spellings: "--flag VALUE" and "--flag=VALUE".
+// Overwrites the value of --vmware-password where the kernel shows it. Both spellings: "--flag VALUE" and
+// "--flag=VALUE".
 void wipe_password(int argc, char** argv) {
   constexpr std::string_view flag = "--vmware-password";
   for (int i = 1; i < argc; ++i) {
     const std::string_view arg = argv[i];
-    if (arg == flag && i + 1 < argc) std::memset(argv[i + 1], 'x', std::strlen(argv[i + 1]));
+    if (arg == flag && i + 1 < argc)
+      std::memset(argv[i + 1], 'x', std::strlen(argv[i + 1]));
     else if (arg.starts_with(flag) && arg.size() > flag.size() && arg[flag.size()] == '=')
       std::memset(argv[i] + flag.size() + 1, 'x', arg.size() - flag.size() - 1);
   }
@@ -209,24 +294,33 @@ target::NetworkChoice parse_network_mapping(const std::string& text) {
     at = comma + 1;
     const std::size_t equals = part.find('=');
     const std::string key = part.substr(0, equals), value = equals == std::string::npos ? "" : part.substr(equals + 1);
-    std::string* field = key == "mac" ? &choice.mac : key == "network-id" ? &choice.network : key == "subnet-id" ? &choice.subnet : key == "ip" ? &choice.ip : nullptr;
+    std::string* field = key == "mac"          ? &choice.mac
+                         : key == "network-id" ? &choice.network
+                         : key == "subnet-id"  ? &choice.subnet
+                         : key == "ip"         ? &choice.ip
+                                               : nullptr;
     if (!field || value.empty())
-      throw Error(Fault::usage, fmt::format("--network-mapping {}: \"{}\" is not one of mac=, network-id=, subnet-id=, ip=", text, part));
+      throw Error(
+          Fault::usage,
+          fmt::format("--network-mapping {}: \"{}\" is not one of mac=, network-id=, subnet-id=, ip=", text, part));
     if (!field->empty()) throw Error(Fault::usage, fmt::format("--network-mapping {}: {} is given twice", text, key));
     *field = value;
   }
   choice.mac = lower(choice.mac);
   static const std::regex mac("([0-9a-f]{2}:){5}[0-9a-f]{2}");
   if (!std::regex_match(choice.mac, mac))
-    throw Error(Fault::usage, fmt::format("--network-mapping {}: mac={} is no MAC address (00:50:56:ab:cd:ef)", text, choice.mac));
-  if (choice.network.empty()) throw Error(Fault::usage, fmt::format("--network-mapping {}: network-id= is missing", text));
+    throw Error(Fault::usage,
+                fmt::format("--network-mapping {}: mac={} is no MAC address (00:50:56:ab:cd:ef)", text, choice.mac));
+  if (choice.network.empty())
+    throw Error(Fault::usage, fmt::format("--network-mapping {}: network-id= is missing", text));
   return choice;
 }
 
 std::uint64_t parse_size(const std::string& text) {
   static const std::regex form("([0-9]{1,15})([kKmMgGtT]?)(i?[bB])?");
   std::smatch m;
-  if (!std::regex_match(text, m, form)) throw Error(Fault::usage, fmt::format("\"{}\" is no size (64K, 2M, 1GiB)", text));
+  if (!std::regex_match(text, m, form))
+    throw Error(Fault::usage, fmt::format("\"{}\" is no size (64K, 2M, 1GiB)", text));
   std::uint64_t bytes = std::stoull(m[1]);
   const char unit = m[2].length() ? static_cast<char>(std::tolower(m[2].str()[0])) : '\0';
   const int shift = unit == 'k' ? 10 : unit == 'm' ? 20 : unit == 'g' ? 30 : unit == 't' ? 40 : 0;
@@ -248,9 +342,12 @@ constexpr const char* cutover_footer =
     "    --vmware-password-file ~/.vcenter --vmware-path /DC0/vm/web01 --os-cloud mycloud --flavor m1.small \\\n"
     "    --network-mapping mac=00:50:56:01:02:03,network-id=NET,subnet-id=SUBNET --run-v2v=false";
 constexpr const char* abort_footer =
-    "Removes our snapshot, detaches the volumes and deletes the ports that vmferry made. The volumes stay unless --delete-volumes.\n\n"
-    "Example:\n  vmferry abort --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local --vmware-path web01 --delete-volumes";
-constexpr const char* inventory_footer = "Example:\n  vmferry inventory --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local";
+    "Removes our snapshot, detaches the volumes and deletes the ports that vmferry made. The volumes stay unless "
+    "--delete-volumes.\n\n"
+    "Example:\n  vmferry abort --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local --vmware-path "
+    "web01 --delete-volumes";
+constexpr const char* inventory_footer =
+    "Example:\n  vmferry inventory --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local";
 constexpr const char* status_footer = "Example:\n  vmferry status --watch";
 constexpr const char* lab_footer =
     "A vCenter, an OpenStack and a busy guest on this machine, to play with.\n\n"
@@ -271,9 +368,12 @@ struct Parser {
   Parser() {
     app.require_subcommand(0, 1);
     app.set_version_flag("--version", [] { return std::string("vmferry ") + VMFERRY_VERSION; });
-    app.footer("Start with:  vmferry lab up   (a whole vCenter and OpenStack on this machine)\nExit codes: docs/exit-codes.md");
+    app.footer(
+        "Start with:  vmferry lab up   (a whole vCenter and OpenStack on this machine)\nExit codes: "
+        "docs/exit-codes.md");
     CLI::App* migrate = add(Verb::migrate, "migrate", "Run one migration cycle of a running VM", migrate_footer);
-    CLI::App* cutover = add(Verb::cutover, "cutover", "Shut the VM down and start it on the other side", cutover_footer);
+    CLI::App* cutover =
+        add(Verb::cutover, "cutover", "Shut the VM down and start it on the other side", cutover_footer);
     for (CLI::App* sub : {migrate, cutover}) {
       add_vmware(*sub, options, raw);
       add_target(*sub, options);
@@ -281,7 +381,8 @@ struct Parser {
       sub->add_flag("--again", options.again, "Begin anew although this VM was cut over already")->group(general_group);
     }
     add_cutover(*cutover, options, raw);
-    CLI::App* abort = add(Verb::abort, "abort", "Undo: snapshot, attachments and ports, if wanted the volumes", abort_footer);
+    CLI::App* abort =
+        add(Verb::abort, "abort", "Undo: snapshot, attachments and ports, if wanted the volumes", abort_footer);
     add_vmware(*abort, options, raw);
     add_target(*abort, options);
     abort->add_flag("--delete-volumes", options.delete_volumes, "Delete the volumes too");
@@ -293,7 +394,8 @@ struct Parser {
     for (CLI::App* sub : {migrate, cutover, abort, inventory, status}) add_general(*sub, options);
     CLI::App* lab = add(Verb::lab, "lab", "A lab on this machine: up, down, status", lab_footer);
     lab->prefix_command();
-    CLI::App* complete = add(Verb::completion, "completion", "Print a completion script", "Example:\n  vmferry completion bash > /etc/bash_completion.d/vmferry");
+    CLI::App* complete = add(Verb::completion, "completion", "Print a completion script",
+                             "Example:\n  vmferry completion bash > /etc/bash_completion.d/vmferry");
     complete->add_option("shell", options.rest, "bash, zsh or fish")->required()->expected(1);
     add(Verb::version, "version", "Print the version", "Example:\n  vmferry version");
     name_variables();
@@ -336,7 +438,8 @@ std::string explain_usage(Parser& parser, const CLI::ParseError& e) {
   }
   if (const std::string what = e.what(); what.find("not expected") != std::string::npos) {
     const std::string word = what.substr(what.rfind(' ') + 1);
-    if (const auto near = plan::nearest(word, known, 1); !near.empty()) text += fmt::format("did you mean {}?\n", near.front());
+    if (const auto near = plan::nearest(word, known, 1); !near.empty())
+      text += fmt::format("did you mean {}?\n", near.front());
   }
   return text + fmt::format("see vmferry{} --help\n", command);
 }
@@ -377,7 +480,8 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
   if (!parser.raw.password.empty()) {
     o.vmware.password_on_command_line = true;
     o.vmware.password = Secret(std::move(parser.raw.password));
-  } else if (const auto found = environment.find("VMFERRY_VMWARE_PASSWORD"); found != environment.end() && !found->second.empty()) {
+  } else if (const auto found = environment.find("VMFERRY_VMWARE_PASSWORD");
+             found != environment.end() && !found->second.empty()) {
     o.vmware.password = Secret(std::string(found->second));
   }
   finish(o, parser.raw);
@@ -388,7 +492,7 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
 namespace {
 
 struct Words {
-  std::vector<std::pair<std::string, std::string>> commands;             // name, description
+  std::vector<std::pair<std::string, std::string>> commands;                      // name, description
   std::map<std::string, std::vector<std::pair<std::string, std::string>>> flags;  // by command
 };
 
@@ -398,7 +502,8 @@ Words words() {
   for (const auto& [verb, sub] : parser.verbs) {
     w.commands.emplace_back(sub->get_name(), sub->get_description());
     for (const CLI::Option* option : sub->get_options())
-      for (const std::string& name : option->get_lnames()) w.flags[sub->get_name()].emplace_back("--" + name, option->get_description());
+      for (const std::string& name : option->get_lnames())
+        w.flags[sub->get_name()].emplace_back("--" + name, option->get_description());
   }
   w.flags["lab"] = {{"up", "Start the lab"}, {"down", "End it"}, {"status", "Show it"}};
   w.flags["completion"] = {{"bash", ""}, {"zsh", ""}, {"fish", ""}};
@@ -414,8 +519,10 @@ std::string join(const std::vector<std::pair<std::string, std::string>>& list) {
 std::string quoted(std::string text) {
   std::string out;
   for (const char c : text) {
-    if (c == '\'') out += "'\\''";
-    else out += c;
+    if (c == '\'')
+      out += "'\\''";
+    else
+      out += c;
   }
   return "'" + out + "'";
 }
@@ -426,9 +533,10 @@ std::string completion(const std::string& shell) {
   const Words w = words();
   std::string text;
   if (shell == "bash") {
-    text = "_vmferry() {\n  local cur=${COMP_WORDS[COMP_CWORD]} words\n  if [ \"$COMP_CWORD\" -eq 1 ]; then words=" + quoted(join(w.commands)) +
-           "\n  else case ${COMP_WORDS[1]} in\n";
-    for (const auto& [command, flags] : w.flags) text += fmt::format("    {}) words={} ;;\n", command, quoted(join(flags)));
+    text = "_vmferry() {\n  local cur=${COMP_WORDS[COMP_CWORD]} words\n  if [ \"$COMP_CWORD\" -eq 1 ]; then words=" +
+           quoted(join(w.commands)) + "\n  else case ${COMP_WORDS[1]} in\n";
+    for (const auto& [command, flags] : w.flags)
+      text += fmt::format("    {}) words={} ;;\n", command, quoted(join(flags)));
     text +=
         "    esac\n  fi\n  case ${COMP_WORDS[COMP_CWORD-1]} in\n"
         "    --*-dir|--*-file|--vmware-ca|--record) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n  esac\n"
@@ -449,7 +557,8 @@ std::string completion(const std::string& shell) {
     for (const auto& [command, flags] : w.flags)
       for (const auto& [flag, what] : flags)
         text += flag.starts_with("--")
-                    ? fmt::format("complete -c vmferry -n '__fish_seen_subcommand_from {}' -l {} -d {}\n", command, flag.substr(2), quoted(what))
+                    ? fmt::format("complete -c vmferry -n '__fish_seen_subcommand_from {}' -l {} -d {}\n", command,
+                                  flag.substr(2), quoted(what))
                     : fmt::format("complete -c vmferry -f -n '__fish_seen_subcommand_from {}' -a {}\n", command, flag);
   } else {
     throw Error(Fault::usage, fmt::format("completion {}: bash, zsh and fish are known", shell));

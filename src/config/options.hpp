@@ -19,16 +19,16 @@ enum class Verb { none, migrate, cutover, status, abort, inventory, lab, complet
 struct Vmware {
   std::string endpoint;  // host[:port]
   std::string username;
-  Secret password;       // from the command line (wiped there); see password_file and the environment
+  Secret password;  // from the command line (wiped there); see password_file and the environment
   bool password_on_command_line = false;
   std::filesystem::path password_file;
-  std::string path;      // --vmware-path: inventory path, moref, UUID or name; for inventory a filter
+  std::string path;  // --vmware-path: inventory path, moref, UUID or name; for inventory a filter
   std::filesystem::path ca_file;
   std::string fingerprint;  // SHA-256 of the certificate
   bool insecure = false;
-  std::string transport = "https";  // "https" or "file"
+  std::string transport = "https";            // "https" or "file"
   std::filesystem::path datastore_directory;  // for "file"
-  std::string compression;  // accepted for migratekit's sake; only VDDK compresses
+  std::string compression;                    // accepted for migratekit's sake; only VDDK compresses
 };
 
 struct OpenStack {
@@ -61,10 +61,10 @@ struct Options {
   job::CutoverOptions cutover;
   bool run_v2v = true;
   bool run_v2v_given = false;
-  bool delete_volumes = false;  // abort
-  bool watch = false;           // status
-  bool all = false;             // status: aborted jobs too
-  bool again = false;           // migrate, cutover: after a finished cutover
+  bool delete_volumes = false;    // abort
+  bool watch = false;             // status
+  bool all = false;               // status: aborted jobs too
+  bool again = false;             // migrate, cutover: after a finished cutover
   std::vector<std::string> rest;  // lab: its own arguments; completion: the shell
 };
 
@@ -73,7 +73,7 @@ struct Parsed {
   Options options;
   bool finished = false;
   int exit_code = 0;
-  std::string text;       // for stdout, or stderr when exit_code != 0
+  std::string text;  // for stdout, or stderr when exit_code != 0
 };
 
 // Reads the arguments; a password in them is overwritten in place (so that `ps` shows nothing) after it was taken.

@@ -29,13 +29,13 @@ class KnownRanges final : public Work {
 
 std::unique_ptr<Work> work(RangeSet ranges) { return std::make_unique<KnownRanges>(std::move(ranges)); }
 
-Report run(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock, log::Log& log,
-           std::stop_token stop) {
+Report run(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock,
+           log::Log& log, std::stop_token stop) {
   if (stop.stop_requested()) throw Cancelled();
   target.check();
   if (target.bytes() < source.bytes())
-    throw Error(Fault::conflict, fmt::format("{} has {} bytes, too few for a disk of {}: use a larger target", target.name(),
-                                             target.bytes(), source.bytes()));
+    throw Error(Fault::conflict, fmt::format("{} has {} bytes, too few for a disk of {}: use a larger target",
+                                             target.name(), target.bytes(), source.bytes()));
   return Engine(source, target, work, tuning, progress, clock, log, std::move(stop)).run();
 }
 

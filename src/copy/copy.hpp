@@ -53,13 +53,13 @@ class Work {
 std::unique_ptr<Work> work(RangeSet ranges);
 
 struct Tuning {
-  int connections = 4;                      // to one disk's export; opened as they are needed
-  std::uint32_t request = 1024 * 1024;      // bytes; vCenter's limit is 2 MiB
+  int connections = 4;                  // to one disk's export; opened as they are needed
+  std::uint32_t request = 1024 * 1024;  // bytes; vCenter's limit is 2 MiB
   int requests_per_connection = 8;
-  std::uint32_t granule = 64 * 1024;        // zero detection and alignment, bytes
-  std::uint64_t merge_gap = 64 * 1024;      // areas closer than this are read as one
-  int attempts = 5;                         // of one request, each on a fresh connection with back-off
-  bool whole_disk = false;                  // work covers all of it: the target's bytes outside data must become zero
+  std::uint32_t granule = 64 * 1024;    // zero detection and alignment, bytes
+  std::uint64_t merge_gap = 64 * 1024;  // areas closer than this are read as one
+  int attempts = 5;                     // of one request, each on a fresh connection with back-off
+  bool whole_disk = false;              // work covers all of it: the target's bytes outside data must become zero
 };
 
 struct Report {
@@ -81,7 +81,7 @@ class Progress {
 
 // Copies every byte of `work` from source to target. When it returns, the bytes are on stable storage (fsync).
 // Bytes outside `work` are not touched. Throws Error naming the disk's offset, or Cancelled after draining.
-Report run(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock, log::Log& log,
-           std::stop_token stop);
+Report run(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock,
+           log::Log& log, std::stop_token stop);
 
 }  // namespace vmferry::copy

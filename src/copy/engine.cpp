@@ -17,10 +17,10 @@ namespace {
 
 constexpr std::size_t mib = 1 << 20;
 constexpr int writer_threads = 2;
-constexpr std::uint64_t extent_window = 1ULL << 30;   // asked at once
-constexpr std::uint64_t extents_ahead = 256 * mib;    // ask on while less than this is ready to be read
-constexpr std::uint64_t clear_slice = 256 * mib;      // so that a cancel is not behind one long call
-constexpr std::uint64_t sector = 512;                 // VDDK reads whole sectors only
+constexpr std::uint64_t extent_window = 1ULL << 30;  // asked at once
+constexpr std::uint64_t extents_ahead = 256 * mib;   // ask on while less than this is ready to be read
+constexpr std::uint64_t clear_slice = 256 * mib;     // so that a cancel is not behind one long call
+constexpr std::uint64_t sector = 512;                // VDDK reads whole sectors only
 constexpr std::chrono::milliseconds progress_cadence{100};
 constexpr std::chrono::milliseconds first_back_off{500}, longest_back_off{30000};
 constexpr std::chrono::seconds drain_patience{20};
@@ -157,16 +157,18 @@ void Engine::take_connection(std::unique_ptr<nbd::Handle> handle) {
   ordered_ = false;
   refusals_ = 0;
   if (handle->bytes() < size_)
-    throw Error(Fault::data, fmt::format("the disk copied to {} has {} bytes, but its server shows only {}: it is another disk, "
-                                         "or it was cut",
-                                         target_.name(), size_, handle->bytes()));
+    throw Error(Fault::data,
+                fmt::format("the disk copied to {} has {} bytes, but its server shows only {}: it is another disk, "
+                            "or it was cut",
+                            target_.name(), size_, handle->bytes()));
   if (!shaped_) {
     const std::uint64_t align = std::max<std::uint64_t>(handle->minimum_block(), sector);
     const std::uint64_t request = std::min<std::uint64_t>(tuning_.request, handle->maximum_read()) / align * align;
     if (request == 0)
-      throw Error(Fault::unsupported, fmt::format("the server of the disk copied to {} takes reads of at most {} bytes in blocks "
-                                                  "of {}: nothing can be read",
-                                                  target_.name(), handle->maximum_read(), align));
+      throw Error(Fault::unsupported,
+                  fmt::format("the server of the disk copied to {} takes reads of at most {} bytes in blocks "
+                              "of {}: nothing can be read",
+                              target_.name(), handle->maximum_read(), align));
     cutter_.reshape({request, tuning_.merge_gap, align, size_});
     shaped_ = true;
   }
@@ -185,19 +187,22 @@ void Engine::take_refusal(std::exception_ptr reason) {
   } catch (Error& error) {
     if (usable > 0 && !starved_fresh_) {
       lane_limit_ = usable;  // it was only for speed
-      log_.info(fmt::format("the disk copied to {} gets no more than {} connections: {}", target_.name(), usable, error.what()));
+      log_.info(fmt::format("the disk copied to {} gets no more than {} connections: {}", target_.name(), usable,
+                            error.what()));
       return;
     }
-    const bool later = error.fault() == Fault::unavailable || error.fault() == Fault::timeout || error.fault() == Fault::tool;
+    const bool later =
+        error.fault() == Fault::unavailable || error.fault() == Fault::timeout || error.fault() == Fault::tool;
     if (!later) throw error.during(fmt::format("connecting to the disk copied to {}", target_.name()));
     ++refusals_;
     log_.warning(fmt::format("no connection to the disk copied to {} (attempt {} of {}): {}", target_.name(), refusals_,
                              tuning_.attempts, error.what()));
     if (refusals_ < tuning_.attempts) return;
     const std::uint64_t offset = retries_.empty() ? (held_ ? held_->read.offset : 0) : retries_.front().read.offset;
-    throw Error(Fault::unavailable, fmt::format("the disk copied to {} cannot be read at offset {}: no connection after {} "
-                                                "attempts, the last one said: {}",
-                                                target_.name(), offset, refusals_, error.what()));
+    throw Error(Fault::unavailable,
+                fmt::format("the disk copied to {} cannot be read at offset {}: no connection after {} "
+                            "attempts, the last one said: {}",
+                            target_.name(), offset, refusals_, error.what()));
   }
 }
 
@@ -259,8 +264,8 @@ void Engine::on_extents(ByteRange asked, Lane& lane, int error, const std::vecto
   if (error != 0 || known == asked.offset) {
     ++extent_failures_;
     if (error != 0) lane.retiring = true;
-    log_.info(fmt::format("the server of the disk copied to {} does not say what is empty at offset {} ({})", target_.name(),
-                          asked.offset, error != 0 ? strerror(error) : "empty answer"));
+    log_.info(fmt::format("the server of the disk copied to {} does not say what is empty at offset {} ({})",
+                          target_.name(), asked.offset, error != 0 ? strerror(error) : "empty answer"));
     return;
   }
   const RangeSet normal(data);
@@ -361,14 +366,16 @@ void Engine::retry_later(Chunk chunk, int error) {
   const ByteRange range = chunk.read;
   if (chunk.attempts >= tuning_.attempts) {
     fail(std::make_exception_ptr(
-        Error(Fault::unavailable, fmt::format("reading {} bytes at offset {} of the disk copied to {} failed {} times, each on a "
-                                              "new connection ({}): look at the source host and its datastore, then resume",
-                                              range.length, range.offset, target_.name(), chunk.attempts, strerror(error)))));
+        Error(Fault::unavailable,
+              fmt::format("reading {} bytes at offset {} of the disk copied to {} failed {} times, each on a "
+                          "new connection ({}): look at the source host and its datastore, then resume",
+                          range.length, range.offset, target_.name(), chunk.attempts, strerror(error)))));
     return;
   }
   ++report_.retries;
-  log_.warning(fmt::format("reading {} bytes at offset {} of the disk copied to {} failed ({}), attempt {} of {}", range.length,
-                           range.offset, target_.name(), strerror(error), chunk.attempts, tuning_.attempts));
+  log_.warning(fmt::format("reading {} bytes at offset {} of the disk copied to {} failed ({}), attempt {} of {}",
+                           range.length, range.offset, target_.name(), strerror(error), chunk.attempts,
+                           tuning_.attempts));
   chunk.fresh_after = lane_numbers_;
   retries_.push_back(std::move(chunk));
 }
@@ -413,8 +420,8 @@ void Engine::order_connection() {
 // ---- the loop ----
 
 bool Engine::complete() const {
-  return work_ended_ && unmapped_.empty() && !asking_ && cutter_.empty() && !held_ && retries_.empty() && flights_.empty() &&
-         writing_ == 0 && clearing_ == 0;
+  return work_ended_ && unmapped_.empty() && !asking_ && cutter_.empty() && !held_ && retries_.empty() &&
+         flights_.empty() && writing_ == 0 && clearing_ == 0;
 }
 
 void Engine::tell_progress(bool last) {
@@ -467,7 +474,8 @@ void Engine::drain() noexcept {
   const auto give_up = std::chrono::steady_clock::now() + drain_patience;
   for (const auto& lane : lanes_) {
     const auto left = give_up - std::chrono::steady_clock::now();
-    lane->handle->drain(std::max(std::chrono::duration_cast<std::chrono::milliseconds>(left), std::chrono::milliseconds(1)));
+    lane->handle->drain(
+        std::max(std::chrono::duration_cast<std::chrono::milliseconds>(left), std::chrono::milliseconds(1)));
   }
 }
 

@@ -1,5 +1,6 @@
 // One copy as an event loop in the calling thread. Beside it run: a thread that asks Work for ranges, one that opens
-// connections (both may block for long), and the writers. They talk to the loop through the inbox and the doorbell only.
+// connections (both may block for long), and the writers. They talk to the loop through the inbox and the doorbell
+// only.
 #pragma once
 
 #include <chrono>
@@ -26,8 +27,8 @@ namespace vmferry::copy {
 
 class Engine {
  public:
-  Engine(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock, log::Log& log,
-         std::stop_token stop);
+  Engine(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock,
+         log::Log& log, std::stop_token stop);
   ~Engine();
   Report run();
 
@@ -110,27 +111,27 @@ class Engine {
   std::list<std::unique_ptr<Lane>> lanes_;
   std::list<Flight> flights_;
   std::deque<Chunk> retries_;
-  std::optional<Chunk> held_;         // cut, but no room for it yet
-  std::deque<ByteRange> unmapped_;    // whole disk: extents not asked yet
-  RangeSet covered_;                  // by work so far
+  std::optional<Chunk> held_;       // cut, but no room for it yet
+  std::deque<ByteRange> unmapped_;  // whole disk: extents not asked yet
+  RangeSet covered_;                // by work so far
   std::uint64_t lane_numbers_ = 0;
   int lane_limit_;
-  int refusals_ = 0;                  // in a row
+  int refusals_ = 0;  // in a row
   int extent_failures_ = 0;
-  int clearing_ = 0;                  // zero jobs not finished
-  int writing_ = 0;                   // data jobs not finished
-  bool shaped_ = false;               // the first connection told us its limits
+  int clearing_ = 0;     // zero jobs not finished
+  int writing_ = 0;      // data jobs not finished
+  bool shaped_ = false;  // the first connection told us its limits
   bool asks_extents_;
   bool asking_ = false;
-  bool ordered_ = false;              // a connection is being opened
-  bool starved_ = false;              // work was ready and no lane had room
-  bool starved_fresh_ = false;        // a retry waits for a connection that did not fail it
+  bool ordered_ = false;        // a connection is being opened
+  bool starved_ = false;        // work was ready and no lane had room
+  bool starved_fresh_ = false;  // a retry waits for a connection that did not fail it
   bool work_ended_ = false;
   bool outside_cleared_ = false;
   bool draining_ = false;
 
   Report report_;
-  std::uint64_t done_ = 0;            // bytes of work
+  std::uint64_t done_ = 0;  // bytes of work
   std::chrono::steady_clock::time_point started_;
   std::chrono::steady_clock::time_point told_;
 

@@ -29,7 +29,8 @@ constexpr std::uint64_t page = 4096;
 constexpr std::uint64_t zero_buffer = 256 * 1024;
 
 bool is_unsupported(int error) {
-  return error == EOPNOTSUPP || error == ENOSYS || error == ENOTTY || error == EINVAL || error == ENODEV || error == EPERM;
+  return error == EOPNOTSUPP || error == ENOSYS || error == ENOTTY || error == EINVAL || error == ENODEV ||
+         error == EPERM;
 }
 
 }  // namespace
@@ -52,20 +53,25 @@ void Sink::check() {
 
 void Sink::failed(const char* what, ByteRange range, int error) {
   check();  // a target that is gone or another one explains every error better
-  const std::string where = fmt::format("{} {} bytes at offset {} of {}", what, range.length, range.offset, target_.name());
+  const std::string where =
+      fmt::format("{} {} bytes at offset {} of {}", what, range.length, range.offset, target_.name());
   const std::string reason = strerror(error);
   if (error == ENOSPC && block_device_)
     // A block device has no space to run out of: the kernel says so beyond its end, and its end moved.
-    throw Error(Fault::conflict, fmt::format("{} failed: {}; the device was probably detached or replaced under us: attach "
-                                             "the volume again and resume",
-                                             where, reason));
+    throw Error(Fault::conflict,
+                fmt::format("{} failed: {}; the device was probably detached or replaced under us: attach "
+                            "the volume again and resume",
+                            where, reason));
   if (error == ENOSPC || error == EDQUOT)
-    throw Error(Fault::quota, fmt::format("{} failed: {}; the disk is full: make room on its file system and resume", where, reason));
+    throw Error(Fault::quota,
+                fmt::format("{} failed: {}; the disk is full: make room on its file system and resume", where, reason));
   if (error == EFBIG)
-    throw Error(Fault::quota, fmt::format("{} failed: {}; raise the file size limit (ulimit -f) or use a file system that "
-                                          "takes files this large",
-                                          where, reason));
-  throw Error(Fault::unavailable, fmt::format("{} failed: {}; look at the kernel's log for the cause and resume", where, reason));
+    throw Error(Fault::quota,
+                fmt::format("{} failed: {}; raise the file size limit (ulimit -f) or use a file system that "
+                            "takes files this large",
+                            where, reason));
+  throw Error(Fault::unavailable,
+              fmt::format("{} failed: {}; look at the kernel's log for the cause and resume", where, reason));
 }
 
 void Sink::write(std::span<const std::byte> bytes, std::uint64_t offset, std::stop_token stop) {
@@ -93,8 +99,12 @@ bool Sink::zero_by(int method, ByteRange range, int& error) {
   int result = -1;
   do {
     switch (method) {
-      case punch: result = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length); break;
-      case zero_range: result = fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length); break;
+      case punch:
+        result = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+        break;
+      case zero_range:
+        result = fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
+        break;
       default: {
         std::uint64_t span[2] = {range.offset, range.length};
         result = block_device_ ? ioctl(fd, BLKZEROOUT, span) : (errno = ENOTTY, -1);
@@ -127,8 +137,8 @@ void Sink::zero(ByteRange range, std::stop_token stop) {
     if (zero_by(method, middle, error)) return;
     if (!is_unsupported(error)) break;  // a real failure: writing will meet it too, and says it best
     if (int known = method; zero_method_.compare_exchange_strong(known, method + 1))
-      log_.debug(fmt::format("{} cannot be zeroed by {} ({}), trying {}", target_.name(), method_names[method], strerror(error),
-                             method_names[method + 1]));
+      log_.debug(fmt::format("{} cannot be zeroed by {} ({}), trying {}", target_.name(), method_names[method],
+                             strerror(error), method_names[method + 1]));
   }
   zero_by_writing(middle, stop);
 }
@@ -138,10 +148,12 @@ void Sink::flush() {
     if (errno == EINTR) continue;
     const int error = errno;
     check();
-    const Fault fault = error == ENOSPC || error == EDQUOT ? (block_device_ ? Fault::conflict : Fault::quota) : Fault::unavailable;
-    throw Error(fault, fmt::format("bytes written to {} could not be made durable: {}; nothing of this pass counts as copied, "
-                                   "look at the kernel's log and resume",
-                                   target_.name(), strerror(error)));
+    const Fault fault =
+        error == ENOSPC || error == EDQUOT ? (block_device_ ? Fault::conflict : Fault::quota) : Fault::unavailable;
+    throw Error(fault,
+                fmt::format("bytes written to {} could not be made durable: {}; nothing of this pass counts as copied, "
+                            "look at the kernel's log and resume",
+                            target_.name(), strerror(error)));
   }
 }
 

@@ -20,14 +20,14 @@ namespace vmferry::copy {
 
 // Bytes to write, or (empty bytes) a range to clear.
 struct WriteJob {
-  std::span<std::byte> bytes;        // stands at `at`
+  std::span<std::byte> bytes;  // stands at `at`
   std::uint64_t at = 0;
   std::vector<ByteRange> wanted;
-  std::uint64_t counts = 0;          // bytes of work that are finished with it
+  std::uint64_t counts = 0;  // bytes of work that are finished with it
 };
 
 struct Written {
-  std::span<std::byte> bytes;        // the job's, to be given back to the arena
+  std::span<std::byte> bytes;  // the job's, to be given back to the arena
   std::uint64_t counts = 0;
   std::uint64_t written = 0;
   std::uint64_t zeroed = 0;
@@ -41,7 +41,8 @@ class Writers {
     bool skip_zeroes = false;  // the target reads zero there already
   };
   // `done` and `failed` are called from the writing threads.
-  Writers(Sink& sink, Settings settings, std::function<void(Written)> done, std::function<void(std::exception_ptr)> failed);
+  Writers(Sink& sink, Settings settings, std::function<void(Written)> done,
+          std::function<void(std::exception_ptr)> failed);
   ~Writers();  // finishes the jobs at hand, forgets the rest
 
   void add(WriteJob job);
@@ -57,7 +58,7 @@ class Writers {
   std::function<void(std::exception_ptr)> failed_;
   std::mutex mutex_;
   std::condition_variable_any wake_;
-  std::deque<WriteJob> data_;    // first: they hold buffers
+  std::deque<WriteJob> data_;  // first: they hold buffers
   std::deque<WriteJob> zeroes_;
   std::vector<std::jthread> threads_;
 };

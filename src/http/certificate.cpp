@@ -27,7 +27,8 @@ std::string host_of(const std::string& text) {
   char* host = nullptr;
   if (!url || curl_url_set(url.get(), CURLUPART_URL, text.c_str(), 0) != CURLUE_OK ||
       curl_url_get(url.get(), CURLUPART_HOST, &host, 0) != CURLUE_OK)
-    throw Error(Fault::config, "an address is not a URL of the form https://HOST[:PORT]/PATH; check the configured endpoints");
+    throw Error(Fault::config,
+                "an address is not a URL of the form https://HOST[:PORT]/PATH; check the configured endpoints");
   std::string copy = host;
   curl_free(host);
   if (copy.size() > 2 && copy.front() == '[') copy = copy.substr(1, copy.size() - 2);  // an IPv6 address
@@ -46,7 +47,8 @@ int on_progress(void* stop, curl_off_t, curl_off_t, curl_off_t, curl_off_t) noex
 // The first certificate that the server showed, from CURLINFO_CERTINFO ("Cert:-----BEGIN CERTIFICATE-----...").
 std::string leaf_pem(CURL* easy) {
   curl_certinfo* info = nullptr;
-  if (curl_easy_getinfo(easy, CURLINFO_CERTINFO, &info) != CURLE_OK || info == nullptr || info->num_of_certs < 1) return {};
+  if (curl_easy_getinfo(easy, CURLINFO_CERTINFO, &info) != CURLE_OK || info == nullptr || info->num_of_certs < 1)
+    return {};
   for (const curl_slist* line = info->certinfo[0]; line != nullptr; line = line->next) {
     const std::string_view text = line->data;
     if (!text.starts_with("Cert:")) continue;
@@ -94,10 +96,12 @@ Certificate certificate(const std::string& url, const Trust& trust, std::stop_to
   const CURLcode code = curl_easy_perform(easy.get());
   if (stop.stop_requested()) throw Cancelled();
   const PeerCertificate& peer = judge.peer();
-  if (code != CURLE_OK && peer.seen && (!peer.accepted || code == CURLE_PEER_FAILED_VERIFICATION)) throw judge.refusal(at, host);
+  if (code != CURLE_OK && peer.seen && (!peer.accepted || code == CURLE_PEER_FAILED_VERIFICATION))
+    throw judge.refusal(at, host);
   if (code != CURLE_OK)
     throw Broken(Fault::unavailable,
-                 fmt::format("cannot reach {}: {}", at, detail[0] != '\0' ? detail.data() : curl_easy_strerror(code)), false);
+                 fmt::format("cannot reach {}: {}", at, detail[0] != '\0' ? detail.data() : curl_easy_strerror(code)),
+                 false);
   Certificate result;
   result.pem = leaf_pem(easy.get());
   result.names = peer.names;

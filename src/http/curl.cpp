@@ -67,10 +67,12 @@ std::string url_part(CURLU* url, CURLUPart part) {
 Origin origin_of(const std::string& text) {
   const std::unique_ptr<CURLU, decltype(&curl_url_cleanup)> url(curl_url(), &curl_url_cleanup);
   if (!url || curl_url_set(url.get(), CURLUPART_URL, text.c_str(), 0) != CURLUE_OK)
-    throw Error(Fault::config, "an address is not a URL of the form https://HOST[:PORT]/PATH; check the configured endpoints");
+    throw Error(Fault::config,
+                "an address is not a URL of the form https://HOST[:PORT]/PATH; check the configured endpoints");
   const std::string scheme = url_part(url.get(), CURLUPART_SCHEME);
   if (scheme != "https" && scheme != "http")
-    throw Error(Fault::config, fmt::format("an address starts with '{}://'; only https:// and http:// are understood", scheme));
+    throw Error(Fault::config,
+                fmt::format("an address starts with '{}://'; only https:// and http:// are understood", scheme));
   return {url_part(url.get(), CURLUPART_HOST), url_part(url.get(), CURLUPART_PORT)};
 }
 
@@ -216,7 +218,8 @@ class Line {
 template <class Value>
 void set(CURL* easy, CURLoption option, Value value) {
   if (const CURLcode code = curl_easy_setopt(easy, option, value); code != CURLE_OK)
-    throw Error(Fault::bug, fmt::format("libcurl refuses option {}: {}", static_cast<int>(option), curl_easy_strerror(code)));
+    throw Error(Fault::bug,
+                fmt::format("libcurl refuses option {}: {}", static_cast<int>(option), curl_easy_strerror(code)));
 }
 
 void set_trust(Line& line, const Trust& trust) {
@@ -296,28 +299,34 @@ std::string remedy(CURLcode code) {
 [[noreturn]] void fail(CURLcode code, const Exchange& x, const CertificateJudge& judge, const CurlOptions& options,
                        const Origin& origin, std::chrono::milliseconds timeout) {
   const Trust& trust = options.trust;
-  const std::string at = fmt::format("{} at {}:{}{}", trust.who.empty() ? "the server" : trust.who, origin.host, origin.port,
-                                     options.unix_socket.empty() ? "" : fmt::format(" (socket {})", options.unix_socket.string()));
+  const std::string at =
+      fmt::format("{} at {}:{}{}", trust.who.empty() ? "the server" : trust.who, origin.host, origin.port,
+                  options.unix_socket.empty() ? "" : fmt::format(" (socket {})", options.unix_socket.string()));
   const std::string detail = x.detail[0] != '\0' ? x.detail.data() : curl_easy_strerror(code);
   const PeerCertificate& peer = judge.peer();
   if (code == CURLE_SSL_CACERT_BADFILE)
-    throw Error(Fault::config, fmt::format("the CA file {} for {} cannot be used: {}",
-                                           trust.ca_file.empty() ? "of the system" : trust.ca_file.string(), at, detail));
+    throw Error(Fault::config,
+                fmt::format("the CA file {} for {} cannot be used: {}",
+                            trust.ca_file.empty() ? "of the system" : trust.ca_file.string(), at, detail));
   if (code == CURLE_SSL_CERTPROBLEM)
     throw Error(Fault::config, fmt::format("the client certificate {} (key {}) for {} cannot be used: {}",
                                            trust.client_certificate.string(), trust.client_key.string(), at, detail));
   if (peer.seen && (!peer.accepted || code == CURLE_PEER_FAILED_VERIFICATION)) throw judge.refusal(at, origin.host);
   if (x.too_large)
-    throw Broken(Fault::data, fmt::format("{} answered with more than {} MiB, which is not a sensible answer", at, largest_body >> 20),
-                 true);
+    throw Broken(
+        Fault::data,
+        fmt::format("{} answered with more than {} MiB, which is not a sensible answer", at, largest_body >> 20), true);
   if (code == CURLE_OPERATION_TIMEDOUT && !x.sent)
-    throw Broken(Fault::unavailable, fmt::format("cannot reach {} in time: {}; {}", at, detail, remedy(CURLE_COULDNT_CONNECT)), false);
+    throw Broken(Fault::unavailable,
+                 fmt::format("cannot reach {} in time: {}; {}", at, detail, remedy(CURLE_COULDNT_CONNECT)), false);
   if (code == CURLE_OPERATION_TIMEDOUT)
-    throw Broken(Fault::timeout, fmt::format("{} did not answer within {:.1f} s", at, std::chrono::duration<double>(timeout).count()),
+    throw Broken(Fault::timeout,
+                 fmt::format("{} did not answer within {:.1f} s", at, std::chrono::duration<double>(timeout).count()),
                  true);
   if (x.sent)
-    throw Broken(Fault::unavailable, fmt::format("the connection to {} broke before its answer was complete: {}; {}", at, detail,
-                                                 remedy(code == CURLE_COULDNT_CONNECT ? CURLE_GOT_NOTHING : code)),
+    throw Broken(Fault::unavailable,
+                 fmt::format("the connection to {} broke before its answer was complete: {}; {}", at, detail,
+                             remedy(code == CURLE_COULDNT_CONNECT ? CURLE_GOT_NOTHING : code)),
                  true);
   throw Broken(Fault::unavailable, fmt::format("cannot reach {}: {}; {}", at, detail, remedy(code)), false);
 }
@@ -334,8 +343,8 @@ bool has_header(const Headers& headers, std::string_view name) {
 
 void add_headers(const Request& request, CurlHeaders& out) {
   for (const auto& [name, value] : request.headers) {
-    if (name.empty() || name.find_first_of("\r\n:") != std::string::npos || value.find_first_of("\r\n") != std::string::npos ||
-        value.find('\0') != std::string::npos)
+    if (name.empty() || name.find_first_of("\r\n:") != std::string::npos ||
+        value.find_first_of("\r\n") != std::string::npos || value.find('\0') != std::string::npos)
       throw Error(Fault::bug, fmt::format("the HTTP header '{}' holds a line break or is malformed", encode(name)));
     out.add(value.empty() ? name + ";" : name + ": " + value);  // libcurl's notation for an empty value
   }
@@ -346,11 +355,12 @@ void add_headers(const Request& request, CurlHeaders& out) {
 
 void set_request(CURL* easy, const Request& request) {
   set(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout.count()));
-  // A kept connection may have been closed by the other side a moment ago, which looks just like a lost reply; libcurl then
-  // sends the request again, POST or not (Curl_retry_request in its lib/transfer.c), and we could not tell whether the
-  // first one was acted on. What must not run twice therefore starts on a connection of its own.
+  // A kept connection may have been closed by the other side a moment ago, which looks just like a lost reply; libcurl
+  // then sends the request again, POST or not (Curl_retry_request in its lib/transfer.c), and we could not tell whether
+  // the first one was acted on. What must not run twice therefore starts on a connection of its own.
   if (!repeatable(request)) set(easy, CURLOPT_FRESH_CONNECT, 1L);
-  const bool carries = !request.body.empty() || request.method == "POST" || request.method == "PUT" || request.method == "PATCH";
+  const bool carries =
+      !request.body.empty() || request.method == "POST" || request.method == "PUT" || request.method == "PATCH";
   if (request.method == "HEAD") {
     set(easy, CURLOPT_NOBODY, 1L);
   } else if (carries) {

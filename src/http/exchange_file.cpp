@@ -71,7 +71,8 @@ unsigned next_number(const std::filesystem::path& directory) {
     if (!files.empty()) last = number_of(files.back());
   }
   const std::string next = fmt::format("{}", last + 1);
-  if (::pwrite(fd.get(), next.data(), next.size(), 0) != static_cast<ssize_t>(next.size())) throw cannot("number", counter);
+  if (::pwrite(fd.get(), next.data(), next.size(), 0) != static_cast<ssize_t>(next.size()))
+    throw cannot("number", counter);
   return last + 1;
 }
 
@@ -82,8 +83,9 @@ json text_or_bytes(const std::string& bytes) {
     return text;
   } catch (const json::exception&) {
     std::string encoded((bytes.size() + 2) / 3 * 4 + 1, '\0');
-    const int length = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(encoded.data()),
-                                       reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
+    const int length =
+        EVP_EncodeBlock(reinterpret_cast<unsigned char*>(encoded.data()),
+                        reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
     encoded.resize(static_cast<std::size_t>(length));
     return json{{"base64", encoded}};
   }
@@ -93,11 +95,12 @@ std::string from_text_or_bytes(const json& value) {
   if (value.is_string()) return value.get<std::string>();
   const std::string encoded = value.at("base64").get<std::string>();
   std::string bytes(encoded.size(), '\0');
-  const int length = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(bytes.data()),
-                                     reinterpret_cast<const unsigned char*>(encoded.data()), static_cast<int>(encoded.size()));
+  const int length =
+      EVP_DecodeBlock(reinterpret_cast<unsigned char*>(bytes.data()),
+                      reinterpret_cast<const unsigned char*>(encoded.data()), static_cast<int>(encoded.size()));
   if (length < 0) throw Error(Fault::data, "not base64");
-  const auto padding = static_cast<std::size_t>(std::count(encoded.end() - std::min<long>(2, static_cast<long>(encoded.size())),
-                                                           encoded.end(), '='));
+  const auto padding = static_cast<std::size_t>(
+      std::count(encoded.end() - std::min<long>(2, static_cast<long>(encoded.size())), encoded.end(), '='));
   bytes.resize(static_cast<std::size_t>(length) - padding);
   return bytes;
 }
@@ -130,8 +133,8 @@ RecordedExchange parse(const std::string& text) {
   x.request_body = from_text_or_bytes(file.at("request").at("body"));
   if (file.contains("failure")) {
     const json& failure = file.at("failure");
-    x.failure = RecordedFailure{fault_named(failure.at("fault").get<std::string>()), from_text_or_bytes(failure.at("message")),
-                                failure.at("may_have_acted").get<bool>()};
+    x.failure = RecordedFailure{fault_named(failure.at("fault").get<std::string>()),
+                                from_text_or_bytes(failure.at("message")), failure.at("may_have_acted").get<bool>()};
     return x;
   }
   x.response.status = file.at("response").at("status").get<int>();

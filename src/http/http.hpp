@@ -60,11 +60,11 @@ class Transport {
 
 // How the other side's certificate is judged. Exactly one of the ways applies, in this order.
 struct Trust {
-  std::string who;             // "vCenter", "OpenStack": for messages
-  std::string pin_flag;        // the flag that pins it: "--vmware-fingerprint"
-  bool insecure = false;       // accept anything; loud
-  std::string sha256;          // pinned certificate, "AA:BB:..." or plain hex; empty = none
-  std::filesystem::path ca_file;  // PEM bundle; empty = the system's
+  std::string who;                           // "vCenter", "OpenStack": for messages
+  std::string pin_flag;                      // the flag that pins it: "--vmware-fingerprint"
+  bool insecure = false;                     // accept anything; loud
+  std::string sha256;                        // pinned certificate, "AA:BB:..." or plain hex; empty = none
+  std::filesystem::path ca_file;             // PEM bundle; empty = the system's
   std::filesystem::path client_certificate;  // PEM, optional
   std::filesystem::path client_key;
   std::string ca_flag = {};  // the flag that gives the CA: "--vmware-ca"; for messages
@@ -98,8 +98,8 @@ struct RetryPolicy {
 };
 
 // What to do after an attempt: nothing = give the result to the caller. Pure, so that the rules are tested as a table.
-// Repeats idempotent requests after Broken, 500, 502, 503, 504, 429, and any request after 429 or 503 (refused before the act, by
-// their definition) or when it surely was not acted on. Retry-After (seconds or HTTP date) is respected.
+// Repeats idempotent requests after Broken, 500, 502, 503, 504, 429, and any request after 429 or 503 (refused before
+// the act, by their definition) or when it surely was not acted on. Retry-After (seconds or HTTP date) is respected.
 std::optional<std::chrono::milliseconds> retry_wait(const RetryPolicy& policy, const Request& request, int attempt,
                                                     const Response* response, const Broken* broken,
                                                     std::chrono::system_clock::time_point now);
@@ -108,8 +108,8 @@ std::unique_ptr<Transport> retrying(std::unique_ptr<Transport> inner, RetryPolic
 
 // Writes each exchange, redacted, as one JSON file NNNNNN-METHOD.json into `directory` (0700, files 0600).
 // `service` ("vsphere", "openstack") becomes part of the file. See replaying().
-std::unique_ptr<Transport> recording(std::unique_ptr<Transport> inner, std::filesystem::path directory, std::string service,
-                                     log::Log& log);
+std::unique_ptr<Transport> recording(std::unique_ptr<Transport> inner, std::filesystem::path directory,
+                                     std::string service, log::Log& log);
 
 // Answers from a recording: the next not yet used exchange with the same service, method, path (host ignored) and
 // (redacted) body. Error(not_found) naming the call when the recording has none.

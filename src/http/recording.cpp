@@ -2,9 +2,9 @@
 #include <errno.h>
 #include <fmt/format.h>
 
-#include <cctype>
 #include <string.h>
 #include <sys/stat.h>
+#include <cctype>
 
 #include <mutex>
 
@@ -27,8 +27,8 @@ Headers clean(const log::Redactor& redactor, const Headers& headers) {
   return out;
 }
 
-// A secret that a header hands out for the first time may stand in the body beside it as well (vSphere's references of objects
-// of a session contain the session's key), so it is learned before anything is cleaned.
+// A secret that a header hands out for the first time may stand in the body beside it as well (vSphere's references of
+// objects of a session contain the session's key), so it is learned before anything is cleaned.
 void learn(log::Redactor& redactor, const Headers& headers) {
   for (const auto& [name, value] : headers) {
     std::string lowered = name;
@@ -52,9 +52,11 @@ class Recording final : public Transport {
     std::error_code error;
     std::filesystem::create_directories(directory_.parent_path(), error);
     if (::mkdir(directory_.c_str(), 0700) != 0 && errno != EEXIST)
-      throw Error(Fault::config, fmt::format("cannot make the folder {} for the recording: {}", directory_.string(), strerror(errno)));
+      throw Error(Fault::config,
+                  fmt::format("cannot make the folder {} for the recording: {}", directory_.string(), strerror(errno)));
     if (::chmod(directory_.c_str(), 0700) != 0)
-      throw Error(Fault::config, fmt::format("cannot make the folder {} private: {}", directory_.string(), strerror(errno)));
+      throw Error(Fault::config,
+                  fmt::format("cannot make the folder {} private: {}", directory_.string(), strerror(errno)));
   }
 
   Response send(const Request& request, std::stop_token stop) override {
@@ -85,7 +87,8 @@ class Recording final : public Transport {
         x.response.headers = clean(redactor, response->headers);
         x.response.body = redactor.clean(response->body);
       }
-      if (broken != nullptr) x.failure = RecordedFailure{broken->fault(), redactor.clean(broken->what()), broken->may_have_acted()};
+      if (broken != nullptr)
+        x.failure = RecordedFailure{broken->fault(), redactor.clean(broken->what()), broken->may_have_acted()};
       save(directory_, x);
     } catch (const std::exception& e) {
       log_.warning("an exchange could not be recorded", {{"reason", e.what()}});
@@ -117,7 +120,8 @@ bool matches(std::string_view recorded, std::string_view actual) {
 
 class Replaying final : public Transport {
  public:
-  Replaying(const std::filesystem::path& directory, std::string service) : directory_(directory), service_(std::move(service)) {
+  Replaying(const std::filesystem::path& directory, std::string service)
+      : directory_(directory), service_(std::move(service)) {
     for (RecordedExchange& x : load(directory, service_)) exchanges_.push_back({std::move(x), false});
   }
 
@@ -134,9 +138,10 @@ class Replaying final : public Transport {
       return x.response;
     }
     constexpr std::size_t shown = 300;
-    throw Error(Fault::not_found,
-                fmt::format("the recording in {} has no further answer of {} to {} {}{}", directory_.string(), service_, request.method,
-                            path, body.empty() ? "" : fmt::format(" with the body {}", body.substr(0, shown))));
+    throw Error(
+        Fault::not_found,
+        fmt::format("the recording in {} has no further answer of {} to {} {}{}", directory_.string(), service_,
+                    request.method, path, body.empty() ? "" : fmt::format(" with the body {}", body.substr(0, shown))));
   }
 
  private:
@@ -153,8 +158,8 @@ class Replaying final : public Transport {
 
 }  // namespace
 
-std::unique_ptr<Transport> recording(std::unique_ptr<Transport> inner, std::filesystem::path directory, std::string service,
-                                     log::Log& log) {
+std::unique_ptr<Transport> recording(std::unique_ptr<Transport> inner, std::filesystem::path directory,
+                                     std::string service, log::Log& log) {
   return std::make_unique<Recording>(std::move(inner), std::move(directory), std::move(service), log);
 }
 

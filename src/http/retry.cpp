@@ -73,8 +73,8 @@ class Retrying final : public Transport {
       } catch (const Broken& e) {
         broken = e;
       }
-      const auto wait = retry_wait(policy_, request, attempt, response ? &*response : nullptr, broken ? &*broken : nullptr,
-                                   clock_.wall());
+      const auto wait = retry_wait(policy_, request, attempt, response ? &*response : nullptr,
+                                   broken ? &*broken : nullptr, clock_.wall());
       if (!wait && broken) throw Broken(*broken);
       if (!wait) return std::move(*response);
       log_.warning("request failed, trying again",
@@ -95,8 +95,9 @@ class Retrying final : public Transport {
 
 }  // namespace
 
-std::optional<milliseconds> retry_wait(const RetryPolicy& policy, const Request& request, int attempt, const Response* response,
-                                       const Broken* broken, std::chrono::system_clock::time_point now) {
+std::optional<milliseconds> retry_wait(const RetryPolicy& policy, const Request& request, int attempt,
+                                       const Response* response, const Broken* broken,
+                                       std::chrono::system_clock::time_point now) {
   if (attempt >= policy.attempts || !worth_repeating(request, response, broken)) return std::nullopt;
   const milliseconds own = backoff(policy, attempt);
   if (response == nullptr) return own;

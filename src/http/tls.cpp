@@ -32,11 +32,12 @@ std::string normalized_pin(const Trust& trust) {
       hex.assign(1, 'x');  // never 64 long
   }
   if (hex.size() != 64 || hex.front() == 'x')
-    throw Error(Fault::config,
-                fmt::format("{} '{}' is not the SHA-256 fingerprint of a certificate: 64 hexadecimal digits are needed, "
-                            "with or without colons{}",
-                            trust.pin_flag.empty() ? "the fingerprint" : trust.pin_flag, trust.sha256,
-                            hex.size() == 40 ? " (this one looks like SHA-1, which can be forged)" : ""));
+    throw Error(
+        Fault::config,
+        fmt::format("{} '{}' is not the SHA-256 fingerprint of a certificate: 64 hexadecimal digits are needed, "
+                    "with or without colons{}",
+                    trust.pin_flag.empty() ? "the fingerprint" : trust.pin_flag, trust.sha256,
+                    hex.size() == 40 ? " (this one looks like SHA-1, which can be forged)" : ""));
   std::string pin;
   for (std::size_t i = 0; i < hex.size(); i += 2) pin += (i == 0 ? "" : ":") + hex.substr(i, 2);
   return pin;
@@ -44,7 +45,8 @@ std::string normalized_pin(const Trust& trust) {
 
 std::vector<std::string> host_names(const X509* certificate) {
   std::vector<std::string> names;
-  auto* alternatives = static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
+  auto* alternatives =
+      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
   for (int i = 0; i < sk_GENERAL_NAME_num(alternatives); ++i) {
     const GENERAL_NAME* name = sk_GENERAL_NAME_value(alternatives, i);
     if (name->type == GEN_DNS) {
@@ -83,7 +85,8 @@ int CertificateJudge::verify(X509_STORE_CTX* chain, void* self) noexcept {
     X509_STORE_CTX_set_error(chain, X509_V_ERR_OUT_OF_MEM);
     return 0;
   }
-  if (X509_STORE_CTX_get_error(chain) == X509_V_OK) X509_STORE_CTX_set_error(chain, X509_V_ERR_APPLICATION_VERIFICATION);
+  if (X509_STORE_CTX_get_error(chain) == X509_V_OK)
+    X509_STORE_CTX_set_error(chain, X509_V_ERR_APPLICATION_VERIFICATION);
   return 0;
 }
 
@@ -107,26 +110,31 @@ bool CertificateJudge::judge(X509_STORE_CTX* chain) {
 }
 
 Error CertificateJudge::refusal(const std::string& at, const std::string& host) const {
-  const std::string pin_it = trust_.pin_flag.empty() ? "pin its fingerprint" : fmt::format("add {} {}", trust_.pin_flag, peer_.sha256);
+  const std::string pin_it =
+      trust_.pin_flag.empty() ? "pin its fingerprint" : fmt::format("add {} {}", trust_.pin_flag, peer_.sha256);
   const std::string give_ca =
       trust_.ca_flag.empty() ? "give the PEM file of its CA" : fmt::format("give its CA with {} FILE", trust_.ca_flag);
   if (!pin_.empty())
-    return Error(Fault::auth,
-                 fmt::format("{} shows another certificate than the pinned one (SHA-256 {}; pinned {}). Either it was renewed or "
-                             "somebody sits in between; nothing was sent. If you have checked the new one, {}.",
-                             at, peer_.sha256, pin_, pin_it),
-                 "certificate_changed");
+    return Error(
+        Fault::auth,
+        fmt::format(
+            "{} shows another certificate than the pinned one (SHA-256 {}; pinned {}). Either it was renewed or "
+            "somebody sits in between; nothing was sent. If you have checked the new one, {}.",
+            at, peer_.sha256, pin_, pin_it),
+        "certificate_changed");
   if (peer_.accepted)
-    return Error(Fault::auth,
-                 fmt::format("{} shows a certificate made for {} and not for {} (SHA-256 {}). Use one of its names, or, if you "
-                             "have checked it, {}.",
-                             at, peer_.names.empty() ? "no host at all" : fmt::format("{}", fmt::join(peer_.names, ", ")), host,
-                             peer_.sha256, pin_it),
-                 "certificate_name");
-  return Error(Fault::auth,
-               fmt::format("{} shows a certificate nobody here vouches for ({}; SHA-256 {}). If you have checked it, {}, or {}.", at,
-                           peer_.problem, peer_.sha256, pin_it, give_ca),
-               "certificate_unknown");
+    return Error(
+        Fault::auth,
+        fmt::format("{} shows a certificate made for {} and not for {} (SHA-256 {}). Use one of its names, or, if you "
+                    "have checked it, {}.",
+                    at, peer_.names.empty() ? "no host at all" : fmt::format("{}", fmt::join(peer_.names, ", ")), host,
+                    peer_.sha256, pin_it),
+        "certificate_name");
+  return Error(
+      Fault::auth,
+      fmt::format("{} shows a certificate nobody here vouches for ({}; SHA-256 {}). If you have checked it, {}, or {}.",
+                  at, peer_.problem, peer_.sha256, pin_it, give_ca),
+      "certificate_unknown");
 }
 
 }  // namespace vmferry::http

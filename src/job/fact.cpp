@@ -57,7 +57,7 @@ VMFERRY_FACT(PortDiscarded, port)
 VMFERRY_FACT(Aborted, volumes_deleted)
 #undef VMFERRY_FACT
 // Facts that are their name alone.
-#define VMFERRY_BARE_FACT(Type)                                                      \
+#define VMFERRY_BARE_FACT(Type)                                                  \
   void to_json(nlohmann::json& j, const Type&) { j = nlohmann::json::object(); } \
   void from_json(const nlohmann::json&, Type&) {}
 VMFERRY_BARE_FACT(PoweredOff)
@@ -71,17 +71,18 @@ namespace {
 
 // In the order of Body's alternatives; the table test in tests/unit/job holds the two together.
 constexpr std::string_view names[] = {
-    "JobCreated",      "TrackingEnsured", "VolumeAllocated", "CycleBegan",     "SnapshotTaken", "DiskCopied",
-    "DiskRemembered",  "SnapshotRemoved", "DiskAttaching",   "DiskDetached",   "CycleEnded",    "PortEnsured",
-    "ShutdownBegan",   "PoweredOff",      "PoweredOnAgain",  "FinalCopyDoubted", "HandedOver", "HandoverTakenBack", "ServerLaunched", "CutoverDone",   "VolumeDiscarded",
-    "PortDiscarded",   "Aborted"};
+    "JobCreated",     "TrackingEnsured", "VolumeAllocated", "CycleBegan",       "SnapshotTaken", "DiskCopied",
+    "DiskRemembered", "SnapshotRemoved", "DiskAttaching",   "DiskDetached",     "CycleEnded",    "PortEnsured",
+    "ShutdownBegan",  "PoweredOff",      "PoweredOnAgain",  "FinalCopyDoubted", "HandedOver",    "HandoverTakenBack",
+    "ServerLaunched", "CutoverDone",     "VolumeDiscarded", "PortDiscarded",    "Aborted"};
 static_assert(std::size(names) == std::variant_size_v<Body>);
 
 template <std::size_t index = 0>
 Body decode_as(std::string_view wanted, const nlohmann::json& j) {
   if constexpr (index == std::variant_size_v<Body>) {
     throw Error(Fault::data, fmt::format("the journal holds a fact \"{}\" that this version of vmferry does not know; "
-                                         "use the version that wrote it, or a newer one", wanted));
+                                         "use the version that wrote it, or a newer one",
+                                         wanted));
   } else {
     if (names[index] == wanted) return Body(j.get<std::variant_alternative_t<index, Body>>());
     return decode_as<index + 1>(wanted, j);
@@ -103,7 +104,8 @@ Body decode(const std::string& text) {
     const nlohmann::json j = nlohmann::json::parse(text);
     return decode_as(j.at("fact").get<std::string>(), j);
   } catch (const nlohmann::json::exception& e) {
-    throw Error(Fault::data, fmt::format("a fact in the journal cannot be read ({}): {}", e.what(), text.substr(0, 120)));
+    throw Error(Fault::data,
+                fmt::format("a fact in the journal cannot be read ({}): {}", e.what(), text.substr(0, 120)));
   }
 }
 

@@ -1,5 +1,6 @@
 // What has happened to a job, one immutable record each. A fact is appended only after what it says is durable, so the
-// facts alone tell how to go on after a crash. Adding a field is fine (old journals lack it), changing a meaning is not.
+// facts alone tell how to go on after a crash. Adding a field is fine (old journals lack it), changing a meaning is
+// not.
 #pragma once
 
 #include <chrono>
@@ -19,15 +20,17 @@ struct JobCreated {
   model::VmId vm;
   std::string vm_name;
   std::string vm_path;
-  std::string target;  // Cloud::describe()
+  std::string target;         // Cloud::describe()
   std::string instance_uuid;  // of the machine: a reused id must not pass for it
 };
-struct TrackingEnsured { bool available = true; };
+struct TrackingEnsured {
+  bool available = true;
+};
 struct VolumeAllocated {
   model::DiskKey disk;
   VolumeId volume;
-  std::uint64_t bytes = 0;     // of the disk when it was made
-  bool adopted = false;        // it existed before this job (another tool's or host's)
+  std::uint64_t bytes = 0;              // of the disk when it was made
+  bool adopted = false;                 // it existed before this job (another tool's or host's)
   std::optional<model::ChangeId> base;  // an adopted volume's last complete point
 };
 struct CycleBegan {
@@ -59,32 +62,67 @@ struct DiskCopied {
   std::optional<model::ChangeId> change_id;  // the base of the next delta
 };
 // The volume's metadata say so too.
-struct DiskRemembered { int cycle = 0; model::DiskKey disk; };
-struct SnapshotRemoved { int cycle = 0; SnapshotId snapshot; };
+struct DiskRemembered {
+  int cycle = 0;
+  model::DiskKey disk;
+};
+struct SnapshotRemoved {
+  int cycle = 0;
+  SnapshotId snapshot;
+};
 // Written before the volume is attached, so that a crash in between leaves a trace to follow.
-struct DiskAttaching { model::DiskKey disk; VolumeId volume; };
-struct DiskDetached { model::DiskKey disk; VolumeId volume; };
-struct CycleEnded { int cycle = 0; };
-struct PortEnsured { std::string mac; PortId port; bool created = false; };
-struct ShutdownBegan { std::int64_t at = 0; };  // milliseconds since the epoch: downtime counts from here
+struct DiskAttaching {
+  model::DiskKey disk;
+  VolumeId volume;
+};
+struct DiskDetached {
+  model::DiskKey disk;
+  VolumeId volume;
+};
+struct CycleEnded {
+  int cycle = 0;
+};
+struct PortEnsured {
+  std::string mac;
+  PortId port;
+  bool created = false;
+};
+struct ShutdownBegan {
+  std::int64_t at = 0;
+};  // milliseconds since the epoch: downtime counts from here
 struct PoweredOff {};
 // Somebody started it after we had shut it down: what it wrote since is in no final copy.
 struct PoweredOnAgain {};
-// A run came back to a machine that is off, and cannot know whether it ran in between: the final copy is taken once more.
+// A run came back to a machine that is off, and cannot know whether it ran in between: the final copy is taken once
+// more.
 struct FinalCopyDoubted {};
 // The volumes are about to be given to a server, which may write to them: no delta may build on them any more...
 struct HandedOver {};
 // ...unless it is certain that no server ever came of it.
 struct HandoverTakenBack {};
-struct ServerLaunched { ServerId server; std::string state; };
-struct CutoverDone { std::int64_t at = 0; double downtime_seconds = 0; };
-struct VolumeDiscarded { model::DiskKey disk; VolumeId volume; };
-struct PortDiscarded { PortId port; };
-struct Aborted { bool volumes_deleted = false; };
+struct ServerLaunched {
+  ServerId server;
+  std::string state;
+};
+struct CutoverDone {
+  std::int64_t at = 0;
+  double downtime_seconds = 0;
+};
+struct VolumeDiscarded {
+  model::DiskKey disk;
+  VolumeId volume;
+};
+struct PortDiscarded {
+  PortId port;
+};
+struct Aborted {
+  bool volumes_deleted = false;
+};
 
-using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskCopied, DiskRemembered,
-                          SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan, PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ServerLaunched,
-                          CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
+using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskCopied,
+                          DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured,
+                          ShutdownBegan, PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack,
+                          ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
 
 struct Fact {
   std::int64_t at = 0;  // milliseconds since the epoch

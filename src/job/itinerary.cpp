@@ -37,8 +37,10 @@ void warm_cycle(Itinerary& itinerary, const Parts& parts, const State& state, co
 
 Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) {
   if (state.cutover && state.server)
-    throw Error(Fault::conflict, fmt::format("{} was cut over already and is server {} now; if it shall be migrated once more, add --again",
-                                             state.job ? state.job->vm_name : "this machine", state.server->server.value));
+    throw Error(
+        Fault::conflict,
+        fmt::format("{} was cut over already and is server {} now; if it shall be migrated once more, add --again",
+                    state.job ? state.job->vm_name : "this machine", state.server->server.value));
   Itinerary itinerary;
   add(itinerary, steps::check_disks(parts, copy, Kind::warm));
   warm_cycle(itinerary, parts, state, copy);

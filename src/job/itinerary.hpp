@@ -14,8 +14,8 @@ namespace vmferry::job {
 struct CopyOptions {
   source::Quiesce quiesce = source::Quiesce::automatic;
   copy::Tuning tuning;
-  std::set<model::DiskKey> skip;  // --skip-disk
-  bool no_tracking = false;       // --no-cbt: always copy in full
+  std::set<model::DiskKey> skip;                        // --skip-disk
+  bool no_tracking = false;                             // --no-cbt: always copy in full
   std::map<std::string, std::string> image_properties;  // of the boot volume
 };
 
@@ -39,13 +39,14 @@ struct Parts {
 Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy);
 // Ports, a warm cycle, shutdown, confirmed off, the final cycle, the server. Safe to repeat at any point.
 Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& copy, const CutoverOptions& options);
-// What a cancelled or failed run must not leave: our snapshots and attachments, found by fact and by tag. Runs under a fresh
-// token with a deadline; throws nothing; tells the observer what it could not undo.
+// What a cancelled or failed run must not leave: our snapshots and attachments, found by fact and by tag. Runs under a
+// fresh token with a deadline; throws nothing; tells the observer what it could not undo.
 void release(const Parts& parts, Journal& journal, Observer& observer, std::chrono::seconds deadline) noexcept;
 // Snapshots, attachments and ports undone; with delete_volumes the volumes too.
 void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete_volumes, std::stop_token stop);
 
-// Names every disk that cannot be migrated and is not skipped, with the reason and the remedy, in one Error(unsupported).
+// Names every disk that cannot be migrated and is not skipped, with the reason and the remedy, in one
+// Error(unsupported).
 void refuse_impossible_disks(const model::Vm& vm, const std::set<model::DiskKey>& skip);
 
 }  // namespace vmferry::job

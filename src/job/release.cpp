@@ -28,7 +28,8 @@ bool attempt(Observer& observer, const std::string& what, const std::function<vo
   return false;
 }
 
-bool drop_snapshots(const Parts& parts, const State& state, Journal& journal, Observer& observer, std::stop_token stop) {
+bool drop_snapshots(const Parts& parts, const State& state, Journal& journal, Observer& observer,
+                    std::stop_token stop) {
   bool all = true;
   const CycleState* cycle = state.open_cycle();
   if (cycle && cycle->snapshot && !cycle->snapshot_removed) {
@@ -40,12 +41,14 @@ bool drop_snapshots(const Parts& parts, const State& state, Journal& journal, Ob
     });
   }
   all &= attempt(observer, "look for snapshots left behind", [&] {
-    for (const SnapshotId& left : parts.machine.snapshots_of(state.job->job, stop)) parts.machine.thaw(left, state.job->job, stop);
+    for (const SnapshotId& left : parts.machine.snapshots_of(state.job->job, stop))
+      parts.machine.thaw(left, state.job->job, stop);
   });
   return all;
 }
 
-bool drop_attachments(const Parts& parts, const State& state, Journal& journal, Observer& observer, std::stop_token stop, bool every) {
+bool drop_attachments(const Parts& parts, const State& state, Journal& journal, Observer& observer,
+                      std::stop_token stop, bool every) {
   bool all = true;
   for (const auto& [key, disk] : state.disks)
     if (disk.attached || every)
@@ -116,8 +119,10 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
   const State state = fold(facts);
   if (!state.job) throw Error(Fault::bug, "a job without its first fact");
   if (const auto server = parts.cloud.find_server(state.job->job, parts.machine.describe(stop), stop))
-    throw Error(Fault::conflict, fmt::format("server {} already runs from these volumes; delete it first if the migration shall be undone",
-                                             server->value));
+    throw Error(
+        Fault::conflict,
+        fmt::format("server {} already runs from these volumes; delete it first if the migration shall be undone",
+                    server->value));
   bool all = drop_snapshots(parts, state, journal, observer, stop);
   // All of them: an attachment that was on its way when its run was stopped may have arrived since.
   all &= drop_attachments(parts, state, journal, observer, stop, true);
@@ -131,11 +136,14 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
       });
   if (delete_volumes) all &= drop_unrecorded_volumes(parts, state, observer, stop);
   if (!all)
-    throw Error(Fault::unavailable, fmt::format("not everything of {} could be undone; see the warnings, then run `vmferry abort` again",
-                                                state.job->vm_name));
+    throw Error(Fault::unavailable,
+                fmt::format("not everything of {} could be undone; see the warnings, then run `vmferry abort` again",
+                            state.job->vm_name));
   journal.append(Aborted{delete_volumes});
   if (state.powered_off)
-    observer.said(fmt::format("{} was shut down by the cutover and is still off: power it on in vSphere when you are ready", state.job->vm_name));
+    observer.said(
+        fmt::format("{} was shut down by the cutover and is still off: power it on in vSphere when you are ready",
+                    state.job->vm_name));
 }
 
 }  // namespace vmferry::job

@@ -13,13 +13,13 @@ namespace vmferry::job {
 
 struct DiskState {
   VolumeId volume;
-  std::uint64_t capacity = 0;                // when last copied; 0 = never
-  std::optional<model::ChangeId> base;       // last complete point
-  bool complete = false;                     // the volume holds a whole point
-  bool handed_over = false;                  // a server may have written to the volume: nothing builds on it
-  int copied_in = 0;                         // cycle of the last DiskCopied
+  std::uint64_t capacity = 0;           // when last copied; 0 = never
+  std::optional<model::ChangeId> base;  // last complete point
+  bool complete = false;                // the volume holds a whole point
+  bool handed_over = false;             // a server may have written to the volume: nothing builds on it
+  int copied_in = 0;                    // cycle of the last DiskCopied
   int remembered_in = 0;
-  bool attached = false;                     // as far as the facts tell: attaching began and no detach since
+  bool attached = false;  // as far as the facts tell: attaching began and no detach since
   bool last_full = false;
   std::string last_reason;
   std::uint64_t last_read = 0, last_written = 0;

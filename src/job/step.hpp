@@ -1,5 +1,5 @@
-// One step of a job. Order inside a step that changes something elsewhere: tag it, act, append the fact; after a crash in
-// between the tag finds it again. Collaborators come by constructor.
+// One step of a job. Order inside a step that changes something elsewhere: tag it, act, append the fact; after a crash
+// in between the tag finds it again. Collaborators come by constructor.
 #pragma once
 
 #include <memory>
@@ -27,8 +27,8 @@ class Step {
 
 using Itinerary = std::vector<std::unique_ptr<Step>>;
 
-// Runs the steps in order, each with the state folded afresh; skips the ones that are done. An Error gets "while <step>"
-// added. Cleans nothing up: the caller decides (see release()).
+// Runs the steps in order, each with the state folded afresh; skips the ones that are done. An Error gets "while
+// <step>" added. Cleans nothing up: the caller decides (see release()).
 void drive(const Itinerary& itinerary, Journal& journal, Observer& observer, std::stop_token stop);
 
 }  // namespace vmferry::job

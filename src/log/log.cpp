@@ -20,10 +20,14 @@ namespace {
 
 spdlog::level::level_enum to_spdlog(Level level) noexcept {
   switch (level) {
-    case Level::debug: return spdlog::level::debug;
-    case Level::info: return spdlog::level::info;
-    case Level::warning: return spdlog::level::warn;
-    case Level::error: return spdlog::level::err;
+    case Level::debug:
+      return spdlog::level::debug;
+    case Level::info:
+      return spdlog::level::info;
+    case Level::warning:
+      return spdlog::level::warn;
+    case Level::error:
+      return spdlog::level::err;
   }
   return spdlog::level::err;
 }
@@ -106,7 +110,8 @@ spdlog::sink_ptr file_sink(const std::filesystem::path& file, Level level) {
 
 Log::Log() : state_(std::make_unique<State>()) { state_->redactor = std::make_shared<Redactor>(); }
 
-Log::Log(const std::filesystem::path& file, std::shared_ptr<Redactor> redactor, Level level, bool echo, Level echo_level)
+Log::Log(const std::filesystem::path& file, std::shared_ptr<Redactor> redactor, Level level, bool echo,
+         Level echo_level)
     : state_(std::make_unique<State>()) {
   state_->file = file;
   state_->redactor = redactor ? std::move(redactor) : std::make_shared<Redactor>();

@@ -46,10 +46,18 @@ class Log {
   Log& operator=(const Log&) = delete;
 
   void write(Level level, std::string_view message, std::initializer_list<Field> fields = {}) noexcept;
-  void debug(std::string_view message, std::initializer_list<Field> fields = {}) noexcept { write(Level::debug, message, fields); }
-  void info(std::string_view message, std::initializer_list<Field> fields = {}) noexcept { write(Level::info, message, fields); }
-  void warning(std::string_view message, std::initializer_list<Field> fields = {}) noexcept { write(Level::warning, message, fields); }
-  void error(std::string_view message, std::initializer_list<Field> fields = {}) noexcept { write(Level::error, message, fields); }
+  void debug(std::string_view message, std::initializer_list<Field> fields = {}) noexcept {
+    write(Level::debug, message, fields);
+  }
+  void info(std::string_view message, std::initializer_list<Field> fields = {}) noexcept {
+    write(Level::info, message, fields);
+  }
+  void warning(std::string_view message, std::initializer_list<Field> fields = {}) noexcept {
+    write(Level::warning, message, fields);
+  }
+  void error(std::string_view message, std::initializer_list<Field> fields = {}) noexcept {
+    write(Level::error, message, fields);
+  }
 
   // From here on into this file: a run's first lines are written before it is known which job they belong to.
   void continue_in(const std::filesystem::path& file);

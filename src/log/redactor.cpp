@@ -27,7 +27,8 @@ bool is_blank(char c) noexcept { return c == ' ' || c == '\t'; }
 bool is_line_end(char c) noexcept { return c == '\r' || c == '\n'; }
 
 bool same_word(std::string_view a, std::string_view b) noexcept {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) { return lower(x) == lower(y); });
+  return a.size() == b.size() &&
+         std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) { return lower(x) == lower(y); });
 }
 
 // ---- the forms of a known secret
@@ -41,7 +42,8 @@ std::string percent_encoded(std::string_view text, bool plus, bool upper) {
     else if (plus && c == ' ')
       out += '+';
     else
-      out += upper ? fmt::format("%{:02X}", static_cast<unsigned char>(c)) : fmt::format("%{:02x}", static_cast<unsigned char>(c));
+      out += upper ? fmt::format("%{:02X}", static_cast<unsigned char>(c))
+                   : fmt::format("%{:02x}", static_cast<unsigned char>(c));
   }
   return out;
 }
@@ -69,12 +71,24 @@ std::string json_escaped(std::string_view text, bool slashes) {
   std::string out;
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '/': out += slashes ? "\\/" : "/"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '/':
+        out += slashes ? "\\/" : "/";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20)
           out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
@@ -136,24 +150,51 @@ std::vector<std::string> forms_of(std::string_view secret) {
 // ---- what looks like a credential
 
 // Words whose value is secret, wherever they stand: <word>value</word>, "word": "value", word=value, Word: value.
-constexpr std::array<std::string_view, 30> secret_words = {
-    "password",      "passwd",          "passphrase",         "secret",           "client_secret", "adminpass",
-    "admin_pass",    "original_password", "authorization",    "proxy-authorization", "cookie",     "set-cookie",
-    "x-auth-token",  "x-subject-token", "x-service-token",    "x-storage-token",  "x-vmware-session", "vmware-api-session-id",
-    "vmware_soap_session", "vmware_cgi_ticket", "auth_password", "cloneticket",   "sessionid",     "access_token",
-    "refresh_token", "api_key",         "auth_token",         "ticket",           "sessionticket", "licensekey"};
+constexpr std::array<std::string_view, 30> secret_words = {"password",
+                                                           "passwd",
+                                                           "passphrase",
+                                                           "secret",
+                                                           "client_secret",
+                                                           "adminpass",
+                                                           "admin_pass",
+                                                           "original_password",
+                                                           "authorization",
+                                                           "proxy-authorization",
+                                                           "cookie",
+                                                           "set-cookie",
+                                                           "x-auth-token",
+                                                           "x-subject-token",
+                                                           "x-service-token",
+                                                           "x-storage-token",
+                                                           "x-vmware-session",
+                                                           "vmware-api-session-id",
+                                                           "vmware_soap_session",
+                                                           "vmware_cgi_ticket",
+                                                           "auth_password",
+                                                           "cloneticket",
+                                                           "sessionid",
+                                                           "access_token",
+                                                           "refresh_token",
+                                                           "api_key",
+                                                           "auth_token",
+                                                           "ticket",
+                                                           "sessionticket",
+                                                           "licensekey"};
 
 bool is_secret_word(std::string_view word) noexcept {
-  if (std::any_of(secret_words.begin(), secret_words.end(), [&](std::string_view w) { return same_word(w, word); })) return true;
+  if (std::any_of(secret_words.begin(), secret_words.end(), [&](std::string_view w) { return same_word(w, word); }))
+    return true;
   // os_password, guestPassword, vcenter-password, application_credential_secret...
-  for (const std::string_view tail : {std::string_view("password"), std::string_view("secret"), std::string_view("passwd")})
+  for (const std::string_view tail :
+       {std::string_view("password"), std::string_view("secret"), std::string_view("passwd")})
     if (word.size() > tail.size() && same_word(word.substr(word.size() - tail.size()), tail)) return true;
   return false;
 }
 // In headers the whole rest of the line is the value; elsewhere a value ends at a blank.
 bool is_header_word(std::string_view word) noexcept {
-  for (const std::string_view w : {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-auth-token", "x-subject-token",
-                                   "x-service-token", "x-storage-token", "x-vmware-session", "vmware-api-session-id"})
+  for (const std::string_view w :
+       {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-auth-token", "x-subject-token",
+        "x-service-token", "x-storage-token", "x-vmware-session", "vmware-api-session-id"})
     if (same_word(w, word)) return true;
   return false;
 }
@@ -239,7 +280,8 @@ class Cleaner {
     if (close == std::string_view::npos) return;
     const std::size_t next = std::min(text_.find('<', close), text_.size());
     const std::string_view value = text_.substr(close + 1, next - close - 1);
-    if (value.size() >= 32 && value.find_first_not_of("0123456789abcdefABCDEF-") == std::string_view::npos) element_value();
+    if (value.size() >= 32 && value.find_first_not_of("0123456789abcdefABCDEF-") == std::string_view::npos)
+      element_value();
   }
 
   // "word" : "value" (also as \"word\":\"value\" inside another string), word=value, Word: value.
@@ -373,7 +415,8 @@ class Cleaner {
 };
 
 void replace_all(std::string& text, const std::string& what) {
-  for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += mask.size()) text.replace(at, what.size(), mask);
+  for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += mask.size())
+    text.replace(at, what.size(), mask);
 }
 
 }  // namespace

@@ -38,18 +38,18 @@ enum class Backing { flat, sparse, se_sparse, rdm_physical, rdm_virtual, raw_dev
 
 struct Disk {
   DiskKey key;
-  std::string object_id;  // VirtualDisk.diskObjectId, "1-2000": what migratekit names volumes by
-  std::string label;      // "Hard disk 1"
+  std::string object_id;       // VirtualDisk.diskObjectId, "1-2000": what migratekit names volumes by
+  std::string label;           // "Hard disk 1"
   std::uint64_t capacity = 0;  // bytes
   Backing backing = Backing::flat;
-  std::string file;          // "[datastore1] web01/web01.vmdk"
-  bool has_parent = false;   // the file is a redo layer above another file (a snapshot exists)
+  std::string file;         // "[datastore1] web01/web01.vmdk"
+  bool has_parent = false;  // the file is a redo layer above another file (a snapshot exists)
   bool thin = false;
   DiskMode mode = DiskMode::persistent;
-  bool shared = false;       // shared bus or multi-writer: another VM may write it
-  int bus = 0;               // controller's bus number, then the disk's unit on it: the boot order
+  bool shared = false;  // shared bus or multi-writer: another VM may write it
+  int bus = 0;          // controller's bus number, then the disk's unit on it: the boot order
   int unit = 0;
-  std::string controller;    // "pvscsi", "lsilogic", "ide", "sata", "nvme"...
+  std::string controller;             // "pvscsi", "lsilogic", "ide", "sata", "nvme"...
   std::optional<ChangeId> change_id;  // as the configuration it was read from says (live or snapshot)
   bool operator==(const Disk&) const = default;
 };
@@ -60,7 +60,7 @@ struct Nic {
   std::string summary;  // "VM Network"
   std::string mac;      // lower case, colons
   std::string network;
-  std::string kind;     // "vmxnet3", "e1000"...
+  std::string kind;  // "vmxnet3", "e1000"...
   bool connected = true;
   bool operator==(const Nic&) const = default;
 };
@@ -87,11 +87,11 @@ struct Vm {
   Power power = Power::on;
   bool tools_running = false;
   int vcpus = 1;
-  std::uint64_t memory = 0;  // bytes
+  std::uint64_t memory = 0;         // bytes
   bool tracking_supported = false;  // changeTrackingSupported
   bool tracking_enabled = false;    // changeTrackingEnabled in the configuration (it acts only after a stun)
   bool consolidation_needed = false;
-  std::string host;  // name of the host it runs on
+  std::string host;         // name of the host it runs on
   std::vector<Disk> disks;  // in boot order: by controller kind, bus, unit
   std::vector<Nic> nics;
   std::vector<Snapshot> snapshots;  // parents before children

@@ -27,20 +27,22 @@ struct Extent {
   bool zero = false;  // reads as zeroes. A hole without it is data (NBD_STATE_HOLE alone promises nothing).
 };
 
-// Called exactly once, from poll() or deliver() of the same thread, or never when the handle is destroyed first. error is 0 or an errno value.
+// Called exactly once, from poll() or deliver() of the same thread, or never when the handle is destroyed first. error
+// is 0 or an errno value.
 using Done = std::function<void(int error)>;
 using ExtentsDone = std::function<void(int error, std::vector<Extent> extents)>;
 
 class Handle {
  public:
   // Connects (blocking, read-only use). Error(unavailable) when nobody listens or answers within `patience`.
-  explicit Handle(const Uri& uri, std::stop_token stop = {}, std::chrono::milliseconds patience = std::chrono::minutes(2));
+  explicit Handle(const Uri& uri, std::stop_token stop = {},
+                  std::chrono::milliseconds patience = std::chrono::minutes(2));
   ~Handle();  // NBD_CMD_DISC; requests must have been drained (see drain())
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
 
   std::uint64_t bytes() const noexcept;
-  bool can_extents() const noexcept;      // base:allocation negotiated
+  bool can_extents() const noexcept;  // base:allocation negotiated
   std::uint32_t minimum_block() const noexcept;
   std::uint32_t maximum_read() const noexcept;  // bytes of one request the server takes
 

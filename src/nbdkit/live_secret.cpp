@@ -11,7 +11,8 @@
 namespace vmferry::nbdkit {
 
 LiveSecret::LiveSecret() : fd_(memfd_create("vmferry-secret", MFD_CLOEXEC)) {
-  if (!fd_) throw Error(Fault::quota, fmt::format("cannot make a memory file for a session cookie: {}", strerror(errno)));
+  if (!fd_)
+    throw Error(Fault::quota, fmt::format("cannot make a memory file for a session cookie: {}", strerror(errno)));
 }
 
 void LiveSecret::set(const Secret& value) {

@@ -19,7 +19,7 @@
 namespace vmferry::nbdkit {
 
 struct Probe {
-  std::string version;  // "1.32.5"; empty = nbdkit is not there
+  std::string version;                         // "1.32.5"; empty = nbdkit is not there
   bool plugin(const std::string& name) const;  // asks nbdkit --dump-plugin once per name
   bool filter(const std::string& name) const;
   process::Runner* runner = nullptr;

@@ -55,13 +55,15 @@ Probe probe(process::Runner& runner, std::stop_token stop) {
     output = ask(runner, {"--version"}, std::move(stop));
   } catch (const Error& error) {
     if (error.fault() != Fault::tool) throw;
-    throw Error(Fault::tool, fmt::format("nbdkit, which serves the disks, cannot be started: {}; install the package nbdkit",
-                                         error.what()));
+    throw Error(
+        Fault::tool,
+        fmt::format("nbdkit, which serves the disks, cannot be started: {}; install the package nbdkit", error.what()));
   }
   const std::string prefix = "nbdkit ";
   if (!output.status.ok() || output.out.rfind(prefix, 0) != 0)
-    throw Error(Fault::tool, fmt::format("`nbdkit --version` did not work ({}): {}; repair or reinstall the package nbdkit",
-                                         output.status.describe(), output.err));
+    throw Error(Fault::tool,
+                fmt::format("`nbdkit --version` did not work ({}): {}; repair or reinstall the package nbdkit",
+                            output.status.describe(), output.err));
   Probe found;
   // "nbdkit 1.32.5" or "nbdkit 1.38.3 (nbdkit-1.38.3-1.el9)"
   found.version = output.out.substr(prefix.size());

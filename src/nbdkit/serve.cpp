@@ -27,8 +27,9 @@ std::filesystem::path own_folder(const std::filesystem::path& directory) {
   std::filesystem::create_directories(directory, error);
   std::string name = (directory / "nbd-XXXXXX").string();
   if (error || mkdtemp(name.data()) == nullptr)  // mkdtemp(3): mode 0700
-    throw Error(Fault::config, fmt::format("cannot make a folder for nbdkit's socket in {}: {}; make that folder writable",
-                                           directory.string(), error ? error.message() : strerror(errno)));
+    throw Error(Fault::config,
+                fmt::format("cannot make a folder for nbdkit's socket in {}: {}; make that folder writable",
+                            directory.string(), error ? error.message() : strerror(errno)));
   return name;
 }
 
@@ -45,8 +46,8 @@ bool can_exit_with_parent(process::Runner& runner, std::stop_token stop) {
 std::string percent_encode(const std::string& text) {
   std::string encoded;
   for (const unsigned char c : text) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '/' || c == '-' ||
-                       c == '_' || c == '.' || c == '~';
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '/' ||
+                       c == '-' || c == '_' || c == '.' || c == '~';
     encoded += plain ? std::string(1, static_cast<char>(c)) : fmt::format("%{:02X}", c);
   }
   return encoded;
@@ -93,11 +94,13 @@ struct Export::State {
     // nbdkit(1), -P: the file is written when nbdkit is ready to accept connections. Connecting just to see would leave
     // it with a client that vanished.
     std::error_code error;
-    for (std::chrono::milliseconds wait{2}; !std::filesystem::exists(pid_file, error); wait = std::min(2 * wait, std::chrono::milliseconds(50))) {
+    for (std::chrono::milliseconds wait{2}; !std::filesystem::exists(pid_file, error);
+         wait = std::min(2 * wait, std::chrono::milliseconds(50))) {
       if (const auto ended = child->poll())
         throw Error(Fault::tool, fmt::format("nbdkit ended while starting ({}): {}", ended->describe(), last_words()));
       if (clock.mono() > give_up)
-        throw Error(Fault::timeout, fmt::format("nbdkit was not ready within {} s: {}", ready_deadline.count(), last_words()));
+        throw Error(Fault::timeout,
+                    fmt::format("nbdkit was not ready within {} s: {}", ready_deadline.count(), last_words()));
       sleep_or_cancel(clock, wait, stop);
     }
   }
@@ -121,15 +124,16 @@ Export serve(process::Runner& runner, const Recipe& recipe, const std::filesyste
   state->folder = own_folder(directory);
   const std::filesystem::path socket = state->folder / "s", pid_file = state->folder / "pid";
   if (socket.string().size() >= sizeof(sockaddr_un::sun_path))
-    throw Error(Fault::config, fmt::format("the path {} is too long for a socket (at most {} bytes); choose a shorter run folder",
-                                           socket.string(), sizeof(sockaddr_un::sun_path) - 1));
+    throw Error(Fault::config,
+                fmt::format("the path {} is too long for a socket (at most {} bytes); choose a shorter run folder",
+                            socket.string(), sizeof(sockaddr_un::sun_path) - 1));
   state->uri.text = "nbd+unix:///?socket=" + percent_encode(socket.string());
 
   process::Command command;
   command.program = "nbdkit";
-  command.args = {"--foreground", "--readonly",        "--unix",  socket.string(),
-                  "--pidfile",    pid_file.string(),   "--log=stderr",
-                  "--threads",    std::to_string(recipe.threads)};
+  command.args = {"--foreground",  "--readonly", "--unix",
+                  socket.string(), "--pidfile",  pid_file.string(),
+                  "--log=stderr",  "--threads",  std::to_string(recipe.threads)};
   if (exits_with_us) command.args.push_back("--exit-with-parent");
   for (const std::string& filter : recipe.filters) command.args.push_back("--filter=" + filter);
   command.args.push_back(recipe.plugin);

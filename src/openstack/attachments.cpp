@@ -21,18 +21,21 @@ std::string path_of(const ServerId& server) {
 }
 
 bool is_passing(const std::string& status) {
-  static const std::vector<std::string> passing{"creating", "attaching", "detaching", "reserved", "downloading", "extending", "uploading",
-                                                "retyping", "maintenance", "backing-up", "restoring-backup"};
+  static const std::vector<std::string> passing{"creating",    "attaching",  "detaching",       "reserved",
+                                                "downloading", "extending",  "uploading",       "retyping",
+                                                "maintenance", "backing-up", "restoring-backup"};
   return std::find(passing.begin(), passing.end(), status) != passing.end();
 }
 
 bool attached_to(const Volume& volume, const ServerId& server) {
-  return std::any_of(volume.attachments.begin(), volume.attachments.end(), [&](const VolumeAttachment& a) { return a.server == server; });
+  return std::any_of(volume.attachments.begin(), volume.attachments.end(),
+                     [&](const VolumeAttachment& a) { return a.server == server; });
 }
 
 [[noreturn]] void throw_error_status(const Volume& volume) {
-  throw Error(Fault::unavailable, fmt::format("volume {} ('{}') is in status {}; look at it with: openstack volume show {}", volume.id.value,
-                                              volume.name, volume.status, volume.id.value),
+  throw Error(Fault::unavailable,
+              fmt::format("volume {} ('{}') is in status {}; look at it with: openstack volume show {}",
+                          volume.id.value, volume.name, volume.status, volume.id.value),
               volume.status);
 }
 
@@ -68,7 +71,8 @@ class Attaching {
     }
     if (is_passing(last_.status)) return false;
     if (last_.status != "available") {
-      throw Error(Fault::conflict, fmt::format("volume {} ('{}') is {}: it must be available to be attached", id_.value, last_.name, last_.status));
+      throw Error(Fault::conflict, fmt::format("volume {} ('{}') is {}: it must be available to be attached", id_.value,
+                                               last_.name, last_.status));
     }
     post();
     return false;
@@ -82,17 +86,19 @@ class Attaching {
   [[noreturn]] void throw_elsewhere() const {
     const ServerId& other = last_.attachments.front().server;
     const std::string where = other.empty() ? "a host that is no instance" : "instance " + other.value;
-    throw Error(Fault::conflict, fmt::format("volume {} ('{}') is attached to {}, not to this host's instance {}: detach it there first", id_.value,
-                                             last_.name, where, server_.value));
+    throw Error(Fault::conflict,
+                fmt::format("volume {} ('{}') is attached to {}, not to this host's instance {}: detach it there first",
+                            id_.value, last_.name, where, server_.value));
   }
 
   void post() {
     // Nova takes the call and fails afterwards: then the volume is available again, without a word.
     constexpr int most = 3;
     if (accepted_ >= most)
-      throw Error(Fault::unavailable, fmt::format("Nova took the attachment of volume {} to instance {} {} times and gave it up each time; "
-                                                  "see: openstack server event list {}",
-                                                  id_.value, server_.value, accepted_, server_.value));
+      throw Error(Fault::unavailable,
+                  fmt::format("Nova took the attachment of volume {} to instance {} {} times and gave it up each time; "
+                              "see: openstack server event list {}",
+                              id_.value, server_.value, accepted_, server_.value));
     Call call;
     call.method = "POST";
     call.path = path_of(server_);
@@ -158,8 +164,9 @@ class Detaching {
     return false;
   }
   std::string describe() const {
-    std::string text = fmt::format("volume {} ('{}') is {}{}", id_.value, last_.name, last_.status,
-                                   nova_has_it_ ? "" : "; Nova no longer has the attachment, but Cinder does: ask the cloud's operator");
+    std::string text = fmt::format(
+        "volume {} ('{}') is {}{}", id_.value, last_.name, last_.status,
+        nova_has_it_ ? "" : "; Nova no longer has the attachment, but Cinder does: ask the cloud's operator");
     return refusal_.empty() ? text : fmt::format("{}; {}", text, refusal_);
   }
 
@@ -214,26 +221,30 @@ class Detaching {
 
 std::vector<Attached> list(Service& compute, const ServerId& server, std::stop_token stop) {
   std::vector<Attached> all;
-  for (const Fields& item :
-       compute.list(path_of(server), "volumeAttachments", fmt::format("list the volumes of instance {}", server.value), stop))
+  for (const Fields& item : compute.list(path_of(server), "volumeAttachments",
+                                         fmt::format("list the volumes of instance {}", server.value), stop))
     all.push_back({VolumeId{item.text("volumeId")}, ServerId{item.text("serverId")}, item.text("device")});
   return all;
 }
 
-void attach(Service& compute, Service& volume, const ServerId& server, const VolumeId& id, std::chrono::seconds patience,
-            std::stop_token stop) {
+void attach(Service& compute, Service& volume, const ServerId& server, const VolumeId& id,
+            std::chrono::seconds patience, std::stop_token stop) {
   Attaching attaching(compute, volume, server, id, stop);
-  if (poll(compute, patience, [&] { return attaching.step(); }, stop)) return;
-  throw Error(Fault::timeout, fmt::format("volume {} is not attached to instance {} after {} s: {}", id.value, server.value, patience.count(),
-                                          attaching.describe()));
+  if (poll(
+          compute, patience, [&] { return attaching.step(); }, stop))
+    return;
+  throw Error(Fault::timeout, fmt::format("volume {} is not attached to instance {} after {} s: {}", id.value,
+                                          server.value, patience.count(), attaching.describe()));
 }
 
-void detach(Service& compute, Service& volume, const ServerId& server, const VolumeId& id, std::chrono::seconds patience,
-            std::stop_token stop) {
+void detach(Service& compute, Service& volume, const ServerId& server, const VolumeId& id,
+            std::chrono::seconds patience, std::stop_token stop) {
   Detaching detaching(compute, volume, server, id, stop);
-  if (poll(compute, patience, [&] { return detaching.step(); }, stop)) return;
-  throw Error(Fault::timeout, fmt::format("volume {} is not detached from instance {} after {} s: {}", id.value, server.value, patience.count(),
-                                          detaching.describe()));
+  if (poll(
+          compute, patience, [&] { return detaching.step(); }, stop))
+    return;
+  throw Error(Fault::timeout, fmt::format("volume {} is not detached from instance {} after {} s: {}", id.value,
+                                          server.value, patience.count(), detaching.describe()));
 }
 
 }  // namespace vmferry::openstack::attachments

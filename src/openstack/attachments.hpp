@@ -25,11 +25,11 @@ namespace attachments {
 std::vector<Attached> list(Service& compute, const ServerId& server, std::stop_token stop);
 // Attaches and waits until Cinder says in-use. Already attached there is success; attached elsewhere is Error(conflict)
 // naming the server. A volume or instance in the middle of another change is waited for.
-void attach(Service& compute, Service& volume, const ServerId& server, const VolumeId& id, std::chrono::seconds patience,
-            std::stop_token stop);
+void attach(Service& compute, Service& volume, const ServerId& server, const VolumeId& id,
+            std::chrono::seconds patience, std::stop_token stop);
 // Detaches and waits until both Nova and Cinder agree. Not attached, or no such volume, is success.
-void detach(Service& compute, Service& volume, const ServerId& server, const VolumeId& id, std::chrono::seconds patience,
-            std::stop_token stop);
+void detach(Service& compute, Service& volume, const ServerId& server, const VolumeId& id,
+            std::chrono::seconds patience, std::stop_token stop);
 
 }  // namespace attachments
 }  // namespace vmferry::openstack

@@ -14,8 +14,8 @@ namespace {
 
 // The catalogue types a service may have: the official one of service-types.openstack.org, then its older names.
 const std::vector<std::string>& types_of(ServiceKind kind) {
-  static const std::vector<std::string> volume{"block-storage", "volumev3", "block-store", "volume"}, compute{"compute"}, network{"network"},
-      image{"image"};
+  static const std::vector<std::string> volume{"block-storage", "volumev3", "block-store", "volume"},
+      compute{"compute"}, network{"network"}, image{"image"};
   switch (kind) {
     case ServiceKind::volume:
       return volume;
@@ -44,7 +44,8 @@ std::string words_for(ServiceKind kind) {
 }
 
 void replace_all(std::string& text, const std::string& from, const std::string& to) {
-  for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) text.replace(at, from.size(), to);
+  for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
 }
 
 }  // namespace
@@ -74,8 +75,9 @@ struct Cloud::State {
     std::scoped_lock lock(slot.mutex);
     if (!slot.service) {
       const Discovered found = discover(*session, kind, url_of(kind), stop);
-      session->log().debug("found an OpenStack service",
-                           {{"service", to_string(kind)}, {"endpoint", found.endpoint}, {"microversion", found.microversion.text()}});
+      session->log().debug(
+          "found an OpenStack service",
+          {{"service", to_string(kind)}, {"endpoint", found.endpoint}, {"microversion", found.microversion.text()}});
       slot.service = std::make_unique<Service>(kind, session, found.endpoint, found.microversion);
     }
     return *slot.service;
@@ -85,8 +87,8 @@ struct Cloud::State {
 Cloud::Cloud() : state_(std::make_unique<State>()) {}
 Cloud::~Cloud() = default;
 
-std::unique_ptr<Cloud> Cloud::open(CloudConfig config, std::unique_ptr<http::Transport> transport, Clock& clock, log::Log& log,
-                                   std::stop_token stop) {
+std::unique_ptr<Cloud> Cloud::open(CloudConfig config, std::unique_ptr<http::Transport> transport, Clock& clock,
+                                   log::Log& log, std::stop_token stop) {
   std::unique_ptr<Cloud> cloud(new Cloud());
   cloud->state_->session = std::make_shared<Session>(std::move(config), std::move(transport), clock, log);
   cloud->state_->session->log_in(stop);

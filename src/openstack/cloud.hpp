@@ -18,8 +18,8 @@ class Cloud {
  public:
   // Logs in. `transport` is used for every service: http::retrying over http::curl with trust(config). `clock` and
   // `log` must outlive it. Tokens are added to the log's redactor. Throws Error(auth) with Keystone's words.
-  static std::unique_ptr<Cloud> open(CloudConfig config, std::unique_ptr<http::Transport> transport, Clock& clock, log::Log& log,
-                                     std::stop_token stop);
+  static std::unique_ptr<Cloud> open(CloudConfig config, std::unique_ptr<http::Transport> transport, Clock& clock,
+                                     log::Log& log, std::stop_token stop);
   ~Cloud();
   Cloud(const Cloud&) = delete;
   Cloud& operator=(const Cloud&) = delete;

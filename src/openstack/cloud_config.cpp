@@ -22,7 +22,8 @@ namespace {
 constexpr const char* fingerprint_variable = "VMFERRY_OPENSTACK_FINGERPRINT";
 
 std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
 }
 
@@ -51,13 +52,32 @@ const std::vector<std::set<std::string>>& choices() {
 
 // Which variables are settings of ours, and where they go. OS_TENANT_* and OS_AUTH_TOKEN are old names still in use.
 std::optional<std::string> setting_of(const std::string& name) {
-  static const std::set<std::string> in_auth{
-      "auth_url", "username", "user_id", "password", "user_domain_id", "user_domain_name", "project_id", "project_name",
-      "tenant_id", "tenant_name", "project_domain_id", "project_domain_name", "domain_id", "domain_name", "default_domain",
-      "default_domain_id", "default_domain_name", "application_credential_id", "application_credential_name",
-      "application_credential_secret", "token", "auth_token", "system_scope", "trust_id"};
-  static const std::set<std::string> outside{"auth_type", "region_name", "interface", "endpoint_type", "cacert", "cert", "key",
-                                             "insecure", "verify"};
+  static const std::set<std::string> in_auth{"auth_url",
+                                             "username",
+                                             "user_id",
+                                             "password",
+                                             "user_domain_id",
+                                             "user_domain_name",
+                                             "project_id",
+                                             "project_name",
+                                             "tenant_id",
+                                             "tenant_name",
+                                             "project_domain_id",
+                                             "project_domain_name",
+                                             "domain_id",
+                                             "domain_name",
+                                             "default_domain",
+                                             "default_domain_id",
+                                             "default_domain_name",
+                                             "application_credential_id",
+                                             "application_credential_name",
+                                             "application_credential_secret",
+                                             "token",
+                                             "auth_token",
+                                             "system_scope",
+                                             "trust_id"};
+  static const std::set<std::string> outside{"auth_type", "region_name", "interface", "endpoint_type", "cacert",
+                                             "cert",      "key",         "insecure",  "verify"};
   if (name.rfind("OS_", 0) != 0) return std::nullopt;
   const std::string key = lower(name.substr(3));
   if (in_auth.count(key) > 0) return "auth." + key;
@@ -102,7 +122,8 @@ std::filesystem::path expanded(const std::string& path, const Environment& envir
 
 // The service a *_endpoint_override or *_api_version is for; other services' settings are of no interest.
 std::string canonical_service(const std::string& name) {
-  if (name == "block_storage" || name == "block_store" || name == "volume" || name == "volumev3" || name == "volume_v3") return "volume";
+  if (name == "block_storage" || name == "block_store" || name == "volume" || name == "volumev3" || name == "volume_v3")
+    return "volume";
   for (const char* known : {"compute", "network", "image", "identity"})
     if (name == known) return known;
   return {};
@@ -158,11 +179,16 @@ void require(bool there, const CloudConfig& config, const std::string& what) {
 void check(const CloudConfig& config, const Settings& settings) {
   require(!config.auth_url.empty(), config, "auth_url (OS_AUTH_URL), the address of Keystone");
   if (config.auth_url.rfind("http://", 0) != 0 && config.auth_url.rfind("https://", 0) != 0)
-    throw Error(Fault::config, fmt::format("the auth_url '{}' of {} must begin with https:// or http://", config.auth_url, config.origin));
+    throw Error(Fault::config, fmt::format("the auth_url '{}' of {} must begin with https:// or http://",
+                                           config.auth_url, config.origin));
   if (!settings.get({"auth.system_scope"}).empty() && config.project.empty())
-    throw Error(Fault::config, fmt::format("{} asks for system scope; volumes and servers need a project: give project_name", config.origin));
-  if (const auto version = config.api_versions.find("identity"); version != config.api_versions.end() && version->second.rfind('2', 0) == 0)
-    throw Error(Fault::config, fmt::format("{} asks for identity_api_version {}; only version 3 exists today", config.origin, version->second));
+    throw Error(
+        Fault::config,
+        fmt::format("{} asks for system scope; volumes and servers need a project: give project_name", config.origin));
+  if (const auto version = config.api_versions.find("identity");
+      version != config.api_versions.end() && version->second.rfind('2', 0) == 0)
+    throw Error(Fault::config, fmt::format("{} asks for identity_api_version {}; only version 3 exists today",
+                                           config.origin, version->second));
   switch (config.method) {
     case AuthMethod::password:
       require(!config.user.empty(), config, "username (OS_USERNAME)");
@@ -170,11 +196,14 @@ void check(const CloudConfig& config, const Settings& settings) {
       require(!config.project.empty(), config, "project (project_name or project_id, OS_PROJECT_NAME)");
       break;
     case AuthMethod::application_credential:
-      require(!config.application_credential.empty(), config, "application_credential_id (OS_APPLICATION_CREDENTIAL_ID)");
-      require(!config.application_secret.empty(), config, "application_credential_secret (OS_APPLICATION_CREDENTIAL_SECRET)");
+      require(!config.application_credential.empty(), config,
+              "application_credential_id (OS_APPLICATION_CREDENTIAL_ID)");
+      require(!config.application_secret.empty(), config,
+              "application_credential_secret (OS_APPLICATION_CREDENTIAL_SECRET)");
       if (config.application_credential.id.empty())
         require(!config.user.empty(), config,
-                "username or user_id, which an application credential given by name needs (or give application_credential_id)");
+                "username or user_id, which an application credential given by name needs (or give "
+                "application_credential_id)");
       break;
     case AuthMethod::token:
       require(!config.token.empty(), config, "token (OS_TOKEN)");
@@ -188,22 +217,26 @@ std::string interface_of(const Settings& settings, const CloudConfig& config) {
   if (value.size() > 3 && value.compare(value.size() - 3, 3, "url") == 0) value.resize(value.size() - 3);
   if (value.empty()) return "public";
   if (value != "public" && value != "internal" && value != "admin")
-    throw Error(Fault::config, fmt::format("{} has interface '{}': it must be public, internal or admin", config.origin, value));
+    throw Error(Fault::config,
+                fmt::format("{} has interface '{}': it must be public, internal or admin", config.origin, value));
   return value;
 }
 
-CloudConfig from_settings(const Settings& settings, const Environment& environment, std::string cloud, std::string origin) {
+CloudConfig from_settings(const Settings& settings, const Environment& environment, std::string cloud,
+                          std::string origin) {
   CloudConfig config;
   config.cloud = std::move(cloud);
   config.origin = std::move(origin);
   for (const char* key : {"profile", "cloud"})
     if (!settings.get({key}).empty())
-      throw Error(Fault::config, fmt::format("{} refers to a vendor by '{}: {}', which is not supported: write auth_url, region_name "
-                                             "and the like into the cloud itself",
-                                             config.origin, key, settings.get({key})));
+      throw Error(Fault::config,
+                  fmt::format("{} refers to a vendor by '{}: {}', which is not supported: write auth_url, region_name "
+                              "and the like into the cloud itself",
+                              config.origin, key, settings.get({key})));
   config.auth_url = settings.get({"auth.auth_url"});
   while (!config.auth_url.empty() && config.auth_url.back() == '/') config.auth_url.pop_back();
-  config.user = named(settings, {"auth.user_id"}, {"auth.username", "auth.user_name"}, "auth.user_domain_id", "auth.user_domain_name");
+  config.user = named(settings, {"auth.user_id"}, {"auth.username", "auth.user_name"}, "auth.user_domain_id",
+                      "auth.user_domain_name");
   config.project = named(settings, {"auth.project_id", "auth.tenant_id"}, {"auth.project_name", "auth.tenant_name"},
                          "auth.project_domain_id", "auth.project_domain_name");
   config.application_credential.id = settings.get({"auth.application_credential_id"});
@@ -238,8 +271,10 @@ std::string chosen(const Environment& environment, const CloudFiles& files, cons
   const std::vector<std::string> names = files.clouds ? cloud_names(*files.clouds) : std::vector<std::string>{};
   if (names.size() == 1) return names.front();
   if (names.empty())
-    throw Error(Fault::config, "no OpenStack cloud is configured: set the OS_* variables (source an openrc file), or put a clouds.yaml "
-                               "into ~/.config/openstack and name the cloud with OS_CLOUD");
+    throw Error(
+        Fault::config,
+        "no OpenStack cloud is configured: set the OS_* variables (source an openrc file), or put a clouds.yaml "
+        "into ~/.config/openstack and name the cloud with OS_CLOUD");
   throw Error(Fault::config, fmt::format("{} has several clouds: choose one with --os-cloud or OS_CLOUD: {}",
                                          files.clouds->path.string(), list_of(names)));
 }
@@ -280,21 +315,25 @@ CloudConfig read_config(const Environment& environment, const CloudFiles& files,
   if (name.empty()) return from_settings(variables, environment, "", "the environment (OS_* variables)");
 
   if (!files.clouds)
-    throw Error(Fault::config, fmt::format("cloud '{}' is wanted, but there is no clouds.yaml: not by OS_CLIENT_CONFIG_FILE, in this folder, "
-                                           "in ~/.config/openstack or in /etc/openstack",
-                                           name));
+    throw Error(
+        Fault::config,
+        fmt::format("cloud '{}' is wanted, but there is no clouds.yaml: not by OS_CLIENT_CONFIG_FILE, in this folder, "
+                    "in ~/.config/openstack or in /etc/openstack",
+                    name));
   auto settings = cloud_settings(*files.clouds, name);
   if (!settings)
-    throw Error(Fault::config,
-                fmt::format("{} has no cloud '{}'; it has: {}", files.clouds->path.string(), name, list_of(cloud_names(*files.clouds))));
+    throw Error(Fault::config, fmt::format("{} has no cloud '{}'; it has: {}", files.clouds->path.string(), name,
+                                           list_of(cloud_names(*files.clouds))));
   if (files.secure)
     if (const auto secrets = cloud_settings(*files.secure, name)) lay_over(*settings, *secrets);
   lay_over(*settings, variables);
-  return from_settings(*settings, environment, name, fmt::format("cloud '{}' of {}", name, files.clouds->path.string()));
+  return from_settings(*settings, environment, name,
+                       fmt::format("cloud '{}' of {}", name, files.clouds->path.string()));
 }
 
 CloudFiles find_files(const Environment& environment) {
-  return {find_file(environment, "OS_CLIENT_CONFIG_FILE", "clouds"), find_file(environment, "OS_CLIENT_SECURE_FILE", "secure")};
+  return {find_file(environment, "OS_CLIENT_CONFIG_FILE", "clouds"),
+          find_file(environment, "OS_CLIENT_SECURE_FILE", "secure")};
 }
 
 CloudConfig load(const Environment& environment, const std::string& cloud) {

@@ -34,7 +34,7 @@ struct CloudConfig {
   Named user;
   Named project;                 // the scope; not sent with an application credential, which has its own
   Named application_credential;  // by id, or by name with `user`
-  Secret password;                     // of method password
+  Secret password;               // of method password
   Secret application_secret;
   Secret token;
   std::string region;                               // empty = the only one the catalogue has
@@ -42,7 +42,7 @@ struct CloudConfig {
   std::map<std::string, std::string> endpoints;     // *_endpoint_override, by canonical service name ("volume")
   std::map<std::string, std::string> api_versions;  // *_api_version, by canonical service name
   bool insecure = false;                            // verify: false
-  std::string fingerprint;                          // VMFERRY_OPENSTACK_FINGERPRINT: SHA-256 of the one certificate of all endpoints
+  std::string fingerprint;  // VMFERRY_OPENSTACK_FINGERPRINT: SHA-256 of the one certificate of all endpoints
   std::filesystem::path ca_file;
   std::filesystem::path client_certificate;
   std::filesystem::path client_key;
@@ -59,8 +59,8 @@ struct CloudFiles {
   std::optional<TextFile> secure;  // secure.yaml, laid over it
 };
 
-// `cloud` (--os-cloud) picks the cloud, else OS_CLOUD, else the OS_* variables alone when they have OS_AUTH_URL, else the
-// only cloud of the file. Variables win over the file, as with the openstack command. Throws Error(config).
+// `cloud` (--os-cloud) picks the cloud, else OS_CLOUD, else the OS_* variables alone when they have OS_AUTH_URL, else
+// the only cloud of the file. Variables win over the file, as with the openstack command. Throws Error(config).
 CloudConfig read_config(const Environment& environment, const CloudFiles& files, const std::string& cloud = "");
 
 // The first clouds.yaml (or .yml, .json) of: OS_CLIENT_CONFIG_FILE, the current folder, ~/.config/openstack,

@@ -18,18 +18,22 @@ constexpr std::size_t longest_file = 1024 * 1024;
 constexpr int most_merges = 1000;
 
 [[noreturn]] void wrong(const TextFile& file, const YAML::Mark& mark, const std::string& why) {
-  const std::string where = mark.is_null() ? file.path.string() : fmt::format("{}:{}", file.path.string(), mark.line + 1);
+  const std::string where =
+      mark.is_null() ? file.path.string() : fmt::format("{}:{}", file.path.string(), mark.line + 1);
   throw Error(Fault::config, fmt::format("{}: {}", where, why));
 }
 
 YAML::Node load(const TextFile& file) {
-  if (file.text.size() > longest_file) wrong(file, YAML::Mark::null_mark(), "larger than 1 MiB: this is not a clouds.yaml");
+  if (file.text.size() > longest_file)
+    wrong(file, YAML::Mark::null_mark(), "larger than 1 MiB: this is not a clouds.yaml");
   try {
     return YAML::Load(file.text);
   } catch (const YAML::Exception& e) {
-    const bool quotes_text = e.msg.find("anchor") != std::string::npos || e.msg.find("bad conversion") != std::string::npos;
+    const bool quotes_text =
+        e.msg.find("anchor") != std::string::npos || e.msg.find("bad conversion") != std::string::npos;
     wrong(file, e.mark,
-          quotes_text ? "not valid YAML: a value that begins with '*' or '&' must be in quotes" : "not valid YAML: " + e.msg);
+          quotes_text ? "not valid YAML: a value that begins with '*' or '&' must be in quotes"
+                      : "not valid YAML: " + e.msg);
   }
 }
 
@@ -46,7 +50,8 @@ std::string normalized(std::string key) {
 // Pairs of a mapping, with "<<" merged in below its own keys.
 void collect(const TextFile& file, const YAML::Node& map, const std::string& prefix, int& merges, Settings& into);
 
-void collect_merged(const TextFile& file, const YAML::Node& merged, const std::string& prefix, int& merges, Settings& into) {
+void collect_merged(const TextFile& file, const YAML::Node& merged, const std::string& prefix, int& merges,
+                    Settings& into) {
   if (++merges > most_merges) wrong(file, merged.Mark(), "too many '<<' merges");
   if (merged.IsSequence()) {
     // The first of a list wins, so the last is laid down first.

@@ -38,7 +38,8 @@ Spoken spoken(ServiceKind kind) {
 
 bool is_version(const std::string& segment) {
   return segment.size() >= 2 && segment[0] == 'v' && std::isdigit(static_cast<unsigned char>(segment[1])) != 0 &&
-         std::all_of(segment.begin() + 1, segment.end(), [](unsigned char c) { return std::isdigit(c) != 0 || c == '.'; });
+         std::all_of(segment.begin() + 1, segment.end(),
+                     [](unsigned char c) { return std::isdigit(c) != 0 || c == '.'; });
 }
 
 // "v2.1" -> "2"
@@ -74,12 +75,14 @@ Microversion negotiated(Session& session, ServiceKind kind, const ApiVersion& ve
   Microversion ceiling = spoken(kind).ceiling;
   const auto& limits = session.config().api_versions;
   if (const auto limit = limits.find(std::string(to_string(kind))); limit != limits.end())
-    if (const auto asked = parse_microversion(limit->second); asked && asked->major == ceiling.major) ceiling = std::min(ceiling, *asked);
+    if (const auto asked = parse_microversion(limit->second); asked && asked->major == ceiling.major)
+      ceiling = std::min(ceiling, *asked);
   if (version.highest == Microversion{}) return {};
   if (ceiling < version.lowest)
-    throw Error(Fault::unsupported, fmt::format("the {} API at {} needs at least microversion {}, and vmferry may speak at most {}: "
-                                                "use a newer vmferry, or raise the cloud's {}_api_version setting",
-                                                to_string(kind), url, version.lowest.text(), ceiling.text(), to_string(kind)));
+    throw Error(Fault::unsupported,
+                fmt::format("the {} API at {} needs at least microversion {}, and vmferry may speak at most {}: "
+                            "use a newer vmferry, or raise the cloud's {}_api_version setting",
+                            to_string(kind), url, version.lowest.text(), ceiling.text(), to_string(kind)));
   return std::min(ceiling, version.highest);
 }
 
@@ -139,8 +142,9 @@ Discovered discover(Session& session, ServiceKind kind, const std::string& url, 
   const std::string wanted(ours.version);
   const EndpointUrl given = split_endpoint(url);
   if (!given.version.empty() && major(given.version) != major(wanted))
-    throw Error(Fault::config, fmt::format("the {} endpoint {} is of API {}, and vmferry speaks {}: set {}_endpoint_override", to_string(kind), url,
-                                           given.version, wanted, to_string(kind)));
+    throw Error(Fault::config,
+                fmt::format("the {} endpoint {} is of API {}, and vmferry speaks {}: set {}_endpoint_override",
+                            to_string(kind), url, given.version, wanted, to_string(kind)));
   // A plain "v2" of Nova is its old API without microversions: the other one is beside it.
   const bool outdated = kind == ServiceKind::compute && given.version != wanted;
   std::string version = given.version.empty() || outdated ? wanted : given.version;
@@ -155,8 +159,9 @@ Discovered discover(Session& session, ServiceKind kind, const std::string& url, 
     answer = ask(session, given.base, stop);
     found = pick(answer.versions, wanted);
     if (found == nullptr && versioned_status == 404)
-      throw Error(Fault::config, fmt::format("there is no {} API {} at {}: check the catalogue, or set {}_endpoint_override", to_string(kind),
-                                             wanted, given.base, to_string(kind)));
+      throw Error(Fault::config,
+                  fmt::format("there is no {} API {} at {}: check the catalogue, or set {}_endpoint_override",
+                              to_string(kind), wanted, given.base, to_string(kind)));
     // A root that lists versions of the same major one under another name ("v2.9" of Glance) does not move the path.
     if (found != nullptr && microversioned && found->id == "v2.0" && kind == ServiceKind::compute) version = "v2";
   }

@@ -35,7 +35,8 @@ struct Discovered {
   Microversion microversion;
 };
 
-// `url` from the catalogue or an override. Error(config) when there is no such API, Error(unsupported) when it is too new.
+// `url` from the catalogue or an override. Error(config) when there is no such API, Error(unsupported) when it is too
+// new.
 Discovered discover(Session& session, ServiceKind kind, const std::string& url, std::stop_token stop);
 
 }  // namespace vmferry::openstack

@@ -17,7 +17,8 @@ using nlohmann::json;
 
 std::string lower(std::string_view text) {
   std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(out.begin(), out.end(), out.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return out;
 }
 
@@ -63,7 +64,8 @@ struct Words {
   std::string message;
 };
 
-// The bodies there are: {"error":{"code","title","message"}} (Keystone), {"itemNotFound":{"code","message"}} (Nova, Cinder),
+// The bodies there are: {"error":{"code","title","message"}} (Keystone), {"itemNotFound":{"code","message"}} (Nova,
+// Cinder),
 // {"NeutronError":{"type","message","detail"}} (Neutron, also as a plain text), {"message","code"} and {"faultstring"}
 // (pecan), {"errors":[{"detail"}]} (microversion and Placement errors).
 Words words(const std::string& body) {
@@ -71,7 +73,8 @@ Words words(const std::string& body) {
   if (!document.is_object()) return {};
   if (const std::string plain = text_at(document, "faultstring"); !plain.empty()) return {"", plain};
   if (const std::string plain = text_at(document, "message"); !plain.empty()) return {"", plain};
-  if (const auto list = document.find("errors"); list != document.end() && list->is_array() && !list->empty() && list->front().is_object()) {
+  if (const auto list = document.find("errors");
+      list != document.end() && list->is_array() && !list->empty() && list->front().is_object()) {
     const json& first = list->front();
     const std::string detail = text_at(first, "detail");
     return {text_at(first, "code"), detail.empty() ? text_at(first, "title") : detail};
@@ -93,8 +96,10 @@ struct Verdict {
 
 bool speaks_of_quota(const std::string& name, const std::string& message) {
   const std::string all = lower(name + " " + message);
-  constexpr std::array<std::string_view, 4> marks{"quota", "overlimit", "maximum number of ports exceeded", "limit exceeded"};
-  return std::any_of(marks.begin(), marks.end(), [&](std::string_view mark) { return all.find(mark) != std::string::npos; });
+  constexpr std::array<std::string_view, 4> marks{"quota", "overlimit", "maximum number of ports exceeded",
+                                                  "limit exceeded"};
+  return std::any_of(marks.begin(), marks.end(),
+                     [&](std::string_view mark) { return all.find(mark) != std::string::npos; });
 }
 
 Verdict verdict(int status, const Words& said) {
@@ -125,7 +130,8 @@ Verdict verdict(int status, const Words& said) {
   }
   // Cinder's and Nova's words for "not in this state" come as 400 as well: "Volume status must be available ...".
   if (status == 400 && lower(said.message).find("status must be") != std::string::npos) return {Fault::conflict, ""};
-  if (status >= 500) return {Fault::unavailable, "try again later; if it stays, give the request id to the cloud's operator"};
+  if (status >= 500)
+    return {Fault::unavailable, "try again later; if it stays, give the request id to the cloud's operator"};
   return {Fault::config, ""};
 }
 
@@ -133,7 +139,8 @@ Verdict verdict(int status, const Words& said) {
 
 std::string error_text(const http::Response& response) {
   std::string message = one_line(words(response.body).message);
-  if (message.empty() && json::parse(response.body, nullptr, false).is_discarded()) message = one_line(without_markup(response.body));
+  if (message.empty() && json::parse(response.body, nullptr, false).is_discarded())
+    message = one_line(without_markup(response.body));
   return message.empty() ? fmt::format("no reason given (HTTP status {})", response.status) : message;
 }
 
@@ -152,7 +159,8 @@ Refused refusal(const std::string& service, const std::string& doing, const http
   std::string text = error_text(response);
   while (!text.empty() && text.back() == '.') text.pop_back();
   std::string message = fmt::format("{} refused to {}: {} (HTTP {}", service, doing, text, response.status);
-  if (response.status >= 500) message = fmt::format("{} failed to {}: {} (HTTP {}", service, doing, text, response.status);
+  if (response.status >= 500)
+    message = fmt::format("{} failed to {}: {} (HTTP {}", service, doing, text, response.status);
   if (const std::string id = request_id(response); !id.empty()) message += ", " + id;
   message += ")";
   if (!judged.remedy.empty()) message += fmt::format("; {}", judged.remedy);

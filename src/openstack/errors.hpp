@@ -1,5 +1,5 @@
-// What a refused call means: status and body become an Error whose Fault says who can act, with the service's own words,
-// the numbers of a quota, and the request id that an operator of the cloud can look up.
+// What a refused call means: status and body become an Error whose Fault says who can act, with the service's own
+// words, the numbers of a quota, and the request id that an operator of the cloud can look up.
 #pragma once
 
 #include <string>
@@ -19,7 +19,8 @@ std::string request_id(const http::Response& response);
 // A call that was answered, with a status that is not success.
 class Refused : public Error {
  public:
-  Refused(Fault fault, const std::string& message, std::string name, int status) : Error(fault, message, std::move(name)), status_(status) {}
+  Refused(Fault fault, const std::string& message, std::string name, int status)
+      : Error(fault, message, std::move(name)), status_(status) {}
   int status() const noexcept { return status_; }
 
  private:

@@ -44,7 +44,9 @@ Fields::Fields(std::shared_ptr<const Node> node) : node_(std::move(node)) {}
 Fields Fields::parse(std::string_view text, const std::string& what) {
   auto document = std::make_shared<const nlohmann::json>(nlohmann::json::parse(text, nullptr, false));
   if (document->is_discarded() || !document->is_object())
-    throw Error(Fault::data, fmt::format("{} is not a JSON object: is the URL the right one, and is there a proxy in between?", what));
+    throw Error(
+        Fault::data,
+        fmt::format("{} is not a JSON object: is the URL the right one, and is there a proxy in between?", what));
   const nlohmann::json* root = document.get();
   return Fields(std::make_shared<const Node>(Node{std::move(document), root, what}));
 }
@@ -115,7 +117,8 @@ std::map<std::string, std::string> Fields::map(std::string_view key) const {
   for (const auto& [name, item] : value->items()) {
     if (item.is_null()) continue;
     // Metadata is anybody's: a value of another kind is kept as its JSON.
-    pairs.emplace(name, is_scalar(item) ? as_text(item) : item.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    pairs.emplace(
+        name, is_scalar(item) ? as_text(item) : item.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
   return pairs;
 }

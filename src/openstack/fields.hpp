@@ -16,14 +16,14 @@ class Fields {
   // `what` is for messages: "Cinder's answer to GET /volumes". Throws Error(data) when it is not a JSON object.
   static Fields parse(std::string_view text, const std::string& what);
 
-  bool has(std::string_view key) const;                     // there and not null
-  std::string text(std::string_view key) const;             // numbers and booleans as their text
+  bool has(std::string_view key) const;                                         // there and not null
+  std::string text(std::string_view key) const;                                 // numbers and booleans as their text
   std::int64_t number(std::string_view key, std::int64_t otherwise = 0) const;  // also of a text that is a number
-  bool flag(std::string_view key) const;                    // true, "true", "True"
-  Fields at(std::string_view key) const;                    // an object; absent = one with no fields
-  std::vector<Fields> each(std::string_view key) const;     // a list of objects; absent = none
-  std::vector<std::string> texts(std::string_view key) const;           // a list of texts
-  std::map<std::string, std::string> map(std::string_view key) const;   // an object of texts
+  bool flag(std::string_view key) const;                                        // true, "true", "True"
+  Fields at(std::string_view key) const;                               // an object; absent = one with no fields
+  std::vector<Fields> each(std::string_view key) const;                // a list of objects; absent = none
+  std::vector<std::string> texts(std::string_view key) const;          // a list of texts
+  std::map<std::string, std::string> map(std::string_view key) const;  // an object of texts
   std::vector<std::string> keys() const;
 
  private:

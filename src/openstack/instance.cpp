@@ -13,9 +13,12 @@ namespace {
 constexpr std::chrono::milliseconds metadata_timeout(10000);
 
 [[noreturn]] void throw_unknown(const std::string& url, const std::string& why) {
-  throw Error(Fault::config, fmt::format("cannot find out which OpenStack instance this host is: {} {}. vmferry must run inside an instance of the "
-                                         "cloud it migrates to, since it attaches the volumes to itself; if it does, give its id with --instance-id",
-                                         url, why));
+  throw Error(
+      Fault::config,
+      fmt::format(
+          "cannot find out which OpenStack instance this host is: {} {}. vmferry must run inside an instance of the "
+          "cloud it migrates to, since it attaches the volumes to itself; if it does, give its id with --instance-id",
+          url, why));
 }
 
 }  // namespace

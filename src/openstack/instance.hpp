@@ -11,7 +11,8 @@ namespace vmferry::openstack {
 
 inline constexpr const char* default_metadata_url = "http://169.254.169.254/openstack/latest/meta_data.json";
 
-// `transport` without proxy. Error(config) that explains and names --instance-id when it cannot be reached or says no id.
+// `transport` without proxy. Error(config) that explains and names --instance-id when it cannot be reached or says no
+// id.
 ServerId this_instance(http::Transport& transport, const std::string& metadata_url, std::stop_token stop);
 
 }  // namespace vmferry::openstack

@@ -97,12 +97,14 @@ std::string auth_body(const CloudConfig& config) {
   }
   auth["identity"] = std::move(identity);
   // Keystone refuses a scope beside an application credential, which has its own.
-  if (config.method != AuthMethod::application_credential && !config.project.empty()) auth["scope"] = {{"project", named(config.project)}};
+  if (config.method != AuthMethod::application_credential && !config.project.empty())
+    auth["scope"] = {{"project", named(config.project)}};
   return json{{"auth", std::move(auth)}}.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 Token parse_token(const std::string& body, Secret value) {
-  if (value.empty()) throw Error(Fault::data, "Keystone's answer has no X-Subject-Token: is auth_url the address of Keystone?");
+  if (value.empty())
+    throw Error(Fault::data, "Keystone's answer has no X-Subject-Token: is auth_url the address of Keystone?");
   const Fields fields = Fields::parse(body, "Keystone's answer").at("token");
   Token token;
   token.value = std::move(value);
@@ -114,15 +116,17 @@ Token parse_token(const std::string& body, Secret value) {
     CatalogEntry entry{item.text("type"), item.text("name"), {}};
     for (const Fields& endpoint : item.each("endpoints")) {
       const std::string region = endpoint.text("region");
-      entry.endpoints.push_back({endpoint.text("interface"), region.empty() ? endpoint.text("region_id") : region, endpoint.text("url")});
+      entry.endpoints.push_back(
+          {endpoint.text("interface"), region.empty() ? endpoint.text("region_id") : region, endpoint.text("url")});
     }
     token.catalog.push_back(std::move(entry));
   }
   return token;
 }
 
-std::string find_endpoint(const std::vector<CatalogEntry>& catalog, const std::string& what, const std::vector<std::string>& types,
-                          const std::string& region, const std::string& interface) {
+std::string find_endpoint(const std::vector<CatalogEntry>& catalog, const std::string& what,
+                          const std::vector<std::string>& types, const std::string& region,
+                          const std::string& interface) {
   std::vector<std::string> elsewhere;
   for (const std::string& type : types) {
     std::set<std::string> urls, regions;
@@ -138,23 +142,31 @@ std::string find_endpoint(const std::vector<CatalogEntry>& catalog, const std::s
       }
     }
     if (regions.size() > 1)
-      throw Error(Fault::config, fmt::format("the cloud has {} in several regions: choose one with OS_REGION_NAME or region_name: {}", what,
-                                             fmt::join(regions, ", ")));
+      throw Error(Fault::config,
+                  fmt::format("the cloud has {} in several regions: choose one with OS_REGION_NAME or region_name: {}",
+                              what, fmt::join(regions, ", ")));
     if (!urls.empty()) return *urls.begin();
   }
-  const std::string where = region.empty() ? fmt::format("with a {} endpoint", interface) : fmt::format("with a {} endpoint in region {}", interface, region);
+  const std::string where = region.empty() ? fmt::format("with a {} endpoint", interface)
+                                           : fmt::format("with a {} endpoint in region {}", interface, region);
   if (!elsewhere.empty())
-    throw Error(Fault::config, fmt::format("the cloud's catalogue has no {} {}, only: {}; set region_name and interface to match", what, where,
-                                           fmt::join(elsewhere, ", ")));
+    throw Error(Fault::config,
+                fmt::format("the cloud's catalogue has no {} {}, only: {}; set region_name and interface to match",
+                            what, where, fmt::join(elsewhere, ", ")));
   std::set<std::string> known;
   for (const CatalogEntry& entry : catalog) known.insert(entry.type);
-  throw Error(Fault::config,
-              fmt::format("the cloud's catalogue has no {} (service type {}); it has: {}", what, fmt::join(types, " or "),
-                          known.empty() ? "nothing (the user has no role in the project?)" : fmt::format("{}", fmt::join(known, ", "))));
+  throw Error(Fault::config, fmt::format("the cloud's catalogue has no {} (service type {}); it has: {}", what,
+                                         fmt::join(types, " or "),
+                                         known.empty() ? "nothing (the user has no role in the project?)"
+                                                       : fmt::format("{}", fmt::join(known, ", "))));
 }
 
 Session::Session(CloudConfig config, std::unique_ptr<http::Transport> transport, Clock& clock, log::Log& log)
-    : config_(std::move(config)), url_(keystone_url(config_.auth_url)), transport_(std::move(transport)), clock_(clock), log_(log) {
+    : config_(std::move(config)),
+      url_(keystone_url(config_.auth_url)),
+      transport_(std::move(transport)),
+      clock_(clock),
+      log_(log) {
   for (const Secret* secret : {&config_.password, &config_.application_secret, &config_.token})
     if (!secret->empty()) log_.redactor().add(*secret);
 }
@@ -188,14 +200,19 @@ Token Session::ask(std::stop_token stop) {
 Token Session::adopt_given_token(std::stop_token stop) {
   http::Request request;
   request.url = url_ + "/auth/tokens";
-  request.headers = {{"X-Auth-Token", revealed(config_.token)}, {"X-Subject-Token", revealed(config_.token)}, {"Accept", "application/json"}};
+  request.headers = {{"X-Auth-Token", revealed(config_.token)},
+                     {"X-Subject-Token", revealed(config_.token)},
+                     {"Accept", "application/json"}};
   request.idempotent = true;
   const http::Response response = transport_->send(request, stop);
   if (response.status == 401 || (response.status == 404 && !request_id(response).empty()))
-    throw Error(Fault::auth, fmt::format("Keystone at {} does not accept the given token: it has expired or was revoked; get a new one "
-                                         "(openstack token issue), or use a password or an application credential, which can be renewed",
-                                         url_));
-  if (response.status == 404) throw Error(Fault::config, fmt::format("there is no Keystone version 3 at {}: check auth_url (OS_AUTH_URL)", url_));
+    throw Error(
+        Fault::auth,
+        fmt::format("Keystone at {} does not accept the given token: it has expired or was revoked; get a new one "
+                    "(openstack token issue), or use a password or an application credential, which can be renewed",
+                    url_));
+  if (response.status == 404)
+    throw Error(Fault::config, fmt::format("there is no Keystone version 3 at {}: check auth_url (OS_AUTH_URL)", url_));
   if (response.status == 200) {
     Token token = parse_token(response.body, config_.token.share());
     if (!token.project_id.empty() && same_project(config_.project, token)) {
@@ -212,7 +229,9 @@ Token Session::authenticate(std::stop_token stop) {
   Token token = config_.method == AuthMethod::token ? adopt_given_token(stop) : ask(stop);
   log_.redactor().add(token.value);
   if (token.project_id.empty())
-    throw Error(Fault::config, fmt::format("the token from Keystone at {} is for no project: set project_name (OS_PROJECT_NAME)", url_));
+    throw Error(
+        Fault::config,
+        fmt::format("the token from Keystone at {} is for no project: set project_name (OS_PROJECT_NAME)", url_));
   return token;
 }
 

@@ -48,15 +48,17 @@ Token parse_token(const std::string& body, Secret value);
 std::string keystone_url(const std::string& auth_url);
 
 // The URL of a service by its catalogue types, in order of preference. Error(config) that names what there is.
-std::string find_endpoint(const std::vector<CatalogEntry>& catalog, const std::string& what, const std::vector<std::string>& types,
-                          const std::string& region, const std::string& interface);
+std::string find_endpoint(const std::vector<CatalogEntry>& catalog, const std::string& what,
+                          const std::vector<std::string>& types, const std::string& region,
+                          const std::string& interface);
 
 class Session {
  public:
   Session(CloudConfig config, std::unique_ptr<http::Transport> transport, Clock& clock, log::Log& log);
 
   void log_in(std::stop_token stop);
-  // Sends with the token; a refused token is renewed and the request sent once more, whatever it is: 401 means not done.
+  // Sends with the token; a refused token is renewed and the request sent once more, whatever it is: 401 means not
+  // done.
   http::Response send(http::Request request, std::stop_token stop);
 
   const CloudConfig& config() const noexcept { return config_; }

@@ -11,10 +11,11 @@ namespace vmferry::openstack::networks {
 namespace {
 
 // The one of `key` ("networks") with that id or name. `filter` narrows the list ("network_id=..."), may be empty.
-Fields pick(Service& service, const std::string& key, const std::string& kind, const std::string& filter, const std::string& id_or_name,
-            std::stop_token stop) {
+Fields pick(Service& service, const std::string& key, const std::string& kind, const std::string& filter,
+            const std::string& id_or_name, std::stop_token stop) {
   const std::string path = key == "security_groups" ? "/security-groups" : "/" + key;
-  const std::vector<Fields> all = service.list(filter.empty() ? path : path + "?" + filter, key, fmt::format("list {}s", kind), stop);
+  const std::vector<Fields> all =
+      service.list(filter.empty() ? path : path + "?" + filter, key, fmt::format("list {}s", kind), stop);
   std::vector<Fields> named;
   std::vector<std::string> names;
   for (const Fields& item : all) {
@@ -26,10 +27,11 @@ Fields pick(Service& service, const std::string& key, const std::string& kind, c
   if (named.size() > 1) {
     std::vector<std::string> ids;
     for (const Fields& item : named) ids.push_back(item.text("id"));
-    throw Error(Fault::conflict, fmt::format("{} {}s are called '{}': give the id of one: {}", named.size(), kind, id_or_name, fmt::join(ids, ", ")));
+    throw Error(Fault::conflict, fmt::format("{} {}s are called '{}': give the id of one: {}", named.size(), kind,
+                                             id_or_name, fmt::join(ids, ", ")));
   }
-  throw Error(Fault::config, fmt::format("there is no {} '{}'{}; there are: {}", kind, id_or_name, filter.empty() ? "" : " in that network",
-                                         fmt::join(names, ", ")));
+  throw Error(Fault::config, fmt::format("there is no {} '{}'{}; there are: {}", kind, id_or_name,
+                                         filter.empty() ? "" : " in that network", fmt::join(names, ", ")));
 }
 
 }  // namespace

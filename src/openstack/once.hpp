@@ -17,10 +17,10 @@
 namespace vmferry::openstack {
 
 template <class T>
-T make_once(Service& service, const std::string& doing, const std::function<T()>& make, const std::function<std::optional<T>()>& find,
-            std::stop_token stop) {
+T make_once(Service& service, const std::string& doing, const std::function<T()>& make,
+            const std::function<std::optional<T>()>& find, std::stop_token stop) {
   using std::chrono::milliseconds;
-  constexpr std::array<milliseconds, 6> looks{milliseconds(200), milliseconds(500), milliseconds(1000),
+  constexpr std::array<milliseconds, 6> looks{milliseconds(200),  milliseconds(500),  milliseconds(1000),
                                               milliseconds(2000), milliseconds(3000), milliseconds(5000)};
   constexpr int attempts = 3;
   for (int attempt = 1;; ++attempt) {

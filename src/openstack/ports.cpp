@@ -17,7 +17,8 @@ namespace {
 using nlohmann::json;
 
 std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
 }
 
@@ -36,14 +37,18 @@ Port read(const Fields& f) {
   return port;
 }
 
-std::optional<Port> find_where(Service& network, const std::string& query, const std::string& mac, std::stop_token stop) {
+std::optional<Port> find_where(Service& network, const std::string& query, const std::string& mac,
+                               std::stop_token stop) {
   for (const Fields& item : network.list("/ports?" + query, "ports", "list ports", stop))
     if (Port port = read(item); port.mac == mac) return port;
   return std::nullopt;
 }
 
 std::string body_of(const PortWish& wish) {
-  json port{{"network_id", wish.network}, {"mac_address", lower(wish.mac)}, {"name", wish.name}, {"description", wish.description}};
+  json port{{"network_id", wish.network},
+            {"mac_address", lower(wish.mac)},
+            {"name", wish.name},
+            {"description", wish.description}};
   json address = json::object();
   if (!wish.subnet.empty()) address["subnet_id"] = wish.subnet;
   if (!wish.ip.empty()) address["ip_address"] = wish.ip;
@@ -64,8 +69,10 @@ Port post(Service& network, const PortWish& wish, const std::string& doing, std:
     if (refused.status() != 403 || refused.fault() != Fault::auth) throw;
     // Neutron's default policy for create_port:mac_address and :fixed_ips.
     throw Error(Fault::auth,
-                fmt::format("{} (on a network that is shared by another project, only its owner or an administrator may choose the MAC or IP "
-                            "of a port: use a network of this project, or have the port made for you; a port with this MAC is used as it is)",
+                fmt::format("{} (on a network that is shared by another project, only its owner or an administrator "
+                            "may choose the MAC or IP "
+                            "of a port: use a network of this project, or have the port made for you; a port with this "
+                            "MAC is used as it is)",
                             refused.what()),
                 refused.name());
   }
@@ -73,7 +80,8 @@ Port post(Service& network, const PortWish& wish, const std::string& doing, std:
 
 }  // namespace
 
-std::optional<Port> find_by_mac(Service& network, const std::string& network_id, const std::string& mac, std::stop_token stop) {
+std::optional<Port> find_by_mac(Service& network, const std::string& network_id, const std::string& mac,
+                                std::stop_token stop) {
   const std::string wanted = lower(mac), in_network = "network_id=" + http::encode(network_id);
   if (auto port = find_where(network, in_network + "&mac_address=" + http::encode(wanted), wanted, stop)) return port;
   // Whether the filter minds the case depends on the cloud's database, and old ports may be in upper case.
@@ -83,7 +91,8 @@ std::optional<Port> find_by_mac(Service& network, const std::string& network_id,
 std::vector<Port> find_by_description(Service& network, const std::string& description, std::stop_token stop) {
   if (description.empty()) throw Error(Fault::bug, "ports without a description were asked for");
   std::vector<Port> found;
-  for (const Fields& item : network.list("/ports?description=" + http::encode(description), "ports", "list ports", stop))
+  for (const Fields& item :
+       network.list("/ports?description=" + http::encode(description), "ports", "list ports", stop))
     if (Port port = read(item); port.description == description) found.push_back(std::move(port));
   return found;
 }
@@ -102,10 +111,15 @@ std::optional<Port> look_up(Service& network, const PortId& id, std::stop_token 
 MadePort ensure(Service& network, const PortWish& wish, std::stop_token stop) {
   if (auto port = find_by_mac(network, wish.network, wish.mac, stop)) return {*std::move(port), false};
   const std::string doing = fmt::format("create port {} in network {}", lower(wish.mac), wish.network);
-  const auto ours = [&](const Port& port) { return MadePort{port, !wish.description.empty() && port.description == wish.description}; };
+  const auto ours = [&](const Port& port) {
+    return MadePort{port, !wish.description.empty() && port.description == wish.description};
+  };
   try {
     return make_once<MadePort>(
-        network, doing, [&] { return MadePort{post(network, wish, doing, stop), true}; },
+        network, doing,
+        [&] {
+          return MadePort{post(network, wish, doing, stop), true};
+        },
         [&]() -> std::optional<MadePort> {
           const auto port = find_by_mac(network, wish.network, wish.mac, stop);
           if (!port) return std::nullopt;

@@ -31,11 +31,11 @@ struct Port {
 
 struct PortWish {
   std::string name;
-  std::string description;  // marks it as ours; the tag that a lost reply and a later run look for
-  std::string network;      // id
-  std::string subnet;       // id; empty = any of the network's
-  std::string mac;          // any case
-  std::string ip;           // empty = any
+  std::string description;                   // marks it as ours; the tag that a lost reply and a later run look for
+  std::string network;                       // id
+  std::string subnet;                        // id; empty = any of the network's
+  std::string mac;                           // any case
+  std::string ip;                            // empty = any
   std::vector<std::string> security_groups;  // ids; empty = the default one
 };
 
@@ -46,7 +46,8 @@ struct MadePort {
 
 namespace ports {
 
-std::optional<Port> find_by_mac(Service& network, const std::string& network_id, const std::string& mac, std::stop_token stop);
+std::optional<Port> find_by_mac(Service& network, const std::string& network_id, const std::string& mac,
+                                std::stop_token stop);
 // Every port with exactly that description.
 std::vector<Port> find_by_description(Service& network, const std::string& description, std::stop_token stop);
 std::optional<Port> look_up(Service& network, const PortId& id, std::stop_token stop);

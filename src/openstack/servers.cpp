@@ -34,9 +34,11 @@ Server read(const Fields& f) {
   return server;
 }
 
-std::vector<Server> list_where(Service& compute, const std::function<bool(const Server&)>& wanted, std::stop_token stop) {
+std::vector<Server> list_where(Service& compute, const std::function<bool(const Server&)>& wanted,
+                               std::stop_token stop) {
   std::vector<Server> found;
-  // Nova's name filter is a regular expression of its database, and metadata is no filter for plain users: all are read.
+  // Nova's name filter is a regular expression of its database, and metadata is no filter for plain users: all are
+  // read.
   for (const Fields& item : compute.list("/servers/detail", "servers", "list servers", stop))
     if (Server server = read(item); server.status != "DELETED" && server.status != "SOFT_DELETED" && wanted(server))
       found.push_back(std::move(server));
@@ -73,16 +75,18 @@ std::string body_of(const Service& compute, const ServerWish& wish) {
 
 [[noreturn]] void throw_failed(const Server& server) {
   throw Error(Fault::unavailable,
-              fmt::format("server {} ('{}') went into status ERROR: {}; see: openstack server show {}", server.id.value, server.name,
-                          server.fault.empty() ? "Nova gives no reason" : server.fault, server.id.value),
+              fmt::format("server {} ('{}') went into status ERROR: {}; see: openstack server show {}", server.id.value,
+                          server.name, server.fault.empty() ? "Nova gives no reason" : server.fault, server.id.value),
               "ERROR");
 }
 
 }  // namespace
 
 Server create(Service& compute, const ServerWish& wish, std::stop_token stop) {
-  if (wish.tag.empty() || !carries(wish.metadata, wish.tag)) throw Error(Fault::bug, "a server was to be made without a tag to find it by");
-  if (wish.volumes.empty()) throw Error(Fault::bug, fmt::format("server '{}' was to be made without volumes", wish.name));
+  if (wish.tag.empty() || !carries(wish.metadata, wish.tag))
+    throw Error(Fault::bug, "a server was to be made without a tag to find it by");
+  if (wish.volumes.empty())
+    throw Error(Fault::bug, fmt::format("server '{}' was to be made without volumes", wish.name));
   const std::string doing = fmt::format("create server '{}'", wish.name);
   const auto post = [&] {
     Call call;
@@ -116,17 +120,21 @@ std::optional<Server> look_up(Service& compute, const ServerId& id, std::stop_to
 Server get(Service& compute, const ServerId& id, std::stop_token stop) {
   auto server = look_up(compute, id, stop);
   if (!server)
-    throw Error(Fault::not_found, fmt::format("there is no server {} in this project: was it deleted, or is it another cloud or project?", id.value));
+    throw Error(Fault::not_found,
+                fmt::format("there is no server {} in this project: was it deleted, or is it another cloud or project?",
+                            id.value));
   return *std::move(server);
 }
 
 std::vector<Server> find(Service& compute, const Metadata& metadata, std::stop_token stop) {
   if (metadata.empty()) throw Error(Fault::bug, "servers were to be found by no metadata at all");
-  return list_where(compute, [&](const Server& server) { return carries(server.metadata, metadata); }, stop);
+  return list_where(
+      compute, [&](const Server& server) { return carries(server.metadata, metadata); }, stop);
 }
 
 std::vector<Server> find_by_name(Service& compute, const std::string& name, std::stop_token stop) {
-  return list_where(compute, [&](const Server& server) { return server.name == name; }, stop);
+  return list_where(
+      compute, [&](const Server& server) { return server.name == name; }, stop);
 }
 
 Server wait_for_active(Service& compute, const ServerId& id, std::chrono::seconds patience, std::stop_token stop) {
@@ -164,28 +172,34 @@ void remove(Service& compute, const ServerId& id, std::chrono::seconds patience,
       },
       stop);
   if (!gone)
-    throw Error(Fault::timeout, fmt::format("server {} is still there ({}{}) {} s after it was deleted", id.value, last.status,
-                                            last.fault.empty() ? "" : ": " + last.fault, patience.count()));
+    throw Error(Fault::timeout,
+                fmt::format("server {} is still there ({}{}) {} s after it was deleted", id.value, last.status,
+                            last.fault.empty() ? "" : ": " + last.fault, patience.count()));
 }
 
 void check_availability_zone(Service& compute, const std::string& name, std::stop_token stop) {
   // "zone:host" and "zone:host:node" are for administrators; the zone is the first part.
   const std::string zone_name = name.substr(0, name.find(':'));
   std::vector<std::string> names;
-  for (const Fields& zone : compute.list("/os-availability-zone", "availabilityZoneInfo", "list availability zones", stop)) {
+  for (const Fields& zone :
+       compute.list("/os-availability-zone", "availabilityZoneInfo", "list availability zones", stop)) {
     if (zone.text("zoneName") == zone_name && zone.at("zoneState").flag("available")) return;
     names.push_back(zone.text("zoneName"));
   }
-  throw Error(Fault::config, fmt::format("there is no availability zone '{}' for servers, or it is down; there are: {}", name, fmt::join(names, ", ")));
+  throw Error(Fault::config, fmt::format("there is no availability zone '{}' for servers, or it is down; there are: {}",
+                                         name, fmt::join(names, ", ")));
 }
 
 std::optional<std::string> Limits::lacking(std::int64_t cores_wanted, std::int64_t ram_mib_wanted) const {
   if (instances >= 0 && instances_used + 1 > instances)
-    return fmt::format("the project may have {} servers and has {}, so one more does not fit", instances, instances_used);
+    return fmt::format("the project may have {} servers and has {}, so one more does not fit", instances,
+                       instances_used);
   if (cores >= 0 && cores_used + cores_wanted > cores)
-    return fmt::format("the project may use {} cores and uses {}, so {} more do not fit", cores, cores_used, cores_wanted);
+    return fmt::format("the project may use {} cores and uses {}, so {} more do not fit", cores, cores_used,
+                       cores_wanted);
   if (ram_mib >= 0 && ram_mib_used + ram_mib_wanted > ram_mib)
-    return fmt::format("the project may use {} MiB of memory and uses {} MiB, so {} MiB more do not fit", ram_mib, ram_mib_used, ram_mib_wanted);
+    return fmt::format("the project may use {} MiB of memory and uses {} MiB, so {} MiB more do not fit", ram_mib,
+                       ram_mib_used, ram_mib_wanted);
   return std::nullopt;
 }
 

@@ -75,7 +75,8 @@ http::Response Service::call(const Call& call, std::stop_token stop) const {
   if (microversion_ != Microversion{}) {
     request.headers.emplace_back("OpenStack-API-Version", fmt::format("{} {}", to_string(kind_), microversion_.text()));
     // Up to 2.26 Nova listens to its own header only.
-    if (kind_ == ServiceKind::compute) request.headers.emplace_back("X-OpenStack-Nova-API-Version", microversion_.text());
+    if (kind_ == ServiceKind::compute)
+      request.headers.emplace_back("X-OpenStack-Nova-API-Version", microversion_.text());
   }
   try {
     http::Response response = session_->send(std::move(request), stop);
@@ -98,7 +99,8 @@ Fields Service::get(const std::string& path, const std::string& doing, std::stop
   return Fields::parse(call(get, stop).body, fmt::format("{}'s answer to GET {}", project_of(kind_), path));
 }
 
-std::vector<Fields> Service::list(const std::string& path, const std::string& key, const std::string& doing, std::stop_token stop) const {
+std::vector<Fields> Service::list(const std::string& path, const std::string& key, const std::string& doing,
+                                  std::stop_token stop) const {
   std::vector<Fields> items;
   std::set<std::string> seen;
   const std::string bare = path.substr(0, path.find('?'));

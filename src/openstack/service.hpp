@@ -28,8 +28,8 @@ struct Microversion {
 
 struct Call {
   std::string method = "GET";
-  std::string path;  // below the endpoint, with its query: "/volumes/detail"
-  std::string body;  // JSON
+  std::string path;   // below the endpoint, with its query: "/volumes/detail"
+  std::string body;   // JSON
   std::string doing;  // for messages: "create volume 'web01-1-2000'"
   // May be repeated when its reply was lost (GET always is).
   bool idempotent = false;
@@ -47,7 +47,8 @@ class Service {
   http::Response call(const Call& call, std::stop_token stop) const;
   Fields get(const std::string& path, const std::string& doing, std::stop_token stop) const;
   // All items of the collection `key`, page after page.
-  std::vector<Fields> list(const std::string& path, const std::string& key, const std::string& doing, std::stop_token stop) const;
+  std::vector<Fields> list(const std::string& path, const std::string& key, const std::string& doing,
+                           std::stop_token stop) const;
 
   // The microversion in use: the highest that both sides know.
   Microversion microversion() const noexcept { return microversion_; }

@@ -37,7 +37,8 @@ Volume read(const Fields& f) {
   volume.encrypted = f.flag("encrypted");
   volume.metadata = f.map("metadata");
   volume.image_metadata = f.map("volume_image_metadata");
-  for (const Fields& a : f.each("attachments")) volume.attachments.push_back({ServerId{a.text("server_id")}, a.text("device")});
+  for (const Fields& a : f.each("attachments"))
+    volume.attachments.push_back({ServerId{a.text("server_id")}, a.text("device")});
   if (volume.id.empty()) throw Error(Fault::data, "Cinder showed a volume without an id");
   return volume;
 }
@@ -66,7 +67,8 @@ void act(Service& service, const VolumeId& id, const json& body, const std::stri
 std::string reason_for(Service& service, const VolumeId& id, std::stop_token stop) {
   if (service.microversion() < Microversion{3, 5}) return {};
   try {
-    for (const Fields& message : service.list("/messages?resource_uuid=" + http::encode(id.value), "messages", "read Cinder's messages", stop))
+    for (const Fields& message :
+         service.list("/messages?resource_uuid=" + http::encode(id.value), "messages", "read Cinder's messages", stop))
       if (const std::string text = message.text("user_message"); !text.empty()) return text;
   } catch (const Error&) {
     // The volume's error is the news, not that its reason cannot be read.
@@ -77,16 +79,20 @@ std::string reason_for(Service& service, const VolumeId& id, std::stop_token sto
 [[noreturn]] void throw_failed(Service& service, const Volume& volume, std::stop_token stop) {
   const std::string reason = reason_for(service, volume.id, stop);
   throw Error(Fault::unavailable,
-              fmt::format("volume {} ('{}') went into status {}{}; look at it with: openstack volume show {}", volume.id.value, volume.name,
-                          volume.status, reason.empty() ? ": Cinder gives no reason, ask the cloud's operator" : ": " + reason, volume.id.value),
+              fmt::format("volume {} ('{}') went into status {}{}; look at it with: openstack volume show {}",
+                          volume.id.value, volume.name, volume.status,
+                          reason.empty() ? ": Cinder gives no reason, ask the cloud's operator" : ": " + reason,
+                          volume.id.value),
               volume.status);
 }
 
 // The refusal with the numbers of the project's quota, which Cinder's text does not always have.
-[[noreturn]] void throw_quota(Service& service, const Refused& refused, std::uint64_t count, std::uint64_t gib, std::stop_token stop) {
+[[noreturn]] void throw_quota(Service& service, const Refused& refused, std::uint64_t count, std::uint64_t gib,
+                              std::stop_token stop) {
   std::string message = refused.what();
   try {
-    if (const auto lacking = limits(service, stop).lacking(count, gib)) message = fmt::format("{} ({})", *lacking, message);
+    if (const auto lacking = limits(service, stop).lacking(count, gib))
+      message = fmt::format("{} ({})", *lacking, message);
   } catch (const Error&) {
     // Cinder's own words must do.
   }
@@ -114,7 +120,8 @@ Volume post(Service& service, const VolumeWish& wish, const std::string& doing, 
 }  // namespace
 
 Volume create(Service& service, const VolumeWish& wish, std::stop_token stop) {
-  if (wish.tag.empty() || !carries(wish.metadata, wish.tag)) throw Error(Fault::bug, "a volume was to be made without a tag to find it by");
+  if (wish.tag.empty() || !carries(wish.metadata, wish.tag))
+    throw Error(Fault::bug, "a volume was to be made without a tag to find it by");
   if (wish.gib == 0) throw Error(Fault::bug, fmt::format("volume '{}' was to be made with no size", wish.name));
   const std::string doing = fmt::format("create volume '{}' of {} GiB", wish.name, wish.gib);
   return make_once<Volume>(
@@ -140,7 +147,9 @@ std::optional<Volume> look_up(Service& service, const VolumeId& id, std::stop_to
 Volume get(Service& service, const VolumeId& id, std::stop_token stop) {
   auto volume = look_up(service, id, stop);
   if (!volume)
-    throw Error(Fault::not_found, fmt::format("there is no volume {} in this project: was it deleted, or is it another cloud or project?", id.value));
+    throw Error(Fault::not_found,
+                fmt::format("there is no volume {} in this project: was it deleted, or is it another cloud or project?",
+                            id.value));
   return *std::move(volume);
 }
 
@@ -167,7 +176,8 @@ std::vector<Volume> find(Service& service, const Metadata& metadata, std::stop_t
 
 std::vector<Volume> find_by_name(Service& service, const std::string& name, std::stop_token stop) {
   std::vector<Volume> found;
-  for (const Fields& item : service.list("/volumes/detail?name=" + http::encode(name), "volumes", "list volumes by name", stop))
+  for (const Fields& item :
+       service.list("/volumes/detail?name=" + http::encode(name), "volumes", "list volumes by name", stop))
     if (Volume volume = read(item); volume.name == name) found.push_back(std::move(volume));
   return found;
 }
@@ -196,12 +206,14 @@ void remove_metadata(Service& service, const VolumeId& id, const std::string& ke
 }
 
 void set_bootable(Service& service, const VolumeId& id, bool bootable, std::stop_token stop) {
-  act(service, id, {{"os-set_bootable", {{"bootable", bootable}}}}, fmt::format("mark volume {} as bootable", id.value), stop);
+  act(service, id, {{"os-set_bootable", {{"bootable", bootable}}}}, fmt::format("mark volume {} as bootable", id.value),
+      stop);
 }
 
 void set_image_metadata(Service& service, const VolumeId& id, const Metadata& properties, std::stop_token stop) {
   if (properties.empty()) return;
-  act(service, id, {{"os-set_image_metadata", {{"metadata", properties}}}}, fmt::format("set image properties of volume {}", id.value), stop);
+  act(service, id, {{"os-set_image_metadata", {{"metadata", properties}}}},
+      fmt::format("set image properties of volume {}", id.value), stop);
 }
 
 void extend(Service& service, const VolumeId& id, std::uint64_t gib, std::stop_token stop) {
@@ -241,8 +253,8 @@ void extend(Service& service, const VolumeId& id, std::uint64_t gib, std::stop_t
       },
       stop);
   if (!large)
-    throw Error(Fault::timeout, fmt::format("volume {} is still of {} GiB and {} after {} s; {} GiB were asked for", id.value, now.gib, now.status,
-                                            extension_patience.count(), gib));
+    throw Error(Fault::timeout, fmt::format("volume {} is still of {} GiB and {} after {} s; {} GiB were asked for",
+                                            id.value, now.gib, now.status, extension_patience.count(), gib));
 }
 
 void remove(Service& service, const VolumeId& id, std::stop_token stop) {
@@ -270,11 +282,13 @@ void remove(Service& service, const VolumeId& id, std::stop_token stop) {
         return false;
       },
       stop);
-  if (!gone) throw Error(Fault::timeout, fmt::format("volume {} is still there ({}) {} s after it was deleted", id.value, status, deletion_patience.count()));
+  if (!gone)
+    throw Error(Fault::timeout, fmt::format("volume {} is still there ({}) {} s after it was deleted", id.value, status,
+                                            deletion_patience.count()));
 }
 
-Volume wait_for(Service& service, const VolumeId& id, const std::vector<std::string>& wanted, std::chrono::seconds patience,
-                std::stop_token stop) {
+Volume wait_for(Service& service, const VolumeId& id, const std::vector<std::string>& wanted,
+                std::chrono::seconds patience, std::stop_token stop) {
   Volume now;
   const bool reached = poll(
       service, patience,
@@ -286,8 +300,8 @@ Volume wait_for(Service& service, const VolumeId& id, const std::vector<std::str
       },
       stop);
   if (!reached)
-    throw Error(Fault::timeout, fmt::format("volume {} ('{}') is still {} after {} s; waited for {}", id.value, now.name, now.status,
-                                            patience.count(), fmt::join(wanted, " or ")));
+    throw Error(Fault::timeout, fmt::format("volume {} ('{}') is still {} after {} s; waited for {}", id.value,
+                                            now.name, now.status, patience.count(), fmt::join(wanted, " or ")));
   return now;
 }
 
@@ -298,23 +312,28 @@ Type find_type(Service& service, const std::string& name_or_id, std::stop_token 
     if (type.id == name_or_id || type.name == name_or_id) return type;
     names.push_back(type.name);
   }
-  throw Error(Fault::config, fmt::format("the cloud has no volume type '{}'; it has: {}", name_or_id, fmt::join(names, ", ")));
+  throw Error(Fault::config,
+              fmt::format("the cloud has no volume type '{}'; it has: {}", name_or_id, fmt::join(names, ", ")));
 }
 
 void check_availability_zone(Service& service, const std::string& name, std::stop_token stop) {
   std::vector<std::string> names;
-  for (const Fields& zone : service.list("/os-availability-zone", "availabilityZoneInfo", "list availability zones", stop)) {
+  for (const Fields& zone :
+       service.list("/os-availability-zone", "availabilityZoneInfo", "list availability zones", stop)) {
     if (zone.text("zoneName") == name && zone.at("zoneState").flag("available")) return;
     names.push_back(zone.text("zoneName"));
   }
-  throw Error(Fault::config, fmt::format("there is no availability zone '{}' for volumes, or it is down; there are: {}", name, fmt::join(names, ", ")));
+  throw Error(Fault::config, fmt::format("there is no availability zone '{}' for volumes, or it is down; there are: {}",
+                                         name, fmt::join(names, ", ")));
 }
 
 std::optional<std::string> Limits::lacking(std::uint64_t count, std::uint64_t gib_wanted) const {
   if (gib >= 0 && static_cast<std::int64_t>(gib_wanted) > gib - gib_used)
-    return fmt::format("the project may have {} GiB in volumes and {} GiB are used, so {} GiB more do not fit", gib, gib_used, gib_wanted);
+    return fmt::format("the project may have {} GiB in volumes and {} GiB are used, so {} GiB more do not fit", gib,
+                       gib_used, gib_wanted);
   if (volumes >= 0 && static_cast<std::int64_t>(count) > volumes - volumes_used)
-    return fmt::format("the project may have {} volumes and has {}, so {} more {} not fit", volumes, volumes_used, count, count == 1 ? "does" : "do");
+    return fmt::format("the project may have {} volumes and has {}, so {} more {} not fit", volumes, volumes_used,
+                       count, count == 1 ? "does" : "do");
   return std::nullopt;
 }
 

@@ -52,14 +52,15 @@ namespace volumes {
 
 // Returns when Cinder knows it (status "creating"): wait_for() it. A quota error says the numbers.
 Volume create(Service& volume, const VolumeWish& wish, std::stop_token stop);
-Volume get(Service& volume, const VolumeId& id, std::stop_token stop);                  // Error(not_found)
+Volume get(Service& volume, const VolumeId& id, std::stop_token stop);  // Error(not_found)
 std::optional<Volume> look_up(Service& volume, const VolumeId& id, std::stop_token stop);
 // All that carry every one of these pairs.
 std::vector<Volume> find(Service& volume, const Metadata& metadata, std::stop_token stop);
 std::vector<Volume> find_by_name(Service& volume, const std::string& name, std::stop_token stop);
 // Adds or replaces these keys, keeps the others.
 void update_metadata(Service& volume, const VolumeId& id, const Metadata& metadata, std::stop_token stop);
-void remove_metadata(Service& volume, const VolumeId& id, const std::string& key, std::stop_token stop);  // absent is success
+void remove_metadata(Service& volume, const VolumeId& id, const std::string& key,
+                     std::stop_token stop);  // absent is success
 void set_bootable(Service& volume, const VolumeId& id, bool bootable, std::stop_token stop);
 void set_image_metadata(Service& volume, const VolumeId& id, const Metadata& properties, std::stop_token stop);
 // Waits until it is that large. Already as large is success.
@@ -67,8 +68,8 @@ void extend(Service& volume, const VolumeId& id, std::uint64_t gib, std::stop_to
 // Waits until it is gone. Already gone is success.
 void remove(Service& volume, const VolumeId& id, std::stop_token stop);
 // Polls until the status is one of `wanted`. An error status ends it at once with Cinder's reason where it gives one.
-Volume wait_for(Service& volume, const VolumeId& id, const std::vector<std::string>& wanted, std::chrono::seconds patience,
-                std::stop_token stop);
+Volume wait_for(Service& volume, const VolumeId& id, const std::vector<std::string>& wanted,
+                std::chrono::seconds patience, std::stop_token stop);
 
 struct Type {
   std::string id;

@@ -31,10 +31,9 @@ std::string lower(std::string text) {
 
 // What the Latin-1 letters U+00C0..U+00FF are written as without accents, in lower case.
 constexpr std::array<std::string_view, 64> latin1 = {
-    "a", "a", "a", "a", "a", "a", "ae", "c", "e", "e", "e", "e", "i", "i", "i", "i",
-    "d", "n", "o", "o", "o", "o", "o", "x", "o", "u", "u", "u", "u", "y", "th", "ss",
-    "a", "a", "a", "a", "a", "a", "ae", "c", "e", "e", "e", "e", "i", "i", "i", "i",
-    "d", "n", "o", "o", "o", "o", "o", "/", "o", "u", "u", "u", "u", "y", "th", "y"};
+    "a", "a", "a", "a", "a", "a", "ae", "c", "e",  "e",  "e", "e", "i", "i", "i", "i", "d",  "n", "o",  "o", "o", "o",
+    "o", "x", "o", "u", "u", "u", "u",  "y", "th", "ss", "a", "a", "a", "a", "a", "a", "ae", "c", "e",  "e", "e", "e",
+    "i", "i", "i", "i", "d", "n", "o",  "o", "o",  "o",  "o", "/", "o", "u", "u", "u", "u",  "y", "th", "y"};
 
 }  // namespace
 
@@ -47,17 +46,24 @@ std::string volume_name(const std::string& vm_name, const std::string& disk_obje
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto c = static_cast<unsigned char>(text[i]);
     if (c == '\'' || c == '"') continue;
-    if (c == '&') plain += "and";
-    else if (c == '@') plain += "at";
-    else if (c < 0x80) plain += static_cast<char>(std::tolower(c));
-    else if (c == 0xc3 && i + 1 < text.size()) plain += latin1[static_cast<unsigned char>(text[++i]) & 0x3f];
-    else if ((c & 0xc0) != 0x80) plain += '-';  // the first byte of another letter; the rest of it is passed over
+    if (c == '&')
+      plain += "and";
+    else if (c == '@')
+      plain += "at";
+    else if (c < 0x80)
+      plain += static_cast<char>(std::tolower(c));
+    else if (c == 0xc3 && i + 1 < text.size())
+      plain += latin1[static_cast<unsigned char>(text[++i]) & 0x3f];
+    else if ((c & 0xc0) != 0x80)
+      plain += '-';  // the first byte of another letter; the rest of it is passed over
   }
   std::string name;
   for (const char c : plain) {
     const bool fine = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
-    if (fine) name += c;
-    else if (!name.empty() && name.back() != '-') name += '-';
+    if (fine)
+      name += c;
+    else if (!name.empty() && name.back() != '-')
+      name += '-';
   }
   const auto edge = [](char c) { return c == '-' || c == '_'; };
   while (!name.empty() && edge(name.back())) name.pop_back();
@@ -74,13 +80,15 @@ std::optional<std::string> impossible(const model::Disk& disk) {
   using model::Backing;
   using model::DiskMode;
   if (disk.backing == Backing::rdm_physical || disk.backing == Backing::raw_device)
-    return "it is a physical raw device mapping, which vSphere cannot snapshot; copy it inside the guest or through the array";
+    return "it is a physical raw device mapping, which vSphere cannot snapshot; copy it inside the guest or through "
+           "the array";
   if (disk.mode == DiskMode::independent_persistent || disk.mode == DiskMode::independent_nonpersistent)
     return "it is an independent disk, which snapshots leave out; set its mode to \"dependent\" while the VM is off";
   if (disk.mode == DiskMode::nonpersistent || disk.mode == DiskMode::undoable || disk.mode == DiskMode::append)
     return "its disk mode throws writes away; set its mode to \"persistent\" while the VM is off";
   if (disk.shared)
-    return "it is shared with other VMs (bus sharing or multi-writer), and vSphere takes no snapshot of a VM that has such a disk; "
+    return "it is shared with other VMs (bus sharing or multi-writer), and vSphere takes no snapshot of a VM that has "
+           "such a disk; "
            "detach it from this VM first";
   if (disk.backing == Backing::other) return "its kind of backing is not known to vmferry";
   return std::nullopt;
@@ -110,8 +118,10 @@ std::map<std::string, std::string> image_properties(const model::Vm& vm, const I
   } else if (wish.disk_bus == "virtio") {
     properties["hw_disk_bus"] = "virtio";
   }
-  if (wish.os_type == "auto") properties["os_type"] = os_type_of(vm);
-  else if (!wish.os_type.empty()) properties["os_type"] = wish.os_type;
+  if (wish.os_type == "auto")
+    properties["os_type"] = os_type_of(vm);
+  else if (!wish.os_type.empty())
+    properties["os_type"] = wish.os_type;
   if (wish.guest_agent) properties["hw_qemu_guest_agent"] = "yes";
   return properties;
 }

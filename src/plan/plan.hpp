@@ -17,7 +17,7 @@ struct CopyMode {
 };
 
 struct Base {
-  bool complete = false;  // the target holds a whole point of this disk
+  bool complete = false;       // the target holds a whole point of this disk
   std::uint64_t capacity = 0;  // 0 = not known (another tool's volume)
   std::optional<model::ChangeId> change_id;
 };
@@ -37,9 +37,9 @@ std::optional<std::string> impossible(const model::Disk& disk);
 
 // Image properties of the boot volume: firmware, secure boot, bus, os_type ("auto" = by guest id), guest agent.
 struct ImageWish {
-  std::string os_type;       // "", "auto", or a value
+  std::string os_type;  // "", "auto", or a value
   bool guest_agent = false;
-  std::string disk_bus;      // "virtio" or "scsi"
+  std::string disk_bus;  // "virtio" or "scsi"
 };
 std::map<std::string, std::string> image_properties(const model::Vm& vm, const ImageWish& wish);
 

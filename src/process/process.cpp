@@ -41,7 +41,8 @@ std::string quoted(const std::string& word) {
 std::string ExitStatus::describe() const {
   if (signal == 0) return fmt::format("exit code {}", code);
   const char* name = ::sigabbrev_np(signal);
-  return name != nullptr ? fmt::format("killed by signal {} (SIG{})", signal, name) : fmt::format("killed by signal {}", signal);
+  return name != nullptr ? fmt::format("killed by signal {} (SIG{})", signal, name)
+                         : fmt::format("killed by signal {}", signal);
 }
 
 std::string describe(const Command& command) {

@@ -33,7 +33,7 @@ struct Command {
 };
 
 struct ExitStatus {
-  int code = 0;    // meaningful when signal == 0
+  int code = 0;  // meaningful when signal == 0
   int signal = 0;
   bool ok() const noexcept { return code == 0 && signal == 0; }
   std::string describe() const;  // "exit code 1", "killed by signal 9 (SIGKILL)"

@@ -51,7 +51,8 @@ Prepared prepare(const Launch& launch) {
   p.moves = {{launch.in, 0, -1}, {launch.out, 1, -1}, {launch.err, 2, -1}};
   for (const PassedFd& fd : launch.fds) {
     if (fd.theirs <= 2 || fcntl(fd.ours, F_GETFD) < 0)
-      throw Error(Fault::bug, fmt::format("descriptor {} cannot be passed to {} as {}", fd.ours, launch.program, fd.theirs));
+      throw Error(Fault::bug,
+                  fmt::format("descriptor {} cannot be passed to {} as {}", fd.ours, launch.program, fd.theirs));
     p.moves.push_back({fd.ours, fd.theirs, -1});
     p.first_free = std::max(p.first_free, fd.theirs + 1);
   }
@@ -172,7 +173,8 @@ Launched Spawner::launch(const Launch& launch) {
   Prepared prepared = prepare(launch);
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0)
-    throw Error(Fault::quota, fmt::format("cannot start {}: no more file descriptors: {}", launch.program, strerror(errno)));
+    throw Error(Fault::quota,
+                fmt::format("cannot start {}: no more file descriptors: {}", launch.program, strerror(errno)));
   Fd report_read(ends[0]), report_write(ends[1]);
   const int pid = fork_there([&] { return fork_child(prepared, report_write.get()); });
   if (pid < 0)

@@ -32,9 +32,9 @@ struct Launched {
   Fd pidfd;
 };
 
-// The kernel sends PR_SET_PDEATHSIG when the *thread* that forked ends, not the process (prctl(2), BUGS): a child started
-// from a worker thread would be killed as soon as that worker is done. So one thread does all forks and lives as long as
-// the runner or any of its children.
+// The kernel sends PR_SET_PDEATHSIG when the *thread* that forked ends, not the process (prctl(2), BUGS): a child
+// started from a worker thread would be killed as soon as that worker is done. So one thread does all forks and lives
+// as long as the runner or any of its children.
 class Spawner {
  public:
   Spawner() = default;

@@ -1,4 +1,5 @@
-// Real children: started by the spawner, their output read by one thread each, ended with TERM then KILL, always reaped.
+// Real children: started by the spawner, their output read by one thread each, ended with TERM then KILL, always
+// reaped.
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -176,7 +177,8 @@ class LineReader {
 
  private:
   void take(std::string_view bytes) {
-    for (std::size_t newline; (newline = bytes.find('\n')) != std::string_view::npos; bytes.remove_prefix(newline + 1)) {
+    for (std::size_t newline; (newline = bytes.find('\n')) != std::string_view::npos;
+         bytes.remove_prefix(newline + 1)) {
       partial_.append(bytes.substr(0, newline));
       deliver(std::exchange(partial_, {}));
     }
@@ -200,7 +202,8 @@ class LineReader {
 
 class SystemChild final : public Child {
  public:
-  SystemChild(std::shared_ptr<Spawner> spawner, Launched launched, LineReader out, LineReader err, Fd in, std::string input)
+  SystemChild(std::shared_ptr<Spawner> spawner, Launched launched, LineReader out, LineReader err, Fd in,
+              std::string input)
       : spawner_(std::move(spawner)),
         pid_(launched.pid),
         pidfd_(std::move(launched.pidfd)),
@@ -295,7 +298,8 @@ class SystemChild final : public Child {
     if (got == 0) return std::nullopt;
     ExitStatus status;
     if (got < 0)
-      status.code = 127;  // somebody set SIGCHLD to be ignored: the kernel threw the status away; never call that success
+      status.code =
+          127;  // somebody set SIGCHLD to be ignored: the kernel threw the status away; never call that success
     else if (WIFSIGNALED(raw))
       status.signal = WTERMSIG(raw);
     else

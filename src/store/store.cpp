@@ -26,10 +26,12 @@ namespace {
 // Each entry lifts the schema by one version; entries are never edited once released, only added.
 constexpr const char* migrations[] = {
     // 1
-    "CREATE TABLE job (id TEXT PRIMARY KEY, source TEXT NOT NULL, vm TEXT NOT NULL, vm_name TEXT NOT NULL, target TEXT NOT NULL,"
+    "CREATE TABLE job (id TEXT PRIMARY KEY, source TEXT NOT NULL, vm TEXT NOT NULL, vm_name TEXT NOT NULL, target TEXT "
+    "NOT NULL,"
     " created_at INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0) STRICT;"
     "CREATE UNIQUE INDEX job_open ON job (source, vm, target) WHERE closed = 0;"
-    "CREATE TABLE fact (job TEXT NOT NULL REFERENCES job (id), number INTEGER NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL,"
+    "CREATE TABLE fact (job TEXT NOT NULL REFERENCES job (id), number INTEGER NOT NULL, at INTEGER NOT NULL, body TEXT "
+    "NOT NULL,"
     " PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID;"};
 constexpr int newest = static_cast<int>(std::size(migrations));
 
@@ -41,15 +43,24 @@ std::int64_t now_ms(const Clock& clock) {
 [[noreturn]] void explain(const std::filesystem::path& file, const SQLite::Exception& e) {
   const int code = e.getErrorCode();
   if (code == SQLITE_FULL)
-    throw Error(Fault::quota, fmt::format("no space left for the journal {}: free some space on that file system and run the command again",
-                                          file.string()));
+    throw Error(
+        Fault::quota,
+        fmt::format("no space left for the journal {}: free some space on that file system and run the command again",
+                    file.string()));
   if (code == SQLITE_READONLY || code == SQLITE_CANTOPEN || code == SQLITE_PERM)
-    throw Error(Fault::config, fmt::format("the journal {} cannot be written ({}): choose a writable folder with --state-dir", file.string(), e.what()));
+    throw Error(Fault::config,
+                fmt::format("the journal {} cannot be written ({}): choose a writable folder with --state-dir",
+                            file.string(), e.what()));
   if (code == SQLITE_NOTADB || code == SQLITE_CORRUPT)
-    throw Error(Fault::data, fmt::format("the journal {} is damaged ({}): put a backup in its place, or move it away and start again "
-                                         "(the volumes' own metadata is then used)", file.string(), e.what()));
+    throw Error(
+        Fault::data,
+        fmt::format("the journal {} is damaged ({}): put a backup in its place, or move it away and start again "
+                    "(the volumes' own metadata is then used)",
+                    file.string(), e.what()));
   if (code == SQLITE_BUSY)
-    throw Error(Fault::unavailable, fmt::format("the journal {} is locked by another program for too long; run the command again", file.string()));
+    throw Error(
+        Fault::unavailable,
+        fmt::format("the journal {} is locked by another program for too long; run the command again", file.string()));
   throw Error(Fault::unavailable, fmt::format("the journal {} failed: {}", file.string(), e.what()));
 }
 
@@ -59,24 +70,26 @@ void make_private_directory(const std::filesystem::path& directory) {
   if (!existed) {
     std::filesystem::create_directories(directory, problem);
     if (problem)
-      throw Error(Fault::config, fmt::format("cannot make the state folder {} ({}): choose another with --state-dir", directory.string(),
-                                             problem.message()));
+      throw Error(Fault::config, fmt::format("cannot make the state folder {} ({}): choose another with --state-dir",
+                                             directory.string(), problem.message()));
     std::filesystem::permissions(directory, std::filesystem::perms::owner_all, problem);
   }
   if (!std::filesystem::is_directory(directory))
     throw Error(Fault::config, fmt::format("{} is not a folder: choose another with --state-dir", directory.string()));
   if (::access(directory.c_str(), W_OK | X_OK) != 0)
-    throw Error(Fault::config, fmt::format("the state folder {} cannot be written ({}): choose another with --state-dir",
-                                           directory.string(), std::strerror(errno)));
+    throw Error(Fault::config,
+                fmt::format("the state folder {} cannot be written ({}): choose another with --state-dir",
+                            directory.string(), std::strerror(errno)));
 }
 
-// The file exists with the right mode before SQLite sees it, so that no moment of another mode exists; SQLite gives its -wal and
-// -shm files the same mode.
+// The file exists with the right mode before SQLite sees it, so that no moment of another mode exists; SQLite gives its
+// -wal and -shm files the same mode.
 void make_private_file(const std::filesystem::path& file) {
   const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0)
     throw Error(errno == ENOSPC ? Fault::quota : Fault::config,
-                fmt::format("cannot open {} ({}): choose a writable folder with --state-dir", file.string(), std::strerror(errno)));
+                fmt::format("cannot open {} ({}): choose a writable folder with --state-dir", file.string(),
+                            std::strerror(errno)));
   ::close(fd);
 }
 
@@ -109,9 +122,10 @@ struct Store::State {
     SQLite::Transaction transaction(*db, SQLite::TransactionBehavior::IMMEDIATE);
     int version = db->execAndGet("PRAGMA user_version").getInt();
     if (version > newest)
-      throw Error(Fault::unsupported,
-                  fmt::format("the journal {} was written by a newer vmferry (schema {}, this one knows {}): use that version", file.string(),
-                              version, newest));
+      throw Error(
+          Fault::unsupported,
+          fmt::format("the journal {} was written by a newer vmferry (schema {}, this one knows {}): use that version",
+                      file.string(), version, newest));
     for (; version < newest; ++version) db->exec(migrations[version]);
     db->exec(fmt::format("PRAGMA user_version={}", newest));
     transaction.commit();
@@ -121,8 +135,8 @@ struct Store::State {
 namespace {
 
 JobRow row_of(SQLite::Statement& q) {
-  return {JobId{q.getColumn(0).getString()},  q.getColumn(1).getString(), model::VmId{q.getColumn(2).getString()},
-          q.getColumn(3).getString(), q.getColumn(4).getString(), q.getColumn(5).getInt64()};
+  return {JobId{q.getColumn(0).getString()}, q.getColumn(1).getString(), model::VmId{q.getColumn(2).getString()},
+          q.getColumn(3).getString(),        q.getColumn(4).getString(), q.getColumn(5).getInt64()};
 }
 constexpr const char* job_columns = "id, source, vm, vm_name, target, created_at";
 
@@ -155,7 +169,8 @@ std::vector<JobRow> Store::jobs() const {
 
 std::optional<JobRow> Store::find(const std::string& source, const model::VmId& vm, const std::string& target) const {
   return state_->guarded([&](SQLite::Database& db) -> std::optional<JobRow> {
-    SQLite::Statement q(db, fmt::format("SELECT {} FROM job WHERE source = ? AND vm = ? AND target = ? AND closed = 0", job_columns));
+    SQLite::Statement q(
+        db, fmt::format("SELECT {} FROM job WHERE source = ? AND vm = ? AND target = ? AND closed = 0", job_columns));
     q.bind(1, source);
     q.bind(2, vm.value);
     q.bind(3, target);
@@ -168,7 +183,8 @@ void Store::create(const JobRow& row, const job::JobCreated& fact) {
   state_->guarded([&](SQLite::Database& db) {
     SQLite::Transaction transaction(db, SQLite::TransactionBehavior::IMMEDIATE);
     const std::int64_t now = now_ms(state_->clock);
-    SQLite::Statement insert(db, "INSERT INTO job (id, source, vm, vm_name, target, created_at) VALUES (?, ?, ?, ?, ?, ?)");
+    SQLite::Statement insert(db,
+                             "INSERT INTO job (id, source, vm, vm_name, target, created_at) VALUES (?, ?, ?, ?, ?, ?)");
     insert.bind(1, row.job.value);
     insert.bind(2, row.source);
     insert.bind(3, row.vm.value);
@@ -216,7 +232,9 @@ std::unique_ptr<job::Journal> Store::journal(const JobId& id) {
       [state, id](const job::Body& body) {
         state->guarded([&](SQLite::Database& db) {
           SQLite::Transaction transaction(db, SQLite::TransactionBehavior::IMMEDIATE);
-          SQLite::Statement insert(db, "INSERT INTO fact (job, number, at, body) SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3 FROM fact WHERE job = ?1");
+          SQLite::Statement insert(db,
+                                   "INSERT INTO fact (job, number, at, body) SELECT ?1, coalesce(max(number), 0) + 1, "
+                                   "?2, ?3 FROM fact WHERE job = ?1");
           insert.bind(1, id.value);
           insert.bind(2, now_ms(state->clock));
           insert.bind(3, job::encode(body));
@@ -259,13 +277,16 @@ JobLock::JobLock(const std::filesystem::path& directory, const std::string& key)
   const std::filesystem::path file = lock_file(directory, key);
   fd_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd_ < 0)
-    throw Error(Fault::config, fmt::format("cannot open {} ({}): choose a writable folder with --state-dir", file.string(), std::strerror(errno)));
+    throw Error(Fault::config, fmt::format("cannot open {} ({}): choose a writable folder with --state-dir",
+                                           file.string(), std::strerror(errno)));
   if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
     char holder[256] = {};
     const ssize_t length = ::pread(fd_, holder, sizeof holder - 1, 0);
     ::close(std::exchange(fd_, -1));
-    throw Error(Fault::conflict, fmt::format("another vmferry is working on this machine ({}); wait for it to end, or stop it first",
-                                             length > 0 ? std::string(holder, static_cast<std::size_t>(length)) : "its process id is not known"));
+    throw Error(Fault::conflict,
+                fmt::format("another vmferry is working on this machine ({}); wait for it to end, or stop it first",
+                            length > 0 ? std::string(holder, static_cast<std::size_t>(length))
+                                       : "its process id is not known"));
   }
   char host[256] = "unknown";
   ::gethostname(host, sizeof host - 1);
@@ -274,7 +295,8 @@ JobLock::JobLock(const std::filesystem::path& directory, const std::string& key)
   if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, mine.data(), mine.size(), 0) < 0) {
     const int problem = errno;
     ::close(std::exchange(fd_, -1));
-    throw Error(problem == ENOSPC ? Fault::quota : Fault::config, fmt::format("cannot write {} ({})", file.string(), std::strerror(problem)));
+    throw Error(problem == ENOSPC ? Fault::quota : Fault::config,
+                fmt::format("cannot write {} ({})", file.string(), std::strerror(problem)));
   }
 }
 

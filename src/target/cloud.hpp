@@ -27,8 +27,8 @@ struct Tag {
 
 struct VolumeWish {
   Tag tag;
-  std::uint64_t bytes = 0;  // of the disk; the volume is at least that
-  bool boot = false;        // the boot disk: bootable, with the image properties below
+  std::uint64_t bytes = 0;                              // of the disk; the volume is at least that
+  bool boot = false;                                    // the boot disk: bootable, with the image properties below
   std::map<std::string, std::string> image_properties;  // hw_firmware_type... (boot disk only)
 };
 
@@ -96,8 +96,8 @@ class Cloud {
   virtual void detach(const VolumeId& volume, std::stop_token stop) = 0;
   // Adds or replaces the given keys, keeps the others. An empty value removes the key.
   virtual void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) = 0;
-  // The adapter's port in the chosen network: one that is there already is used as it is, but one that this job made for
-  // other wishes (address, subnet, security groups) is made anew. Error(conflict) when a stranger's server has it.
+  // The adapter's port in the chosen network: one that is there already is used as it is, but one that this job made
+  // for other wishes (address, subnet, security groups) is made anew. Error(conflict) when a stranger's server has it.
   virtual Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
                            std::stop_token stop) = 0;
   // Every port that this job made, also those of a run that died before it wrote them down.

@@ -36,15 +36,13 @@ bool same_thing(const struct stat& a, const struct stat& b) {
 }
 
 std::string said(const struct stat& status) {
-  if (S_ISBLK(status.st_mode))
-    return fmt::format("device {}:{}", major(status.st_rdev), minor(status.st_rdev));
+  if (S_ISBLK(status.st_mode)) return fmt::format("device {}:{}", major(status.st_rdev), minor(status.st_rdev));
   return fmt::format("file {} of device {}", status.st_ino, status.st_dev);
 }
 
 }  // namespace
 
-std::optional<std::filesystem::path> find_link(const std::filesystem::path& directory,
-                                               const VolumeId& volume) {
+std::optional<std::filesystem::path> find_link(const std::filesystem::path& directory, const VolumeId& volume) {
   std::error_code problem;
   std::filesystem::directory_iterator entries(directory, problem);
   // Without any such disk udev has no folder at all: then there is no link either.
@@ -75,10 +73,9 @@ std::optional<std::filesystem::path> find_link(const std::filesystem::path& dire
   if (!rivals.empty())
     throw Error(
         Fault::conflict,
-        fmt::format(
-            "two devices claim to be volume {}: {} and {} lead to different ones; find out which is stale "
-            "(lsblk -o NAME,SERIAL,SIZE) before going on",
-            volume.value, best->string(), rivals.front().string()));
+        fmt::format("two devices claim to be volume {}: {} and {} lead to different ones; find out which is stale "
+                    "(lsblk -o NAME,SERIAL,SIZE) before going on",
+                    volume.value, best->string(), rivals.front().string()));
   return best;
 }
 
@@ -109,16 +106,14 @@ void OpenedDevice::open() {
         "exclusively (see lsblk and fuser -v); release it and try again");
   if (!fd_) {
     const int problem = errno;
-    const Fault fault =
-        problem == EACCES || problem == EPERM || problem == EROFS ? Fault::auth : Fault::conflict;
+    const Fault fault = problem == EACCES || problem == EPERM || problem == EROFS ? Fault::auth : Fault::conflict;
     throw Error(fault, fmt::format("{}: cannot be opened for writing: {}", name(), std::strerror(problem)));
   }
   if (::fstat(fd_.get(), &status) != 0 || S_ISBLK(status.st_mode) != block)
     refuse("turned into something else while it was being opened");
   if (block) {
     int sector = 0;
-    if (::ioctl(fd_.get(), BLKSSZGET, &sector) == 0 && sector > 0)
-      sector_ = static_cast<std::uint32_t>(sector);
+    if (::ioctl(fd_.get(), BLKSSZGET, &sector) == 0 && sector > 0) sector_ = static_cast<std::uint32_t>(sector);
     if (::ioctl(fd_.get(), BLKGETSIZE64, &bytes_) != 0)
       refuse(fmt::format("does not tell its size: {}", std::strerror(errno)));
     int read_only = 0;
@@ -147,9 +142,9 @@ void OpenedDevice::prove_identity() const {
         "detached? "
         "nothing is written to it");
   if (found->serial.size() < expected_.least || !expected_.serial.starts_with(found->serial))
-    refuse(fmt::format(
-        "is another volume: its serial number is \"{}\" and should begin \"{}\"; nothing is written to it",
-        found->serial, expected_.serial.substr(0, std::max<std::size_t>(expected_.least, 20))));
+    refuse(
+        fmt::format("is another volume: its serial number is \"{}\" and should begin \"{}\"; nothing is written to it",
+                    found->serial, expected_.serial.substr(0, std::max<std::size_t>(expected_.least, 20))));
   if (found->bytes < expected_.bytes)
     refuse(fmt::format("is too small: {} bytes where the disk has {}; nothing is written to it", found->bytes,
                        expected_.bytes));

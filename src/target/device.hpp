@@ -19,8 +19,7 @@ namespace vmferry::target {
 // makes it of the serial that Nova and QEMU give: virtio-<first 20>, scsi-0QEMU_QEMU_HARDDISK_<whole id>,
 // nvme-..._<first 20>. The longest match wins; several links to one device are one; links to two devices are
 // Error(conflict). Nothing when there is none, or when it leads nowhere (yet).
-std::optional<std::filesystem::path> find_link(const std::filesystem::path& directory,
-                                               const VolumeId& volume);
+std::optional<std::filesystem::path> find_link(const std::filesystem::path& directory, const VolumeId& volume);
 
 struct Expected {
   std::string name;         // for messages: "volume 5f3a..."

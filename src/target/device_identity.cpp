@@ -56,8 +56,8 @@ std::optional<std::uint64_t> measured_bytes(int fd, const struct stat& status) {
 // (SPC-4, 7.8.15).
 std::string serial_of_page_80(std::string_view page) {
   if (page.size() < 4 || static_cast<unsigned char>(page[1]) != 0x80) return {};
-  const std::size_t length = static_cast<std::size_t>(static_cast<unsigned char>(page[2])) << 8 |
-                             static_cast<unsigned char>(page[3]);
+  const std::size_t length =
+      static_cast<std::size_t>(static_cast<unsigned char>(page[2])) << 8 | static_cast<unsigned char>(page[3]);
   return trimmed(page.substr(4, std::min(length, page.size() - 4)));
 }
 
@@ -80,8 +80,7 @@ class SysfsIdentity final : public DeviceIdentity {
       if (const auto text = contents(device / place))
         if (std::string serial = trimmed(*text); !serial.empty()) return Identity{std::move(serial), *bytes};
     if (const auto page = contents(device / "device/vpd_pg80"))
-      if (std::string serial = serial_of_page_80(*page); !serial.empty())
-        return Identity{std::move(serial), *bytes};
+      if (std::string serial = serial_of_page_80(*page); !serial.empty()) return Identity{std::move(serial), *bytes};
     return std::nullopt;
   }
 
@@ -117,8 +116,7 @@ class FileIdentity final : public DeviceIdentity {
       if (line.starts_with("serial=")) identity.serial = trimmed(line.substr(7));
       if (line.starts_with("bytes=")) {
         const std::string_view digits = line.substr(6);
-        const auto [stop, problem] =
-            std::from_chars(digits.data(), digits.data() + digits.size(), identity.bytes);
+        const auto [stop, problem] = std::from_chars(digits.data(), digits.data() + digits.size(), identity.bytes);
         sized = problem == std::errc{} && stop == digits.data() + digits.size();
       }
     }

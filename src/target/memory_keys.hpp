@@ -10,12 +10,10 @@ inline constexpr const char* vm = "vm";                    // (target) the sourc
 inline constexpr const char* disk = "disk";                // (target) disk object id, "1-2000"
 inline constexpr const char* change_id = "change_id";      // "UUID/number" of the last complete point
 
-inline constexpr const char* job = "vmferry_job";  // (target) the job it belongs to now: the tag
-inline constexpr const char* made_by =
-    "vmferry_made_by";  // (target) the job that made it; absent on an adopted volume
-inline constexpr const char* opened =
-    "vmferry_opened";  // (target) "yes" before it is first opened for writing
-inline constexpr const char* written = "vmferry_written";    // "yes" when bytes may have been written
+inline constexpr const char* job = "vmferry_job";          // (target) the job it belongs to now: the tag
+inline constexpr const char* made_by = "vmferry_made_by";  // (target) the job that made it; absent on an adopted volume
+inline constexpr const char* opened = "vmferry_opened";    // (target) "yes" before it is first opened for writing
+inline constexpr const char* written = "vmferry_written";  // "yes" when bytes may have been written
 inline constexpr const char* capacity = "vmferry_capacity";  // bytes of the disk at its last complete point
 // "yes" when the volume holds a whole point. (target) also says so of a migratekit volume that it adopts, if
 // that has a change_id: migratekit writes one only after a whole cycle.

@@ -59,9 +59,10 @@ void write_all(int fd, const std::string& text) noexcept {
   }
 }
 
-std::string finished_sentence(std::string_view label, bool full, std::uint64_t read, std::uint64_t written, double seconds) {
-  return fmt::format("  {}: {} copied, {} read in {}, {} written", label, full ? "everything" : "changes", human_bytes(read),
-                     human_duration(seconds), human_bytes(written));
+std::string finished_sentence(std::string_view label, bool full, std::uint64_t read, std::uint64_t written,
+                              double seconds) {
+  return fmt::format("  {}: {} copied, {} read in {}, {} written", label, full ? "everything" : "changes",
+                     human_bytes(read), human_duration(seconds), human_bytes(written));
 }
 
 double since_epoch(Clock& clock) { return std::chrono::duration<double>(clock.mono().time_since_epoch()).count(); }
@@ -73,8 +74,10 @@ class Watching : public job::Observer {
 
   void step_started(std::string_view step) noexcept override { log_.info("step started", {{"step", step}}); }
   void step_finished(std::string_view step, const std::exception* problem) noexcept override {
-    if (problem) log_.error("step failed", {{"step", step}, {"problem", problem->what()}});
-    else log_.info("step finished", {{"step", step}});
+    if (problem)
+      log_.error("step failed", {{"step", step}, {"problem", problem->what()}});
+    else
+      log_.info("step finished", {{"step", step}});
   }
   void disk_finished(model::DiskKey key, std::string_view label, bool full, std::uint64_t read, std::uint64_t written,
                      double seconds) noexcept override {
@@ -130,8 +133,9 @@ class Lines final : public Watching {
       if (now - disk.last_line < 10 || total == 0) return;
       disk.last_line = now;
       const double left = disk.pace.seconds_left(total);
-      text = fmt::format("{}: {} of {} ({} %), {}{}", label, human_bytes(done), human_bytes(total), done * 100 / total,
-                         human_rate(disk.pace.bytes_per_second()), left < 0 ? "" : ", " + human_duration(left) + " left");
+      text =
+          fmt::format("{}: {} of {} ({} %), {}{}", label, human_bytes(done), human_bytes(total), done * 100 / total,
+                      human_rate(disk.pace.bytes_per_second()), left < 0 ? "" : ", " + human_duration(left) + " left");
     }
     line(text);
   }
@@ -145,7 +149,8 @@ class Lines final : public Watching {
 
 class Bars final : public Watching {
  public:
-  Bars(int fd, Clock& clock, log::Log& log) : Watching(fd, clock, log), painter_([this](std::stop_token stop) { paint_forever(stop); }) {}
+  Bars(int fd, Clock& clock, log::Log& log)
+      : Watching(fd, clock, log), painter_([this](std::stop_token stop) { paint_forever(stop); }) {}
   ~Bars() override {
     painter_.request_stop();
     painter_.join();
@@ -188,7 +193,8 @@ class Bars final : public Watching {
     if (step_.empty()) return;
     const double took = since_epoch(clock_) - step_began_;
     const std::string mark = failed_ ? "\x1b[31m✗\x1b[0m" : "\x1b[32m✓\x1b[0m";
-    const std::string text = fmt::format("{} {}{}", mark, step_, took >= 0.95 ? fmt::format("  ({})", human_duration(took)) : "");
+    const std::string text =
+        fmt::format("{} {}{}", mark, step_, took >= 0.95 ? fmt::format("  ({})", human_duration(took)) : "");
     step_.clear();
     disks_.clear();
     repaint(text);
@@ -206,7 +212,9 @@ class Bars final : public Watching {
       const auto width = static_cast<std::size_t>(screen.columns > 1 ? screen.columns - 1 : 79);
       if (!step_.empty()) {
         const double took = since_epoch(clock_) - step_began_;
-        out += shortened(fmt::format("… {}{}", step_, took >= 2 ? fmt::format("  ({})", human_duration(took)) : ""), width) + "\n";
+        out += shortened(fmt::format("… {}{}", step_, took >= 2 ? fmt::format("  ({})", human_duration(took)) : ""),
+                         width) +
+               "\n";
         ++painted_;
       }
       for (const auto& [key, disk] : disks_) {
@@ -226,8 +234,9 @@ class Bars final : public Watching {
     const double left = disk.pace.seconds_left(disk.total);
     // Columns of one width, so that the bars of several disks stand below each other and do not jump.
     const std::string head = fmt::format("  {:<20} ", disk.label);
-    std::string tail = fmt::format(" {:3.0f} % {:>9} {:>11}  {}", share * 100, human_bytes(disk.done), human_rate(disk.pace.bytes_per_second()),
-                                   left < 0 ? "" : human_duration(left) + " left");
+    std::string tail =
+        fmt::format(" {:3.0f} % {:>9} {:>11}  {}", share * 100, human_bytes(disk.done),
+                    human_rate(disk.pace.bytes_per_second()), left < 0 ? "" : human_duration(left) + " left");
     constexpr std::size_t widest_tail = 46;
     if (width < width_of(head) + widest_tail + 6) return shortened(head + tail, width);
     const std::size_t cells = std::min<std::size_t>(30, width - width_of(head) - widest_tail);
@@ -277,7 +286,13 @@ class Json final : public job::Observer {
   void disk_finished(model::DiskKey key, std::string_view label, bool full, std::uint64_t read, std::uint64_t written,
                      double seconds) noexcept override {
     log_.info(finished_sentence(label, full, read, written, seconds));
-    emit({{"event", "disk_finished"}, {"disk", key.value}, {"label", label}, {"full", full}, {"read", read}, {"written", written}, {"seconds", seconds}});
+    emit({{"event", "disk_finished"},
+          {"disk", key.value},
+          {"label", label},
+          {"full", full},
+          {"read", read},
+          {"written", written},
+          {"seconds", seconds}});
   }
   void said(std::string_view sentence) noexcept override {
     log_.info(sentence);
@@ -312,9 +327,12 @@ class Json final : public job::Observer {
 
 std::unique_ptr<job::Observer> observer(Style style, int fd, Clock& clock, log::Log& log) {
   switch (style) {
-    case Style::bars: return std::make_unique<Bars>(fd, clock, log);
-    case Style::json: return std::make_unique<Json>(fd, clock, log);
-    case Style::lines: break;
+    case Style::bars:
+      return std::make_unique<Bars>(fd, clock, log);
+    case Style::json:
+      return std::make_unique<Json>(fd, clock, log);
+    case Style::lines:
+      break;
   }
   return std::make_unique<Lines>(fd, clock, log);
 }

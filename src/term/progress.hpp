@@ -21,7 +21,7 @@ std::unique_ptr<job::Observer> observer(Style style, int fd, Clock& clock, log::
 class Pace {
  public:
   void add(double seconds, std::uint64_t done);
-  double bytes_per_second() const;  // of about the last ten seconds
+  double bytes_per_second() const;                 // of about the last ten seconds
   double seconds_left(std::uint64_t total) const;  // negative = not known yet
 
  private:

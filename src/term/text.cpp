@@ -20,7 +20,9 @@ std::string human_bytes(std::uint64_t bytes) {
     value /= 1024;
     ++unit;
   }
-  return unit == 0 ? fmt::format("{} B", bytes) : value < 99.95 ? fmt::format("{:.1f} {}", value, units[unit]) : fmt::format("{:.0f} {}", value, units[unit]);
+  return unit == 0       ? fmt::format("{} B", bytes)
+         : value < 99.95 ? fmt::format("{:.1f} {}", value, units[unit])
+                         : fmt::format("{:.0f} {}", value, units[unit]);
 }
 
 std::string human_rate(double bytes_per_second) {
@@ -72,7 +74,8 @@ std::string shortened(const std::string& text, std::size_t width) {
   return width == 0 ? "" : out + "…";
 }
 
-std::string table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows, int columns) {
+std::string table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows,
+                  int columns) {
   std::vector<std::size_t> widths;
   for (const std::string& cell : header) widths.push_back(width_of(cell));
   for (const auto& row : rows)

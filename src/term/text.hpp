@@ -7,9 +7,9 @@
 
 namespace vmferry::term {
 
-std::string human_bytes(std::uint64_t bytes);        // "1.4 GiB"
-std::string human_rate(double bytes_per_second);     // "312 MiB/s"
-std::string human_duration(double seconds);          // "4 s", "3 min 20 s", "2 h 05 min"
+std::string human_bytes(std::uint64_t bytes);                      // "1.4 GiB"
+std::string human_rate(double bytes_per_second);                   // "312 MiB/s"
+std::string human_duration(double seconds);                        // "4 s", "3 min 20 s", "2 h 05 min"
 std::string human_age(std::int64_t then_ms, std::int64_t now_ms);  // "3 min ago", "never" for 0
 
 struct Screen {
@@ -21,7 +21,8 @@ Screen screen_of(int fd);
 
 // Columns as wide as needed, shortened from the widest down when the screen is narrower; no borders, two spaces apart.
 // `columns` 0 = never shorten. Every line ends with a newline.
-std::string table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows, int columns);
+std::string table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows,
+                  int columns);
 
 // Characters on the screen, not bytes (UTF-8).
 std::size_t width_of(const std::string& text);

@@ -1,5 +1,5 @@
-// The loop over QueryChangedDiskAreas. "Returned data describes [startOffset, startOffset + length)": the answer is whole
-// only when these intervals cover the disk (vSphere API reference, VirtualMachine.DiskChangeInfo).
+// The loop over QueryChangedDiskAreas. "Returned data describes [startOffset, startOffset + length)": the answer is
+// whole only when these intervals cover the disk (vSphere API reference, VirtualMachine.DiskChangeInfo).
 #include "vsphere/changed_areas.hpp"
 
 #include <fmt/format.h>
@@ -18,7 +18,8 @@ ByteRange range(const Node& start, const Node& length) {
   const auto bytes = length.integer();
   if (!offset || !bytes) throw Error(Fault::data, "the server's list of changed areas lacks a start or a length");
   if (*offset < 0 || *bytes < 0)
-    throw Error(Fault::data, fmt::format("the server's list of changed areas has an impossible entry ({} bytes at {})", *bytes, *offset));
+    throw Error(Fault::data, fmt::format("the server's list of changed areas has an impossible entry ({} bytes at {})",
+                                         *bytes, *offset));
   // Two non-negative 63-bit numbers: their sum fits into 64 bits.
   return {static_cast<std::uint64_t>(*offset), static_cast<std::uint64_t>(*bytes)};
 }
@@ -43,8 +44,10 @@ std::optional<std::vector<ByteRange>> ChangedAreas::next(std::stop_token stop) {
   const ChangedPage page = query_(covered_, stop);
   const std::uint64_t end = page.start + page.length;
   if (end <= covered_)
-    throw Error(Fault::data, fmt::format("the changed areas of {} do not advance: asked from byte {}, the answer describes bytes {} to {}",
-                                         disk_, covered_, page.start, end));
+    throw Error(
+        Fault::data,
+        fmt::format("the changed areas of {} do not advance: asked from byte {}, the answer describes bytes {} to {}",
+                    disk_, covered_, page.start, end));
   std::vector<ByteRange> areas;
   const auto add = [&](std::uint64_t from, std::uint64_t to) {
     to = std::min(to, capacity_);
@@ -57,8 +60,9 @@ std::optional<std::vector<ByteRange>> ChangedAreas::next(std::stop_token stop) {
   return areas;
 }
 
-ChangedPage query_changed_areas(Session& session, const model::VmId& vm, const SnapshotId& snapshot, model::DiskKey disk,
-                                std::uint64_t start, const std::string& since, std::stop_token stop) {
+ChangedPage query_changed_areas(Session& session, const model::VmId& vm, const SnapshotId& snapshot,
+                                model::DiskKey disk, std::uint64_t start, const std::string& since,
+                                std::stop_token stop) {
   Call call("QueryChangedDiskAreas", Moref{"VirtualMachine", vm.value});
   call.object("snapshot", Moref{"VirtualMachineSnapshot", snapshot.value}).number("deviceKey", disk.value);
   call.number("startOffset", static_cast<std::int64_t>(start)).text("changeId", since);

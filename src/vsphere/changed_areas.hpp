@@ -41,7 +41,8 @@ class ChangedAreas {
 };
 
 // `since`: a changeId's text, or "*" for the allocated areas.
-ChangedPage query_changed_areas(Session& session, const model::VmId& vm, const SnapshotId& snapshot, model::DiskKey disk,
-                                std::uint64_t start, const std::string& since, std::stop_token stop);
+ChangedPage query_changed_areas(Session& session, const model::VmId& vm, const SnapshotId& snapshot,
+                                model::DiskKey disk, std::uint64_t start, const std::string& since,
+                                std::stop_token stop);
 
 }  // namespace vmferry::vsphere

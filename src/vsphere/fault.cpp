@@ -35,8 +35,10 @@ constexpr Row rows[] = {
     {"DuplicateName", Fault::conflict, ""},
     {"VmToolsUpgradeFault", Fault::conflict, ""},
     {"ToolsUnavailable", Fault::conflict, "VMware Tools (open-vm-tools) must be installed and running in the guest."},
-    {"ApplicationQuiesceFault", Fault::conflict, "The guest could not be quiesced: see its event log, or take a crash-consistent snapshot."},
-    {"FilesystemQuiesceFault", Fault::conflict, "The guest could not be quiesced: see its event log, or take a crash-consistent snapshot."},
+    {"ApplicationQuiesceFault", Fault::conflict,
+     "The guest could not be quiesced: see its event log, or take a crash-consistent snapshot."},
+    {"FilesystemQuiesceFault", Fault::conflict,
+     "The guest could not be quiesced: see its event log, or take a crash-consistent snapshot."},
     {"SnapshotFault", Fault::conflict, ""},
     {"TooManySnapshotLevels", Fault::quota, "Remove snapshots that are no longer needed."},
     {"NoDiskSpace", Fault::quota, "Make room on the datastore."},
@@ -44,7 +46,8 @@ constexpr Row rows[] = {
     {"OutOfBounds", Fault::quota, ""},
     {"SnapshotNoChange", Fault::conflict, ""},
     {"RestrictedVersion", Fault::unsupported,
-     "The free ESXi licence offers a read-only API: use the vCenter that manages the host, or give the host a licence."},
+     "The free ESXi licence offers a read-only API: use the vCenter that manages the host, or give the host a "
+     "licence."},
     {"NotEnoughLicenses", Fault::unsupported, "Give the host or the vCenter a licence."},
     {"LicenseExpired", Fault::unsupported, "Renew the licence of the host or the vCenter."},
     {"InvalidLicense", Fault::unsupported, ""},
@@ -120,7 +123,8 @@ FaultError fault_error(const std::string& server, const std::string& what, SoapF
   if (const std::string more = particulars(fault); !more.empty()) message += fmt::format(" ({})", more);
   message += '.';
   // Old hosts send the sentence of RestrictedVersion under other names.
-  const bool restricted = fault.message.find("Current license or ESXi version prohibits execution") != std::string::npos;
+  const bool restricted =
+      fault.message.find("Current license or ESXi version prohibits execution") != std::string::npos;
   const Row* known = row(restricted ? std::string_view("RestrictedVersion") : std::string_view(fault.name));
   if (known && !known->remedy.empty()) message += fmt::format(" {}", known->remedy);
   const Fault kind = restricted ? Fault::unsupported : classify(fault.name);

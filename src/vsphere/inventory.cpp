@@ -40,7 +40,8 @@ bool looks_like_uuid(const std::string& text) {
   return text[8] == '-' && text[13] == '-' && text[18] == '-' && text[23] == '-';
 }
 
-// A path as it can be compared: each name unescaped, no slash in front or behind, a slash in a name told from one between names.
+// A path as it can be compared: each name unescaped, no slash in front or behind, a slash in a name told from one
+// between names.
 std::string comparable(const std::string& path) {
   std::string text;
   std::size_t from = 0;
@@ -101,7 +102,9 @@ ListedVm listed(const ObjectProperties& object) {
   vm.id.value = object.object.value;
   vm.name = unescape_name(object["name"].text());
   const std::string power = object["runtime.powerState"].text();
-  vm.power = power == "poweredOn" ? model::Power::on : power == "suspended" ? model::Power::suspended : model::Power::off;
+  vm.power = power == "poweredOn"   ? model::Power::on
+             : power == "suspended" ? model::Power::suspended
+                                    : model::Power::off;
   for (const model::Disk& disk : parse_disks(object["config.hardware.device"].children())) {
     ++vm.disks;
     vm.bytes += disk.capacity;
@@ -126,7 +129,8 @@ std::vector<ListedVm> list(Session& session, std::stop_token stop) {
       {"Folder", {"name", "parent"}},
       {"Datacenter", {"name", "parent"}}};
   // A bare host has no vApps of the kind that hold machines.
-  if (session.content().is_vcenter) selections.push_back({"VirtualApp", {"name", "parent", "parentFolder", "parentVApp"}});
+  if (session.content().is_vcenter)
+    selections.push_back({"VirtualApp", {"name", "parent", "parentFolder", "parentVApp"}});
   const std::vector<ObjectProperties> objects = read_inventory(session, selections, objects_per_page, stop);
   Places places;
   for (const ObjectProperties& object : objects)
@@ -142,7 +146,8 @@ std::vector<ListedVm> list(Session& session, std::stop_token stop) {
     if (place != places.end()) vm.path = path_of(places, place->second.parent, place->second.name) + vm.path;
     all.push_back(std::move(vm));
   }
-  std::sort(all.begin(), all.end(), [](const ListedVm& a, const ListedVm& b) { return std::tie(a.path, a.id) < std::tie(b.path, b.id); });
+  std::sort(all.begin(), all.end(),
+            [](const ListedVm& a, const ListedVm& b) { return std::tie(a.path, a.id) < std::tie(b.path, b.id); });
   return all;
 }
 
@@ -165,7 +170,8 @@ model::VmId choose(const std::string& wanted, const std::vector<ListedVm>& all) 
   if (looks_like_moref(wanted)) collect([&](const ListedVm& vm) { return vm.id.value == wanted; });
   if (found.empty()) return {};
   if (found.size() == 1) return found.front()->id;
-  std::string message = fmt::format("'{}' fits {} virtual machines; name one of them by its path or moref:", wanted, found.size());
+  std::string message =
+      fmt::format("'{}' fits {} virtual machines; name one of them by its path or moref:", wanted, found.size());
   for (std::size_t i = 0; i < found.size() && i < shown_paths; ++i)
     message += fmt::format("\n  {} ({})", found[i]->path, found[i]->id.value);
   if (found.size() > shown_paths) message += fmt::format("\n  and {} more", found.size() - shown_paths);
@@ -174,19 +180,23 @@ model::VmId choose(const std::string& wanted, const std::vector<ListedVm>& all) 
 
 std::string explain_miss(const std::string& wanted, const std::vector<ListedVm>& all) {
   std::string message = fmt::format("there is no virtual machine '{}'", wanted);
-  if (all.empty()) return message + ": this user sees no virtual machine at all. Check its role, and that it propagates to the folders.";
+  if (all.empty())
+    return message +
+           ": this user sees no virtual machine at all. Check its role, and that it propagates to the folders.";
   const std::string name = lower(unescape_name(wanted.substr(wanted.rfind('/') + 1)));
   std::vector<std::pair<int, const ListedVm*>> near;
   for (const ListedVm& vm : all) {
     const std::string other = lower(vm.name);
     int distance = edit_distance(name.substr(0, 200), other.substr(0, 200));
-    const bool part = !name.empty() && !other.empty() && (other.find(name) != std::string::npos || name.find(other) != std::string::npos);
+    const bool part = !name.empty() && !other.empty() &&
+                      (other.find(name) != std::string::npos || name.find(other) != std::string::npos);
     if (part) distance = std::min(distance, 1);
     if (distance <= std::max<int>(2, static_cast<int>(name.size()) / 3)) near.emplace_back(distance, &vm);
   }
   std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   if (!near.empty()) message += ". Near it:";
-  for (std::size_t i = 0; i < near.size() && i < shown_near; ++i) message += fmt::format("\n  {}", near[i].second->path);
+  for (std::size_t i = 0; i < near.size() && i < shown_near; ++i)
+    message += fmt::format("\n  {}", near[i].second->path);
   message += near.empty() ? ". There are:" : "\nThere are:";
   for (std::size_t i = 0; i < all.size() && i < shown_paths; ++i) message += fmt::format("\n  {}", all[i].path);
   if (all.size() > shown_paths) message += fmt::format("\n  and {} more", all.size() - shown_paths);
@@ -194,7 +204,8 @@ std::string explain_miss(const std::string& wanted, const std::vector<ListedVm>&
 }
 
 model::VmId find(Session& session, const std::string& wanted, std::stop_token stop) {
-  if (wanted.empty()) throw Error(Fault::usage, "no virtual machine is named: give its inventory path, moref, UUID or name");
+  if (wanted.empty())
+    throw Error(Fault::usage, "no virtual machine is named: give its inventory path, moref, UUID or name");
   if (wanted.starts_with("vm-") && looks_like_moref(wanted)) {
     try {
       read(session, vm_ref({wanted}), {"name"}, stop);
@@ -255,14 +266,17 @@ void name_networks(Session& session, std::vector<model::Nic>& nics, std::stop_to
           read(session, Moref{"DistributedVirtualPortgroup", nic.network}, {"name"}, stop)["name"].text();
       if (!name.empty()) nic.network = unescape_name(name);
     } catch (const FaultError& e) {
-      session.log().debug("the name of a port group cannot be read", {{"portgroup", nic.network}, {"reason", e.what()}});
+      session.log().debug("the name of a port group cannot be read",
+                          {{"portgroup", nic.network}, {"reason", e.what()}});
     }
   }
 }
 
 [[noreturn]] void throw_no_such(Session& session, const model::VmId& vm) {
-  throw Error(Fault::not_found, fmt::format("{} no longer has the virtual machine {}: it was removed, or registered anew under "
-                                            "another id. Look it up by path with 'vmferry inventory'.", session.server(), vm.value),
+  throw Error(Fault::not_found,
+              fmt::format("{} no longer has the virtual machine {}: it was removed, or registered anew under "
+                          "another id. Look it up by path with 'vmferry inventory'.",
+                          session.server(), vm.value),
               "ManagedObjectNotFound");
 }
 
@@ -287,8 +301,10 @@ std::string datacenter_path(Session& session, const model::VmId& vm, std::stop_t
   try {
     const std::string path = ancestors(session, vm_ref(vm), stop).datacenter;
     if (path.empty())
-      throw Error(Fault::not_found, fmt::format("{} shows no datacenter above {}: the user lacks System.View on it, which reading its "
-                                                "datastore over https needs", session.server(), vm.value));
+      throw Error(Fault::not_found,
+                  fmt::format("{} shows no datacenter above {}: the user lacks System.View on it, which reading its "
+                              "datastore over https needs",
+                              session.server(), vm.value));
     return path;
   } catch (const FaultError& e) {
     if (e.name() == "ManagedObjectNotFound") throw_no_such(session, vm);

@@ -28,11 +28,16 @@ struct ControllerKind {
 
 // Device keys run SCSI 2000.., IDE 3000.., SATA 16000.., NVMe 31000.. and the firmware tries SCSI first.
 constexpr ControllerKind controller_kinds[] = {
-    {"ParaVirtualSCSIController", "pvscsi", 0}, {"VirtualLsiLogicController", "lsilogic", 0},
-    {"VirtualLsiLogicSASController", "lsisas1068", 0}, {"VirtualBusLogicController", "buslogic", 0},
-    {"VirtualSCSIController", "scsi", 0}, {"VirtualIDEController", "ide", 1},
-    {"VirtualAHCIController", "sata", 2}, {"VirtualSATAController", "sata", 2},
-    {"VirtualNVMEController", "nvme", 3}, {"VirtualUSBController", "usb", 8},
+    {"ParaVirtualSCSIController", "pvscsi", 0},
+    {"VirtualLsiLogicController", "lsilogic", 0},
+    {"VirtualLsiLogicSASController", "lsisas1068", 0},
+    {"VirtualBusLogicController", "buslogic", 0},
+    {"VirtualSCSIController", "scsi", 0},
+    {"VirtualIDEController", "ide", 1},
+    {"VirtualAHCIController", "sata", 2},
+    {"VirtualSATAController", "sata", 2},
+    {"VirtualNVMEController", "nvme", 3},
+    {"VirtualUSBController", "usb", 8},
     {"VirtualUSBXHCIController", "usb", 8},
 };
 
@@ -70,10 +75,12 @@ model::DiskMode mode_of(const std::string& text) {
 model::Backing backing_of(const Node& backing) {
   const std::string type = backing.type();
   if (type == "VirtualDiskFlatVer2BackingInfo" || type == "VirtualDiskFlatVer1BackingInfo") return model::Backing::flat;
-  if (type == "VirtualDiskSparseVer2BackingInfo" || type == "VirtualDiskSparseVer1BackingInfo") return model::Backing::sparse;
+  if (type == "VirtualDiskSparseVer2BackingInfo" || type == "VirtualDiskSparseVer1BackingInfo")
+    return model::Backing::sparse;
   if (type == "VirtualDiskSeSparseBackingInfo") return model::Backing::se_sparse;
   if (type == "VirtualDiskRawDiskMappingVer1BackingInfo")
-    return backing["compatibilityMode"].text() == "virtualMode" ? model::Backing::rdm_virtual : model::Backing::rdm_physical;
+    return backing["compatibilityMode"].text() == "virtualMode" ? model::Backing::rdm_virtual
+                                                                : model::Backing::rdm_physical;
   if (type == "VirtualDiskRawDiskVer2BackingInfo" || type == "VirtualDiskPartitionedRawDiskVer2BackingInfo")
     return model::Backing::raw_device;
   return model::Backing::other;
@@ -126,8 +133,9 @@ struct NicKind {
   std::string_view kind;
 };
 constexpr NicKind nic_kinds[] = {
-    {"VirtualVmxnet3", "vmxnet3"}, {"VirtualVmxnet3Vrdma", "vmxnet3vrdma"}, {"VirtualVmxnet2", "vmxnet2"},
-    {"VirtualVmxnet", "vmxnet"},   {"VirtualE1000", "e1000"},               {"VirtualE1000e", "e1000e"},
+    {"VirtualVmxnet3", "vmxnet3"}, {"VirtualVmxnet3Vrdma", "vmxnet3vrdma"},
+    {"VirtualVmxnet2", "vmxnet2"}, {"VirtualVmxnet", "vmxnet"},
+    {"VirtualE1000", "e1000"},     {"VirtualE1000e", "e1000e"},
     {"VirtualPCNet32", "pcnet32"}, {"VirtualSriovEthernetCard", "sriov"},
 };
 
@@ -135,7 +143,8 @@ std::vector<model::Nic> parse_nics(const std::vector<Node>& devices) {
   std::vector<model::Nic> nics;
   for (const Node& device : devices) {
     const std::string type = device.type();
-    const auto* known = std::find_if(std::begin(nic_kinds), std::end(nic_kinds), [&](const NicKind& k) { return k.type == type; });
+    const auto* known =
+        std::find_if(std::begin(nic_kinds), std::end(nic_kinds), [&](const NicKind& k) { return k.type == type; });
     // A card of a kind we do not know still has an address that a port must get.
     if (known == std::end(nic_kinds) && !device["macAddress"]) continue;
     model::Nic nic;
@@ -159,7 +168,8 @@ std::vector<model::Nic> parse_nics(const std::vector<Node>& devices) {
   return nics;
 }
 
-void walk_snapshots(const std::vector<Node>& trees, const SnapshotId& parent, std::vector<model::Snapshot>& into, int depth) {
+void walk_snapshots(const std::vector<Node>& trees, const SnapshotId& parent, std::vector<model::Snapshot>& into,
+                    int depth) {
   // vSphere allows 32 levels; a reply that goes on and on must not exhaust the stack.
   if (depth > 500) throw Error(Fault::data, "the server's snapshot tree is deeper than any vSphere allows");
   for (const Node& tree : trees) {
@@ -185,7 +195,8 @@ int hardware_number(const std::string& version) {
 std::vector<std::int32_t> boot_order_of(const Node& options) {
   std::vector<std::int32_t> keys;
   for (const Node& entry : options.all("bootOrder"))
-    if (const auto key = entry["deviceKey"].integer(); key && entry.type() == "VirtualMachineBootOptionsBootableDiskDevice")
+    if (const auto key = entry["deviceKey"].integer();
+        key && entry.type() == "VirtualMachineBootOptionsBootableDiskDevice")
       keys.push_back(narrow(*key, "boot order key"));
   return keys;
 }
@@ -211,11 +222,22 @@ std::string unescape_name(const std::string& stored) {
 }
 
 const std::vector<std::string>& machine_properties() {
-  static const std::vector<std::string> paths{
-      "name", "config.uuid", "config.instanceUuid", "config.guestId", "config.guestFullName", "config.version", "config.firmware",
-      "config.bootOptions", "config.hardware", "config.changeTrackingEnabled", "runtime.powerState",
-      "runtime.host", "runtime.consolidationNeeded", "guest.toolsRunningStatus", "snapshot",
-      "capability.changeTrackingSupported"};
+  static const std::vector<std::string> paths{"name",
+                                              "config.uuid",
+                                              "config.instanceUuid",
+                                              "config.guestId",
+                                              "config.guestFullName",
+                                              "config.version",
+                                              "config.firmware",
+                                              "config.bootOptions",
+                                              "config.hardware",
+                                              "config.changeTrackingEnabled",
+                                              "runtime.powerState",
+                                              "runtime.host",
+                                              "runtime.consolidationNeeded",
+                                              "guest.toolsRunningStatus",
+                                              "snapshot",
+                                              "capability.changeTrackingSupported"};
   return paths;
 }
 
@@ -250,8 +272,10 @@ model::Vm parse_machine(const ObjectProperties& properties) {
   vm.name = unescape_name(properties["name"].text());
   const Node hardware = properties["config.hardware"];
   if (!hardware)
-    throw Error(Fault::conflict, fmt::format("the configuration of {} ({}) cannot be read: it is inaccessible or orphaned, or this "
-                                             "user lacks System.Read on it", vm.name.empty() ? "the machine" : vm.name, vm.id.value));
+    throw Error(Fault::conflict,
+                fmt::format("the configuration of {} ({}) cannot be read: it is inaccessible or orphaned, or this "
+                            "user lacks System.Read on it",
+                            vm.name.empty() ? "the machine" : vm.name, vm.id.value));
   vm.uuid = properties["config.uuid"].text();
   vm.instance_uuid = properties["config.instanceUuid"].text();
   vm.guest_id = properties["config.guestId"].text();
@@ -261,14 +285,18 @@ model::Vm parse_machine(const ObjectProperties& properties) {
   const Node boot = properties["config.bootOptions"];
   vm.secure_boot = boot["efiSecureBootEnabled"].flag_or(false);
   const std::string power = properties["runtime.powerState"].text();
-  vm.power = power == "poweredOff" ? model::Power::off : power == "suspended" ? model::Power::suspended : model::Power::on;
+  vm.power = power == "poweredOff"  ? model::Power::off
+             : power == "suspended" ? model::Power::suspended
+                                    : model::Power::on;
   vm.tools_running = properties["guest.toolsRunningStatus"].text() == "guestToolsRunning";
   vm.vcpus = narrow(hardware["numCPU"].integer_or(1), "numCPU");
   const std::int64_t mib = hardware["memoryMB"].integer_or(0);
-  if (mib < 0 || mib > (std::int64_t{1} << 40)) throw Error(Fault::data, fmt::format("the memory size of {} is impossible: {} MiB", vm.name, mib));
+  if (mib < 0 || mib > (std::int64_t{1} << 40))
+    throw Error(Fault::data, fmt::format("the memory size of {} is impossible: {} MiB", vm.name, mib));
   vm.memory = static_cast<std::uint64_t>(mib) * 1024 * 1024;
   // Change tracking needs hardware version 7 whatever else is said (Virtual Disk Programming Guide).
-  vm.tracking_supported = properties["capability.changeTrackingSupported"].flag_or(false) && hardware_number(vm.hardware_version) >= 7;
+  vm.tracking_supported =
+      properties["capability.changeTrackingSupported"].flag_or(false) && hardware_number(vm.hardware_version) >= 7;
   vm.tracking_enabled = properties["config.changeTrackingEnabled"].flag_or(false);
   vm.consolidation_needed = properties["runtime.consolidationNeeded"].flag_or(false);
   const std::vector<Node> devices = hardware.all("device");

@@ -14,9 +14,10 @@ namespace vmferry::vsphere {
 const std::vector<std::string>& machine_properties();
 model::Vm parse_machine(const ObjectProperties& properties);
 
-// The disks of a VirtualHardware's <device> elements, in boot order. `devices`: a config's hardware.device list, live or of
-// a snapshot. `boot_order`: keys of bootOptions.bootOrder's disks.
-std::vector<model::Disk> parse_disks(const std::vector<Node>& devices, const std::vector<std::int32_t>& boot_order = {});
+// The disks of a VirtualHardware's <device> elements, in boot order. `devices`: a config's hardware.device list, live
+// or of a snapshot. `boot_order`: keys of bootOptions.bootOrder's disks.
+std::vector<model::Disk> parse_disks(const std::vector<Node>& devices,
+                                     const std::vector<std::int32_t>& boot_order = {});
 
 // A VirtualMachineSnapshotInfo as a list, parents first.
 std::vector<model::Snapshot> parse_snapshots(const Node& info);

@@ -12,7 +12,8 @@ namespace vmferry::vsphere {
 
 model::Power power_state(Session& session, const model::VmId& vm, std::stop_token stop);
 
-// Asks the guest's tools to shut the guest down; returns once asked. FaultError "ToolsUnavailable" when they do not run.
+// Asks the guest's tools to shut the guest down; returns once asked. FaultError "ToolsUnavailable" when they do not
+// run.
 void shut_down_guest(Session& session, const model::VmId& vm, std::stop_token stop);
 
 // Pulls the plug and waits for the task. Already off is success.

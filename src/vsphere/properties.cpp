@@ -1,5 +1,5 @@
-// The property collector's calls. Views, collectors and page tokens live in one login: when that ends in the middle, the
-// whole operation begins again.
+// The property collector's calls. Views, collectors and page tokens live in one login: when that ends in the middle,
+// the whole operation begins again.
 #include "vsphere/properties.hpp"
 
 #include <fmt/format.h>
@@ -24,8 +24,10 @@ auto restarting(Session& session, Operation operation) {
       return operation(session.login());
     } catch (const SessionRenewed&) {
       if (round == restarts)
-        throw Error(Fault::auth, fmt::format("{} ends the session again and again in the middle of a query: see its session limits "
-                                             "and whether something logs this user out", session.server()));
+        throw Error(Fault::auth,
+                    fmt::format("{} ends the session again and again in the middle of a query: see its session limits "
+                                "and whether something logs this user out",
+                                session.server()));
     }
   }
 }
@@ -36,7 +38,8 @@ void property_spec(Call& call, const std::string& type, const std::vector<std::s
   call.close();
 }
 
-Node page(Session& session, const Call& call, std::uint64_t login, std::vector<ObjectProperties>& into, std::stop_token stop) {
+Node page(Session& session, const Call& call, std::uint64_t login, std::vector<ObjectProperties>& into,
+          std::stop_token stop) {
   const Node result = session.call_bound(call, login, stop)["returnval"];
   for (ObjectProperties& object : parse_objects(result)) into.push_back(std::move(object));
   return result["token"];
@@ -84,7 +87,8 @@ std::vector<ObjectProperties> parse_objects(const Node& result) {
   return objects;
 }
 
-ObjectProperties read(Session& session, const Moref& object, const std::vector<std::string>& paths, std::stop_token stop) {
+ObjectProperties read(Session& session, const Moref& object, const std::vector<std::string>& paths,
+                      std::stop_token stop) {
   std::vector<ObjectProperties> found = read_several(session, {object}, paths, stop);
   if (found.empty()) {
     SoapFault gone;
@@ -127,7 +131,11 @@ std::vector<ObjectProperties> read_inventory(Session& session, const std::vector
     call.open("specSet");
     for (const Selection& selection : selections) property_spec(call, selection.type, selection.paths);
     call.open("objectSet").object("obj", view).flag("skip", true);
-    call.open("selectSet", "TraversalSpec").text("type", "ContainerView").text("path", "view").flag("skip", false).close();
+    call.open("selectSet", "TraversalSpec")
+        .text("type", "ContainerView")
+        .text("path", "view")
+        .flag("skip", false)
+        .close();
     call.close().close().open("options").number("maxObjects", page_size).close();
     std::vector<ObjectProperties> found = retrieve(session, call, login, stop);
 
@@ -211,7 +219,8 @@ bool wait_until(Session& session, const Moref& object, const std::vector<std::st
       } catch (const FaultError& e) {
         // The collector moved with its object to another host, or a lost reply's version is forgotten: begin again.
         if (e.name() == "InvalidCollectorVersion") throw SessionRenewed();
-        if (e.name() == "ManagedObjectNotFound" && e.detail().detail["obj"].moref() == collector) throw SessionRenewed();
+        if (e.name() == "ManagedObjectNotFound" && e.detail().detail["obj"].moref() == collector)
+          throw SessionRenewed();
         throw;
       }
       if (!news) continue;

@@ -23,7 +23,8 @@ struct ObjectProperties {
 };
 
 // Properties of one object. FaultError "ManagedObjectNotFound" when it is gone.
-ObjectProperties read(Session& session, const Moref& object, const std::vector<std::string>& paths, std::stop_token stop);
+ObjectProperties read(Session& session, const Moref& object, const std::vector<std::string>& paths,
+                      std::stop_token stop);
 
 // The same of several objects of one type; objects that went away in the meantime are left out.
 std::vector<ObjectProperties> read_all(Session& session, const std::vector<Moref>& objects,

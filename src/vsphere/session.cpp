@@ -33,8 +33,8 @@ std::string session_cookie(const http::Headers& headers) {
   return {};
 }
 
-// At first a wrong address should be said soon. Later, in the middle of a copy of many hours, a vCenter that restarts is
-// worth minutes.
+// At first a wrong address should be said soon. Later, in the middle of a copy of many hours, a vCenter that restarts
+// is worth minutes.
 http::RetryPolicy policy(bool was_logged_in) {
   http::RetryPolicy patience;
   patience.attempts = was_logged_in ? 12 : 3;
@@ -77,7 +77,8 @@ Session::Exchanged Session::exchange(const Call& call, Repeat repeat, const Secr
   request.url = fmt::format("https://{}/sdk", options_.endpoint);
   request.headers = {{"Content-Type", "text/xml; charset=utf-8"}};
   // The version decides which properties the server shows. Its own apiVersion is one it surely knows; a newer one is
-  // refused ("Unsupported version URI"). See the vSphere Web Services SDK Programming Guide, "Multiple Versions of the API".
+  // refused ("Unsupported version URI"). See the vSphere Web Services SDK Programming Guide, "Multiple Versions of the
+  // API".
   request.headers.emplace_back("SOAPAction", content_.api_version.empty()
                                                  ? std::string("urn:vim25")
                                                  : fmt::format("urn:vim25/{}", content_.api_version));
@@ -105,7 +106,8 @@ Session::Exchanged Session::exchange(const Call& call, Repeat repeat, const Secr
         } catch (Error& e) {
           if (response.status == 200) {
             if (repeat == Repeat::never)
-              throw http::Broken(Fault::data, fmt::format("{} answered {} unreadably: {}", options_.endpoint, what, e.what()), true);
+              throw http::Broken(Fault::data,
+                                 fmt::format("{} answered {} unreadably: {}", options_.endpoint, what, e.what()), true);
             e.during(fmt::format("reading the answer of {} to {}", options_.endpoint, what));
             throw;
           }
@@ -114,10 +116,12 @@ Session::Exchanged Session::exchange(const Call& call, Repeat repeat, const Secr
       }
       pause = http::retry_wait(patience, judged, attempt, &response, nullptr, clock_.wall());
       if (!pause) {
-        const std::string message = fmt::format("{} answered {} with HTTP status {}", options_.endpoint, what, response.status);
+        const std::string message =
+            fmt::format("{} answered {} with HTTP status {}", options_.endpoint, what, response.status);
         if (response.status >= 500) throw http::Broken(Fault::unavailable, message + ": try again later.", true);
-        throw Error(Fault::config, fmt::format("{}: it does not speak like a vCenter or an ESXi host. Check the address and port.",
-                                               message));
+        throw Error(
+            Fault::config,
+            fmt::format("{}: it does not speak like a vCenter or an ESXi host. Check the address and port.", message));
       }
     } catch (const http::Broken& broken) {
       if (!pause) pause = http::retry_wait(patience, judged, attempt, nullptr, &broken, clock_.wall());
@@ -138,7 +142,8 @@ Node Session::carry_out(const Call& call, Repeat repeat, std::optional<std::uint
     if (exchanged.reply.fault->name != "NotAuthenticated" || (round > 0 && !bound))
       throw fault_error(options_.endpoint, describe(call), std::move(*exchanged.reply.fault));
     // A call that was refused for its login was not acted on: sending it again is no blind repetition.
-    log_.info("the vSphere session has ended; logging in again", {{"server", options_.endpoint}, {"call", call.method()}});
+    log_.info("the vSphere session has ended; logging in again",
+              {{"server", options_.endpoint}, {"call", call.method()}});
     renew(login, stop);
     if (bound) throw SessionRenewed();
   }
@@ -159,8 +164,9 @@ void Session::retrieve_content(std::stop_token stop) {
   const Node content = exchanged.reply.value["returnval"];
   const Node about = content["about"];
   if (!about)
-    throw Error(Fault::config, fmt::format("{} does not answer like a vCenter or an ESXi host: check the address and port",
-                                           options_.endpoint));
+    throw Error(Fault::config,
+                fmt::format("{} does not answer like a vCenter or an ESXi host: check the address and port",
+                            options_.endpoint));
   content_.instance_uuid = about["instanceUuid"].text();
   content_.full_name = about["fullName"].text();
   content_.is_vcenter = about["apiType"].text() != "HostAgent";
@@ -172,25 +178,29 @@ void Session::retrieve_content(std::stop_token stop) {
   // Set last: from here on requests carry it.
   content_.api_version = about["apiVersion"].text();
   if (content_.session_manager.empty() || content_.property_collector.empty() || content_.root_folder.empty())
-    throw Error(Fault::data, fmt::format("{} leaves out its session manager, property collector or root folder: it is no "
-                                         "vCenter or ESXi host that can be used", options_.endpoint));
+    throw Error(Fault::data,
+                fmt::format("{} leaves out its session manager, property collector or root folder: it is no "
+                            "vCenter or ESXi host that can be used",
+                            options_.endpoint));
 }
 
 void Session::log_in(std::stop_token stop) {
   Call call("Login", content_.session_manager);
   call.text("userName", options_.username).text("password", options_.password.reveal());
   const Finally forget([&] { call.wipe(); });
-  // Sent without the old cookie: a login inside a living session is refused as InvalidLogin. A lost reply leaves a session
-  // that nobody uses and that idles out, so repeating is harmless.
+  // Sent without the old cookie: a login inside a living session is refused as InvalidLogin. A lost reply leaves a
+  // session that nobody uses and that idles out, so repeating is harmless.
   Exchanged exchanged = exchange(call, Repeat::freely, Secret(), 0s, stop);
   if (exchanged.reply.fault) {
     SoapFault& fault = *exchanged.reply.fault;
-    FaultError error = fault.name == "InvalidLogin"
-                           ? FaultError(Fault::auth,
-                                        fmt::format("{} refused the login of '{}': wrong user name or password (InvalidLogin). Check "
-                                                    "both; a vCenter user needs its domain, as in name@vsphere.local.",
-                                                    options_.endpoint, options_.username), fault)
-                           : fault_error(options_.endpoint, fmt::format("the login of '{}'", options_.username), fault);
+    FaultError error =
+        fault.name == "InvalidLogin"
+            ? FaultError(Fault::auth,
+                         fmt::format("{} refused the login of '{}': wrong user name or password (InvalidLogin). Check "
+                                     "both; a vCenter user needs its domain, as in name@vsphere.local.",
+                                     options_.endpoint, options_.username),
+                         fault)
+            : fault_error(options_.endpoint, fmt::format("the login of '{}'", options_.username), fault);
     const std::scoped_lock lock(mutex_);
     refused_ = error;
     refused_at_ = clock_.mono();
@@ -198,8 +208,10 @@ void Session::log_in(std::stop_token stop) {
   }
   Secret cookie(session_cookie(exchanged.headers));
   if (cookie.empty())
-    throw Error(Fault::data, fmt::format("{} accepted the login but gave no session cookie (vmware_soap_session): something in "
-                                         "between strips it", options_.endpoint));
+    throw Error(Fault::data,
+                fmt::format("{} accepted the login but gave no session cookie (vmware_soap_session): something in "
+                            "between strips it",
+                            options_.endpoint));
   log_.redactor().add(cookie);
   // Its bare value too: references of a session's own objects contain it ("session[5211...]52a4...").
   std::string key(cookie.reveal().substr(cookie.reveal().find('=') + 1));

@@ -84,7 +84,8 @@ class Session {
     Reply reply;
     http::Headers headers;
   };
-  Exchanged exchange(const Call& call, Repeat repeat, const Secret& cookie, std::chrono::seconds wait, std::stop_token stop);
+  Exchanged exchange(const Call& call, Repeat repeat, const Secret& cookie, std::chrono::seconds wait,
+                     std::stop_token stop);
   Node carry_out(const Call& call, Repeat repeat, std::optional<std::uint64_t> bound, std::chrono::seconds wait,
                  std::stop_token stop);
   void retrieve_content(std::stop_token stop);

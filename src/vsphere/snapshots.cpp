@@ -32,20 +32,23 @@ const std::vector<std::string>& removing() {
   return verbs;
 }
 
-std::optional<SnapshotId> existing(Session& session, const model::VmId& vm, const SnapshotWish& wish, std::stop_token stop) {
+std::optional<SnapshotId> existing(Session& session, const model::VmId& vm, const SnapshotWish& wish,
+                                   std::stop_token stop) {
   for (const model::Snapshot& snapshot : snapshots(session, vm, stop).snapshots)
     if (wish.is_it(snapshot)) return snapshot.id;
   return std::nullopt;
 }
 
 // Also when it is only just being made.
-std::optional<SnapshotId> settled(Session& session, const model::VmId& vm, const SnapshotWish& wish, std::stop_token stop) {
+std::optional<SnapshotId> settled(Session& session, const model::VmId& vm, const SnapshotWish& wish,
+                                  std::stop_token stop) {
   if (auto found = existing(session, vm, wish, stop)) return found;
   if (!await_unfinished(session, vm_ref(vm), creating(), stop)) return std::nullopt;
   return existing(session, vm, wish, stop);
 }
 
-std::optional<SnapshotId> after_a_lost_reply(Session& session, const model::VmId& vm, const SnapshotWish& wish, std::stop_token stop) {
+std::optional<SnapshotId> after_a_lost_reply(Session& session, const model::VmId& vm, const SnapshotWish& wish,
+                                             std::stop_token stop) {
   session.log().warning("the reply to CreateSnapshot_Task was lost; looking for the snapshot", {{"vm", vm.value}});
   for (int look = 0; look < 5; ++look) {
     if (auto found = settled(session, vm, wish, stop)) return found;
@@ -103,12 +106,16 @@ SnapshotId create_snapshot(Session& session, const model::VmId& vm, const Snapsh
   for (int lost = 0;;) {
     try {
       Call call("CreateSnapshot_Task", vm_ref(vm));
-      call.text("name", wish.name).text("description", wish.description).flag("memory", false).flag("quiesce", wish.quiesce);
+      call.text("name", wish.name)
+          .text("description", wish.description)
+          .flag("memory", false)
+          .flag("quiesce", wish.quiesce);
       const Moref task = session.call(call, Repeat::never, stop)["returnval"].moref();
       const SnapshotId id{await(session, task, fmt::format("CreateSnapshot_Task on {}", vm.value), stop).moref().value};
       if (!id.empty()) return id;
       if (auto found = existing(session, vm, wish, stop)) return *found;
-      throw Error(Fault::data, fmt::format("{} says it made a snapshot of {}, but names none and shows none", session.server(), vm.value));
+      throw Error(Fault::data, fmt::format("{} says it made a snapshot of {}, but names none and shows none",
+                                           session.server(), vm.value));
     } catch (const http::Broken& broken) {
       if (!broken.may_have_acted()) throw;
       if (auto found = after_a_lost_reply(session, vm, wish, stop)) return *found;
@@ -157,12 +164,15 @@ void remove_snapshot(Session& session, const model::VmId& vm, const SnapshotId& 
   }
 }
 
-std::optional<std::vector<model::Disk>> frozen_disks(Session& session, const SnapshotId& snapshot, std::stop_token stop) {
+std::optional<std::vector<model::Disk>> frozen_disks(Session& session, const SnapshotId& snapshot,
+                                                     std::stop_token stop) {
   try {
-    const Node devices = read(session, snapshot_ref(snapshot), {"config.hardware.device"}, stop)["config.hardware.device"];
+    const Node devices =
+        read(session, snapshot_ref(snapshot), {"config.hardware.device"}, stop)["config.hardware.device"];
     if (!devices)
-      throw Error(Fault::data, fmt::format("{} shows no devices in the configuration of {}: the user may lack System.Read",
-                                           session.server(), snapshot.value));
+      throw Error(Fault::data,
+                  fmt::format("{} shows no devices in the configuration of {}: the user may lack System.Read",
+                              session.server(), snapshot.value));
     return parse_disks(devices.children());
   } catch (const FaultError& e) {
     if (e.name() == "ManagedObjectNotFound") return std::nullopt;

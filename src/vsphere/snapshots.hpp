@@ -33,7 +33,8 @@ SnapshotId create_snapshot(Session& session, const model::VmId& vm, const Snapsh
 void remove_snapshot(Session& session, const model::VmId& vm, const SnapshotId& snapshot, std::stop_token stop);
 
 // The disks as this snapshot froze them, with their changeIds. Nothing when the snapshot is gone.
-std::optional<std::vector<model::Disk>> frozen_disks(Session& session, const SnapshotId& snapshot, std::stop_token stop);
+std::optional<std::vector<model::Disk>> frozen_disks(Session& session, const SnapshotId& snapshot,
+                                                     std::stop_token stop);
 
 // Switches change tracking on in the configuration. It acts only after a stun: a snapshot's creation or removal, or a
 // power cycle.

@@ -1,5 +1,5 @@
-// Writing calls and reading replies. The only file that includes pugixml. Replies come from outside: nothing in here may
-// trust their shape, and the fuzzer drives every function that reads one.
+// Writing calls and reading replies. The only file that includes pugixml. Replies come from outside: nothing in here
+// may trust their shape, and the fuzzer drives every function that reads one.
 #include "vsphere/soap.hpp"
 
 #include <fmt/format.h>
@@ -142,15 +142,27 @@ std::string escape_xml(std::string_view text) {
     const std::size_t length = utf8_length(text);
     const bool control = static_cast<unsigned char>(c) < 0x20 && c != '\t' && c != '\n' && c != '\r';
     if (length == 0 || control)
-      throw Error(Fault::usage, "a value for the vSphere API contains bytes that XML cannot carry (control characters or "
-                                "text that is not UTF-8): correct it and start again");
+      throw Error(Fault::usage,
+                  "a value for the vSphere API contains bytes that XML cannot carry (control characters or "
+                  "text that is not UTF-8): correct it and start again");
     switch (c) {
-      case '&': safe += "&amp;"; break;
-      case '<': safe += "&lt;"; break;
-      case '>': safe += "&gt;"; break;
-      case '"': safe += "&quot;"; break;
-      case '\r': safe += "&#13;"; break;  // a bare one would be read back as a line feed
-      default: safe.append(text.substr(0, length));
+      case '&':
+        safe += "&amp;";
+        break;
+      case '<':
+        safe += "&lt;";
+        break;
+      case '>':
+        safe += "&gt;";
+        break;
+      case '"':
+        safe += "&quot;";
+        break;
+      case '\r':
+        safe += "&#13;";
+        break;  // a bare one would be read back as a line feed
+      default:
+        safe.append(text.substr(0, length));
     }
     text.remove_prefix(length);
   }
@@ -196,7 +208,8 @@ Call& Call::open(std::string_view name, std::string_view xsi_type) {
 }
 
 Call& Call::close() {
-  if (open_.empty()) throw Error(Fault::bug, fmt::format("the call {} closes an element that it never opened", method_));
+  if (open_.empty())
+    throw Error(Fault::bug, fmt::format("the call {} closes an element that it never opened", method_));
   body_ += fmt::format("</{}>", open_.back());
   open_.pop_back();
   return *this;
@@ -246,8 +259,8 @@ Reply decode_reply(std::string_view body) {
   const pugi::xml_parse_result result =
       tree->document.load_buffer(body.data(), body.size(), pugi::parse_default, pugi::encoding_utf8);
   if (!result)
-    throw Error(Fault::data, fmt::format("the answer is not XML ({} at byte {}): '{}'", result.description(), result.offset,
-                                         excerpt(body)));
+    throw Error(Fault::data, fmt::format("the answer is not XML ({} at byte {}): '{}'", result.description(),
+                                         result.offset, excerpt(body)));
   const std::shared_ptr<const XmlTree> shared = std::move(tree);
   const Node document(shared, shared->document.internal_object());
   const std::vector<Node> inside = document["Envelope"]["Body"].children();

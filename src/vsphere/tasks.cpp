@@ -43,7 +43,8 @@ Node await(Session& session, const Moref& task, const std::string& what, std::st
   throw fault_error(session.server(), what, end.error.value_or(SoapFault{}));
 }
 
-std::vector<Task> unfinished(Session& session, const Moref& vm, const std::vector<std::string>& verbs, std::stop_token stop) {
+std::vector<Task> unfinished(Session& session, const Moref& vm, const std::vector<std::string>& verbs,
+                             std::stop_token stop) {
   std::vector<Moref> refs;
   for (const Node& ref : read(session, vm, {"recentTask"}, stop)["recentTask"].children()) refs.push_back(ref.moref());
   std::vector<Task> found;
@@ -61,7 +62,8 @@ std::vector<Task> unfinished(Session& session, const Moref& vm, const std::vecto
 bool await_unfinished(Session& session, const Moref& vm, const std::vector<std::string>& verbs, std::stop_token stop) {
   const std::vector<Task> tasks = unfinished(session, vm, verbs, stop);
   for (const Task& task : tasks) {
-    session.log().info("waiting for a task that is already under way", {{"task", task.description_id}, {"vm", vm.value}});
+    session.log().info("waiting for a task that is already under way",
+                       {{"task", task.description_id}, {"vm", vm.value}});
     try {
       wait_until(session, task.ref, {"info.state"}, ended, std::nullopt, stop);
     } catch (const FaultError& e) {

@@ -27,7 +27,8 @@ Node await(Session& session, const Moref& task, const std::string& what, std::st
 
 // The VM's recent tasks that have not finished and whose description ends with one of `verbs` (case-insensitive);
 // all of them when `verbs` is empty.
-std::vector<Task> unfinished(Session& session, const Moref& vm, const std::vector<std::string>& verbs, std::stop_token stop);
+std::vector<Task> unfinished(Session& session, const Moref& vm, const std::vector<std::string>& verbs,
+                             std::stop_token stop);
 
 // Waits for all of unfinished(). Their failures are not ours and are ignored. Says whether there were any.
 bool await_unfinished(Session& session, const Moref& vm, const std::vector<std::string>& verbs, std::stop_token stop);

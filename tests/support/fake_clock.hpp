@@ -17,7 +17,8 @@ class FakeClock final : public Clock {
   }
   std::chrono::steady_clock::time_point mono() const override {
     std::scoped_lock lock(mutex_);
-    return std::chrono::steady_clock::time_point(std::chrono::duration_cast<std::chrono::steady_clock::duration>(passed_));
+    return std::chrono::steady_clock::time_point(
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(passed_));
   }
   bool sleep(std::chrono::nanoseconds duration, std::stop_token stop) override {
     if (stop.stop_requested()) return false;

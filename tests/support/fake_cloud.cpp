@@ -61,8 +61,7 @@ class FakeCloud::OpenVolume final : public target::Device {
     const auto found = cloud_.volumes_.find(id_);
     std::string why = found == cloud_.volumes_.end() ? "it was deleted" : found->second.gone;
     if (why.empty() && found->second.attached_to != us) why = "it was detached";
-    if (!why.empty())
-      throw Error(Fault::conflict, fmt::format("{} is no longer what it was: {}", name(), why));
+    if (!why.empty()) throw Error(Fault::conflict, fmt::format("{} is no longer what it was: {}", name(), why));
   }
 
  private:
@@ -84,8 +83,7 @@ void FakeCloud::note(const std::string& call, bool acted) {
 
 FakeCloud::FakeVolume& FakeCloud::known(const VolumeId& volume) {
   const auto found = volumes_.find(volume);
-  if (found == volumes_.end())
-    throw Error(Fault::not_found, fmt::format("there is no volume {}", volume.value));
+  if (found == volumes_.end()) throw Error(Fault::not_found, fmt::format("there is no volume {}", volume.value));
   return found->second;
 }
 
@@ -106,9 +104,8 @@ std::map<VolumeId, FakeCloud::FakeVolume>::iterator FakeCloud::search(const targ
 }
 
 target::Volume FakeCloud::seen(const VolumeId& id, const FakeVolume& volume, const JobId& job) {
-  const bool fresh = value(volume.memory, key::made_by) == job.value &&
-                     value(volume.memory, key::job) == job.value && !volume.memory.contains(key::opened) &&
-                     !volume.memory.contains(key::written);
+  const bool fresh = value(volume.memory, key::made_by) == job.value && value(volume.memory, key::job) == job.value &&
+                     !volume.memory.contains(key::opened) && !volume.memory.contains(key::written);
   return {id, volume.bytes, fresh, volume.memory};
 }
 
@@ -194,10 +191,8 @@ std::unique_ptr<target::Device> FakeCloud::attach(const target::Volume& volume, 
     std::scoped_lock lock(mutex_);
     FakeVolume& mine = known(volume.id);
     if (!mine.attached_to.empty() && mine.attached_to != us)
-      throw Error(Fault::conflict,
-                  fmt::format("volume {} is attached to {}", volume.id.value, mine.attached_to));
-    if (mine.open > 0)
-      throw Error(Fault::conflict, fmt::format("volume {} is in use on this host", volume.id.value));
+      throw Error(Fault::conflict, fmt::format("volume {} is attached to {}", volume.id.value, mine.attached_to));
+    if (mine.open > 0) throw Error(Fault::conflict, fmt::format("volume {} is in use on this host", volume.id.value));
     const bool zero = volume.fresh && !mine.memory.contains(key::opened);
     device = std::make_unique<OpenVolume>(*this, volume.id, mine.file, mine.bytes, zero);
     mine.attached_to = us;
@@ -238,8 +233,8 @@ void FakeCloud::remember(const VolumeId& volume, const target::Memory& memory, s
   note("remember", true);
 }
 
-target::Port FakeCloud::ensure_port(const JobId& job, const model::Nic& nic,
-                                    const target::NetworkChoice& choice, std::stop_token) {
+target::Port FakeCloud::ensure_port(const JobId& job, const model::Nic& nic, const target::NetworkChoice& choice,
+                                    std::stop_token) {
   note("ensure_port", false);
   target::Port result;
   {
@@ -274,12 +269,11 @@ target::Launched FakeCloud::launch(const target::LaunchWish& wish, std::stop_tok
         if (const std::string& who = known(volume).attached_to; !who.empty())
           throw Error(Fault::conflict, fmt::format("volume {} is still attached to {}", volume.value, who));
       for (const PortId& port : wish.ports)
-        if (!ports_.contains(port))
-          throw Error(Fault::not_found, fmt::format("there is no port {}", port.value));
+        if (!ports_.contains(port)) throw Error(Fault::not_found, fmt::format("there is no port {}", port.value));
       id = ServerId{fmt::format("server-{}", next_++)};
       for (const VolumeId& volume : wish.volumes) known(volume).attached_to = id.value;
-      servers_.emplace(id, FakeServer{wish.job.value, wish.vm.name, wish.flavor, wish.availability_zone,
-                                      wish.volumes, wish.ports});
+      servers_.emplace(
+          id, FakeServer{wish.job.value, wish.vm.name, wish.flavor, wish.availability_zone, wish.volumes, wish.ports});
     }
   }
   note("launch", true);
@@ -324,8 +318,7 @@ void FakeCloud::discard_port(const PortId& port, const JobId& job, std::stop_tok
     const auto found = ports_.find(port);
     if (found != ports_.end()) {
       if (found->second.job != job.value)
-        throw Error(Fault::conflict,
-                    fmt::format("port {} does not carry the tag of job {}", port.value, job.value));
+        throw Error(Fault::conflict, fmt::format("port {} does not carry the tag of job {}", port.value, job.value));
       ports_.erase(found);
     }
   }

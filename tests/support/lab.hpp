@@ -9,7 +9,8 @@ namespace vmferry::support {
 
 class Lab {
  public:
-  // Extra arguments for `vmferry-lab up` ("--esxi", "--writer-rate", "5"...). Throws std::runtime_error with its output.
+  // Extra arguments for `vmferry-lab up` ("--esxi", "--writer-rate", "5"...). Throws std::runtime_error with its
+  // output.
   explicit Lab(const std::vector<std::string>& arguments = {});
   ~Lab();
   Lab(const Lab&) = delete;

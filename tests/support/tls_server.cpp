@@ -39,8 +39,12 @@ std::string text_of(BIO* bio) {
   const long length = BIO_get_mem_data(bio, &data);
   return std::string(data, static_cast<std::size_t>(length));
 }
-X509Ptr parse_certificate(const std::string& pem) { return X509Ptr(PEM_read_bio_X509(bio_of(pem).get(), nullptr, nullptr, nullptr)); }
-Key parse_key(const std::string& pem) { return Key(PEM_read_bio_PrivateKey(bio_of(pem).get(), nullptr, nullptr, nullptr)); }
+X509Ptr parse_certificate(const std::string& pem) {
+  return X509Ptr(PEM_read_bio_X509(bio_of(pem).get(), nullptr, nullptr, nullptr));
+}
+Key parse_key(const std::string& pem) {
+  return Key(PEM_read_bio_PrivateKey(bio_of(pem).get(), nullptr, nullptr, nullptr));
+}
 
 void add_extension(X509* certificate, int nid, const std::string& value) {
   X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, nullptr, nid, value.c_str());
@@ -83,7 +87,8 @@ Certificate make_certificate(const CertificateWish& wish, const Certificate* iss
   X509_gmtime_adj(X509_getm_notAfter(x), wish.expired ? -86400 : 86400 * 10);
   X509_set_pubkey(x, key.get());
   const std::string name = wish.is_ca ? fmt::format("test CA {}", serial.load()) : wish.names.at(0);
-  X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
+  X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_UTF8,
+                             reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
   std::string alternatives;
   for (const std::string& n : wish.names) {
     in_addr address{};
@@ -99,7 +104,8 @@ Certificate make_certificate(const CertificateWish& wish, const Certificate* iss
   const X509Ptr issuer_certificate = issuer != nullptr ? parse_certificate(issuer->certificate_pem) : nullptr;
   const Key issuer_key = issuer != nullptr ? parse_key(issuer->key_pem) : nullptr;
   X509_set_issuer_name(x, X509_get_subject_name(issuer != nullptr ? issuer_certificate.get() : x));
-  if (X509_sign(x, issuer != nullptr ? issuer_key.get() : key.get(), EVP_sha256()) == 0) throw std::runtime_error("X509_sign");
+  if (X509_sign(x, issuer != nullptr ? issuer_key.get() : key.get(), EVP_sha256()) == 0)
+    throw std::runtime_error("X509_sign");
   const BioPtr certificate_bio(BIO_new(BIO_s_mem())), key_bio(BIO_new(BIO_s_mem()));
   PEM_write_bio_X509(certificate_bio.get(), x);
   PEM_write_bio_PrivateKey(key_bio.get(), key.get(), nullptr, nullptr, 0, nullptr, nullptr);
@@ -107,7 +113,9 @@ Certificate make_certificate(const CertificateWish& wish, const Certificate* iss
 }
 
 Reply ok(const std::string& body, const std::string& more_headers) {
-  return {fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{}\r\n{}", body.size(), more_headers, body), Reply::Then::keep, {}};
+  return {fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{}\r\n{}", body.size(), more_headers, body),
+          Reply::Then::keep,
+          {}};
 }
 
 // One accepted connection, with or without TLS.
@@ -127,7 +135,8 @@ class TlsServer::Connection {
   }
   bool write(const std::string& bytes) {
     if (bytes.empty()) return true;
-    if (ssl_ != nullptr) return SSL_write(ssl_, bytes.data(), static_cast<int>(bytes.size())) == static_cast<int>(bytes.size());
+    if (ssl_ != nullptr)
+      return SSL_write(ssl_, bytes.data(), static_cast<int>(bytes.size())) == static_cast<int>(bytes.size());
     return ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
   }
   void finish(Reply::Then then) {
@@ -148,7 +157,8 @@ TlsServer::TlsServer(Options options, std::function<Reply(const std::string&)> a
     tls_ = {SSL_CTX_new(TLS_server_method()), SSL_CTX_free};
     const X509Ptr certificate = parse_certificate(options_.certificate->certificate_pem);
     const Key key = parse_key(options_.certificate->key_pem);
-    if (SSL_CTX_use_certificate(tls_.get(), certificate.get()) != 1 || SSL_CTX_use_PrivateKey(tls_.get(), key.get()) != 1)
+    if (SSL_CTX_use_certificate(tls_.get(), certificate.get()) != 1 ||
+        SSL_CTX_use_PrivateKey(tls_.get(), key.get()) != 1)
       throw std::runtime_error("the server's certificate");
     if (!options_.client_ca_pem.empty()) {
       const X509Ptr ca = parse_certificate(options_.client_ca_pem);
@@ -242,7 +252,9 @@ bool TlsServer::exchange(Connection& connection, std::string& pending) {
   std::size_t header_end = std::string::npos;
   for (;;) {
     header_end = pending.find("\r\n\r\n");
-    if (header_end != std::string::npos && pending.size() >= header_end + 4 + content_length(pending.substr(0, header_end))) break;
+    if (header_end != std::string::npos &&
+        pending.size() >= header_end + 4 + content_length(pending.substr(0, header_end)))
+      break;
     char buffer[16384];
     const long got = connection.read(buffer, sizeof buffer);
     if (got <= 0) return false;

@@ -46,7 +46,7 @@ class TlsServer {
   struct Options {
     std::optional<Certificate> certificate = {};  // none: plain HTTP
     std::string client_ca_pem = {};               // asks clients for a certificate of this CA
-    bool resets_at_once = false;             // every connection, before the handshake
+    bool resets_at_once = false;                  // every connection, before the handshake
     bool never_answers_the_handshake = false;
     std::filesystem::path unix_socket = {};  // listens there instead of on 127.0.0.1
   };

@@ -1,4 +1,5 @@
-// A lab for tests that talk to its vSphere: one for each profile and test program, its scripts cleared before each test.
+// A lab for tests that talk to its vSphere: one for each profile and test program, its scripts cleared before each
+// test.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -64,7 +65,8 @@ class VsphereLabTest : public testing::TestWithParam<std::string> {
   std::unique_ptr<vsphere::Session> open(const std::string& password = "") {
     const std::string right = lab_->secret("vcenter.password_file");
     vsphere::SessionOptions options{lab_->get("vcenter.endpoint"), lab_->get("vcenter.username"),
-                                    Secret(password.empty() ? std::string(right) : std::string(password)), std::chrono::seconds(0)};
+                                    Secret(password.empty() ? std::string(right) : std::string(password)),
+                                    std::chrono::seconds(0)};
     return std::make_unique<vsphere::Session>(*transport_, std::move(options), clock_, log_, std::stop_token());
   }
   bool is_vcenter() const { return GetParam() == "vcenter"; }

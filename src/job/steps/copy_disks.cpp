@@ -15,8 +15,11 @@ namespace {
 
 class DiskProgress final : public copy::Progress {
  public:
-  DiskProgress(Observer& observer, model::DiskKey key, std::string label) : observer_(observer), key_(key), label_(std::move(label)) {}
-  void advanced(std::uint64_t done, std::uint64_t total) noexcept override { observer_.copied(key_, label_, done, total); }
+  DiskProgress(Observer& observer, model::DiskKey key, std::string label)
+      : observer_(observer), key_(key), label_(std::move(label)) {}
+  void advanced(std::uint64_t done, std::uint64_t total) noexcept override {
+    observer_.copied(key_, label_, done, total);
+  }
 
  private:
   Observer& observer_;
@@ -33,7 +36,9 @@ struct Failures {
 class CopyDisks final : public Step {
  public:
   CopyDisks(const Parts& parts, const CopyOptions& copy, Kind kind) : parts_(parts), copy_(copy), kind_(kind) {}
-  std::string_view name() const noexcept override { return kind_ == Kind::final ? "copy the last changes" : "copy disks"; }
+  std::string_view name() const noexcept override {
+    return kind_ == Kind::final ? "copy the last changes" : "copy disks";
+  }
 
   bool done(const State& state) const override {
     const CycleState* cycle = open_cycle(state, kind_);
@@ -42,7 +47,8 @@ class CopyDisks final : public Step {
     for (const FrozenDiskFact& disk : cycle->snapshot->disks) {
       if (copy_.skip.contains(disk.disk)) continue;
       const auto known = state.disks.find(disk.disk);
-      if (known == state.disks.end() || known->second.copied_in != cycle->number || known->second.remembered_in != cycle->number)
+      if (known == state.disks.end() || known->second.copied_in != cycle->number ||
+          known->second.remembered_in != cycle->number)
         return false;
     }
     return true;
@@ -55,9 +61,12 @@ class CopyDisks final : public Step {
     if (!point) {
       // Only the volumes' memory may be missing: those disks need no snapshot.
       for (const FrozenDiskFact& disk : cycle.snapshot->disks)
-        if (!copy_.skip.contains(disk.disk) && state.disks.contains(disk.disk) && state.disks.at(disk.disk).copied_in != cycle.number)
-          throw Error(Fault::conflict, fmt::format("snapshot {} of {} was removed by somebody else; run the same command again to "
-                                                   "continue with a new one", cycle.snapshot->snapshot.value, vm.name));
+        if (!copy_.skip.contains(disk.disk) && state.disks.contains(disk.disk) &&
+            state.disks.at(disk.disk).copied_in != cycle.number)
+          throw Error(Fault::conflict,
+                      fmt::format("snapshot {} of {} was removed by somebody else; run the same command again to "
+                                  "continue with a new one",
+                                  cycle.snapshot->snapshot.value, vm.name));
     }
     std::stop_source everyone;
     std::stop_callback chain(stop, [&] { everyone.request_stop(); });
@@ -85,8 +94,9 @@ class CopyDisks final : public Step {
   static model::Disk disk_of(const model::Vm& vm, model::DiskKey key) {
     for (const model::Disk& disk : vm.disks)
       if (disk.key == key) return disk;
-    throw Error(Fault::conflict, fmt::format("disk {} was removed from {} while it was being copied; run the same command again",
-                                             key.value, vm.name));
+    throw Error(Fault::conflict,
+                fmt::format("disk {} was removed from {} while it was being copied; run the same command again",
+                            key.value, vm.name));
   }
 
   void one_disk(const State& state, const CycleState& cycle, const source::Point* point, const model::Disk& disk,
@@ -95,13 +105,15 @@ class CopyDisks final : public Step {
     try {
       const auto known = state.disks.find(disk.key);
       if (known == state.disks.end())
-        throw Error(Fault::conflict, fmt::format("{} was added while this cycle was being prepared; run the same command again", label));
+        throw Error(Fault::conflict,
+                    fmt::format("{} was added while this cycle was being prepared; run the same command again", label));
       observer.copied(disk.key, label, 0, 0);  // it is on its way, though nothing is copied yet
       const target::Tag tag = tag_of(state, disk);
       const auto volume = parts_.cloud.find(tag, stop);
       if (!volume || volume->id != known->second.volume)
-        throw Error(Fault::conflict, fmt::format("volume {} is gone; run the same command again to start with a new one",
-                                                 known->second.volume.value));
+        throw Error(Fault::conflict,
+                    fmt::format("volume {} is gone; run the same command again to start with a new one",
+                                known->second.volume.value));
       std::optional<model::ChangeId> copied_at = known->second.base;
       if (known->second.copied_in != cycle.number)
         copied_at = copy_bytes(known->second, cycle, *point, disk, label, *volume, journal, observer, stop);
@@ -114,21 +126,24 @@ class CopyDisks final : public Step {
   }
 
   std::optional<model::ChangeId> copy_bytes(const DiskState& known, const CycleState& cycle, const source::Point& point,
-                                            const model::Disk& disk, const std::string& label, const target::Volume& volume,
-                                            Journal& journal, Observer& observer, std::stop_token stop) const {
+                                            const model::Disk& disk, const std::string& label,
+                                            const target::Volume& volume, Journal& journal, Observer& observer,
+                                            std::stop_token stop) const {
     const source::FrozenDisk* frozen = point.find(disk.key);
     if (!frozen) throw Error(Fault::conflict, fmt::format("snapshot {} does not hold {}", point.snapshot.value, label));
     if (volume.bytes < frozen->capacity)
-      throw Error(Fault::conflict, fmt::format("{} has {} bytes, its volume {} only {}: extend the volume (openstack volume set --size) "
-                                               "and run the same command again", label, frozen->capacity, volume.id.value, volume.bytes));
+      throw Error(Fault::conflict,
+                  fmt::format("{} has {} bytes, its volume {} only {}: extend the volume (openstack volume set --size) "
+                              "and run the same command again",
+                              label, frozen->capacity, volume.id.value, volume.bytes));
     // From here on the volume is no longer known to be empty, whatever happens next.
     if (volume.fresh) parts_.cloud.remember(volume.id, {{"vmferry_written", "yes"}}, stop);
     journal.append(DiskAttaching{disk.key, volume.id});
     const std::unique_ptr<target::Device> device = parts_.cloud.attach(volume, stop);
     const std::unique_ptr<copy::Source> source = parts_.machine.serve(point, disk.key, stop);
 
-    plan::CopyMode mode = plan::copy_mode({known.complete, known.capacity, known.base}, frozen->capacity, frozen->change_id,
-                                          !copy_.no_tracking);
+    plan::CopyMode mode = plan::copy_mode({known.complete, known.capacity, known.base}, frozen->capacity,
+                                          frozen->change_id, !copy_.no_tracking);
     if (known.handed_over) mode = {true, "a server may have written to the volume"};
     DiskProgress progress(observer, disk.key, label);
     copy::Report report;
@@ -143,8 +158,8 @@ class CopyDisks final : public Step {
       if (known.complete) observer.warned(fmt::format("{}: copying everything: {}", label, mode.reason));
       report = full(point, *frozen, *source, *device, progress, stop);
     }
-    journal.append(DiskCopied{cycle.number, disk.key, mode.full, mode.reason, report.read, report.written, report.seconds,
-                              frozen->capacity, frozen->change_id});
+    journal.append(DiskCopied{cycle.number, disk.key, mode.full, mode.reason, report.read, report.written,
+                              report.seconds, frozen->capacity, frozen->change_id});
     observer.disk_finished(disk.key, label, mode.full, report.read, report.written, report.seconds);
     return frozen->change_id;
   }
@@ -155,26 +170,27 @@ class CopyDisks final : public Step {
     return copy::run(source, device, *work, copy_.tuning, progress, parts_.clock, parts_.log, stop);
   }
 
-  copy::Report full(const source::Point& point, const source::FrozenDisk& disk, copy::Source& source, target::Device& device,
-                    copy::Progress& progress, std::stop_token stop) const {
+  copy::Report full(const source::Point& point, const source::FrozenDisk& disk, copy::Source& source,
+                    target::Device& device, copy::Progress& progress, std::stop_token stop) const {
     copy::Tuning tuning = copy_.tuning;
     tuning.whole_disk = true;
     // Unallocated areas read as zeroes and need not be read: the engine makes zero what the work leaves out.
     const bool tracked = disk.change_id && !copy_.no_tracking;
     const auto work = tracked ? parts_.machine.changed(point, disk.key, std::nullopt, stop)
-                                                     : copy::work(RangeSet(std::vector<ByteRange>{{0, disk.capacity}}));
+                              : copy::work(RangeSet(std::vector<ByteRange>{{0, disk.capacity}}));
     return copy::run(source, device, *work, tuning, progress, parts_.clock, parts_.log, stop);
   }
 
   void remember(const VolumeId& volume, const State& state, const CycleState& cycle, std::uint64_t capacity,
                 const std::optional<model::ChangeId>& change_id, std::stop_token stop) const {
-    parts_.cloud.remember(volume,
-                          {{"change_id", change_id ? change_id->text() : ""},  // migratekit's key: it can go on from here
-                           {"vmferry_job", state.job->job.value},
-                           {"vmferry_cycle", std::to_string(cycle.number)},
-                           {"vmferry_capacity", std::to_string(capacity)},
-                           {"vmferry_complete", "yes"}},
-                          stop);
+    parts_.cloud.remember(
+        volume,
+        {{"change_id", change_id ? change_id->text() : ""},  // migratekit's key: it can go on from here
+         {"vmferry_job", state.job->job.value},
+         {"vmferry_cycle", std::to_string(cycle.number)},
+         {"vmferry_capacity", std::to_string(capacity)},
+         {"vmferry_complete", "yes"}},
+        stop);
   }
 
   Parts parts_;

@@ -9,9 +9,12 @@ namespace {
 
 std::string_view word(source::Consistency consistency) {
   switch (consistency) {
-    case source::Consistency::application: return "application";
-    case source::Consistency::powered_off: return "powered off";
-    case source::Consistency::crash: break;
+    case source::Consistency::application:
+      return "application";
+    case source::Consistency::powered_off:
+      return "powered off";
+    case source::Consistency::crash:
+      break;
   }
   return "crash";
 }
@@ -19,7 +22,9 @@ std::string_view word(source::Consistency consistency) {
 class BeginCycle final : public Step {
  public:
   BeginCycle(const Parts& parts, Kind kind) : parts_(parts), kind_(kind) {}
-  std::string_view name() const noexcept override { return kind_ == Kind::final ? "begin the final cycle" : "begin a cycle"; }
+  std::string_view name() const noexcept override {
+    return kind_ == Kind::final ? "begin the final cycle" : "begin a cycle";
+  }
   bool bookkeeping() const noexcept override { return true; }
   bool done(const State& state) const override {
     if (open_cycle(state, kind_) || state.server) return true;
@@ -88,7 +93,8 @@ class Thaw final : public Step {
     const CycleState& cycle = *open_cycle(state, kind_);
     parts_.machine.thaw(cycle.snapshot->snapshot, state.job->job, stop);
     // A creation whose reply was lost may have been carried out late, beside the one that was used.
-    for (const SnapshotId& left : parts_.machine.snapshots_of(state.job->job, stop)) parts_.machine.thaw(left, state.job->job, stop);
+    for (const SnapshotId& left : parts_.machine.snapshots_of(state.job->job, stop))
+      parts_.machine.thaw(left, state.job->job, stop);
     journal.append(SnapshotRemoved{cycle.number, cycle.snapshot->snapshot});
   }
 

@@ -22,7 +22,8 @@ class ShutDown final : public Step {
     const model::Vm vm = parts_.machine.describe(stop);
     if (state.powered_off && parts_.cloud.find_server(state.job->job, vm, stop)) return;  // only its fact is missing
     if (state.powered_off) {
-      // An earlier run shut it down. It may have run, written and been shut down again since then, and nothing would show.
+      // An earlier run shut it down. It may have run, written and been shut down again since then, and nothing would
+      // show.
       if (vm.power == model::Power::off) {
         observer.said("an earlier run shut the machine down; taking its last changes once more");
         journal.append(FinalCopyDoubted{});
@@ -43,14 +44,16 @@ class ShutDown final : public Step {
 
 class Launch final : public Step {
  public:
-  Launch(const Parts& parts, const CopyOptions& copy, const CutoverOptions& options) : parts_(parts), copy_(copy), options_(options) {}
+  Launch(const Parts& parts, const CopyOptions& copy, const CutoverOptions& options)
+      : parts_(parts), copy_(copy), options_(options) {}
   std::string_view name() const noexcept override { return "create the server"; }
   bool done(const State& state) const override { return state.server.has_value(); }
   void run(const State& state, Journal& journal, Observer&, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
     // The last fence before two machines could run with one identity, or one without its last writes.
     if (vm.power != model::Power::off)
-      throw Error(Fault::conflict, fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
+      throw Error(Fault::conflict,
+                  fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
     target::LaunchWish wish{state.job->job, vm, {}, {}, options_.flavor, options_.availability_zone};
     for (const model::Disk& disk : vm.disks) {
       if (copy_.skip.contains(disk.key)) continue;
@@ -62,7 +65,8 @@ class Launch final : public Step {
     for (const model::Nic& nic : vm.nics) {
       const auto port = state.ports.find(nic.mac);
       if (port == state.ports.end())
-        throw Error(Fault::conflict, fmt::format("{} ({}) appeared during cutover; run the same command again", nic.label, nic.mac));
+        throw Error(Fault::conflict,
+                    fmt::format("{} ({}) appeared during cutover; run the same command again", nic.label, nic.mac));
       wish.ports.push_back(port->second.port);
     }
     hand_over(wish, journal, stop);
@@ -76,17 +80,19 @@ class Launch final : public Step {
   }
 
  private:
-  // From here on a server may write to the volumes. Whoever finds them later, by journal or by their own memory, must not
-  // build a delta on what they held.
+  // From here on a server may write to the volumes. Whoever finds them later, by journal or by their own memory, must
+  // not build a delta on what they held.
   void hand_over(const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
     journal.append(HandedOver{});
-    for (const VolumeId& volume : wish.volumes) parts_.cloud.remember(volume, {{"change_id", ""}, {"vmferry_complete", ""}}, stop);
+    for (const VolumeId& volume : wish.volumes)
+      parts_.cloud.remember(volume, {{"change_id", ""}, {"vmferry_complete", ""}}, stop);
   }
 
-  // A refusal (quota, flavor, a wrong setting) before anything was made; not a lost reply, not a server that failed to start.
+  // A refusal (quota, flavor, a wrong setting) before anything was made; not a lost reply, not a server that failed to
+  // start.
   bool surely_nothing_was_made(const Error& e, const target::LaunchWish& wish, std::stop_token stop) const {
-    const bool refused = e.fault() == Fault::quota || e.fault() == Fault::usage || e.fault() == Fault::config || e.fault() == Fault::not_found ||
-                         e.fault() == Fault::auth;
+    const bool refused = e.fault() == Fault::quota || e.fault() == Fault::usage || e.fault() == Fault::config ||
+                         e.fault() == Fault::not_found || e.fault() == Fault::auth;
     try {
       return refused && !parts_.cloud.find_server(wish.job, wish.vm, stop);
     } catch (const Error&) {
@@ -123,7 +129,9 @@ class Finish final : public Step {
 
 }  // namespace
 
-std::unique_ptr<Step> shut_down(const Parts& parts, const CutoverOptions& options) { return std::make_unique<ShutDown>(parts, options); }
+std::unique_ptr<Step> shut_down(const Parts& parts, const CutoverOptions& options) {
+  return std::make_unique<ShutDown>(parts, options);
+}
 std::unique_ptr<Step> launch(const Parts& parts, const CopyOptions& copy, const CutoverOptions& options) {
   return std::make_unique<Launch>(parts, copy, options);
 }

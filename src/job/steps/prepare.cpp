@@ -19,12 +19,14 @@ void refuse_impossible_disks(const model::Vm& vm, const std::set<model::DiskKey>
   if (!refused.empty())
     throw Error(Fault::unsupported,
                 fmt::format("{} has disks that cannot be migrated while it runs; mend them or leave them out with "
-                            "--skip-disk KEY:{}", vm.name, refused));
+                            "--skip-disk KEY:{}",
+                            vm.name, refused));
   for (const model::DiskKey& key : skip)
     if (std::none_of(vm.disks.begin(), vm.disks.end(), [&](const model::Disk& d) { return d.key == key; })) {
       std::string keys;
       for (const model::Disk& d : vm.disks) keys += (keys.empty() ? "" : ", ") + std::to_string(d.key.value);
-      throw Error(Fault::usage, fmt::format("--skip-disk {}: {} has no such disk (its disks are {})", key.value, vm.name, keys));
+      throw Error(Fault::usage,
+                  fmt::format("--skip-disk {}: {} has no such disk (its disks are {})", key.value, vm.name, keys));
     }
   if (vm.disks.size() <= skip.size()) throw Error(Fault::usage, fmt::format("{} has no disk to migrate", vm.name));
 }
@@ -55,14 +57,20 @@ class CheckDisks final : public Step {
     if (state.shutdown_at && !state.server && vm.power != model::Power::off) {
       // The guest did not shut down after all, or somebody started it again: it is a running machine like any other.
       if (state.powered_off)
-        observer.warned(fmt::format("{} was powered on again after a cutover had shut it down; what it wrote since is copied", vm.name));
+        observer.warned(fmt::format(
+            "{} was powered on again after a cutover had shut it down; what it wrote since is copied", vm.name));
       journal.append(PoweredOnAgain{});
     } else if (kind_ == Kind::warm && state.shutdown_at && !state.server) {
-      throw Error(Fault::conflict, fmt::format("the cutover of {} has begun and the machine is off; finish it with `vmferry cutover`, undo it with "
-                                               "`vmferry abort`, or power the machine on to go on with cycles", vm.name));
+      throw Error(
+          Fault::conflict,
+          fmt::format(
+              "the cutover of {} has begun and the machine is off; finish it with `vmferry cutover`, undo it with "
+              "`vmferry abort`, or power the machine on to go on with cycles",
+              vm.name));
     }
     if (vm.consolidation_needed)
-      observer.warned(fmt::format("{} needs its disks consolidated (vSphere says so): an earlier snapshot was not fully removed", vm.name));
+      observer.warned(fmt::format(
+          "{} needs its disks consolidated (vSphere says so): an earlier snapshot was not fully removed", vm.name));
   }
 
  private:
@@ -88,14 +96,16 @@ class CheckCutover final : public Step {
     std::string unmapped;
     for (const model::Nic& nic : vm.nics)
       if (!choice_for(options_.networks, nic.mac))
-        unmapped += fmt::format("\n  {} (MAC {}, on \"{}\")", nic.label, nic.mac, nic.network.empty() ? nic.summary : nic.network);
+        unmapped += fmt::format("\n  {} (MAC {}, on \"{}\")", nic.label, nic.mac,
+                                nic.network.empty() ? nic.summary : nic.network);
     if (!unmapped.empty())
-      throw Error(Fault::usage,
-                  fmt::format("{} has network adapters without a mapping; add --network-mapping "
-                              "mac=MAC,network-id=ID,subnet-id=ID for each of them:{}", vm.name, unmapped));
+      throw Error(Fault::usage, fmt::format("{} has network adapters without a mapping; add --network-mapping "
+                                            "mac=MAC,network-id=ID,subnet-id=ID for each of them:{}",
+                                            vm.name, unmapped));
     for (const target::NetworkChoice& choice : options_.networks)
       if (std::none_of(vm.nics.begin(), vm.nics.end(), [&](const model::Nic& nic) { return nic.mac == choice.mac; }))
-        observer.warned(fmt::format("--network-mapping mac={}: {} has no adapter with that MAC address", choice.mac, vm.name));
+        observer.warned(
+            fmt::format("--network-mapping mac={}: {} has no adapter with that MAC address", choice.mac, vm.name));
   }
 
  private:
@@ -136,12 +146,14 @@ class EnsureTracking final : public Step {
  public:
   EnsureTracking(const Parts& parts, const CopyOptions& copy) : parts_(parts), copy_(copy) {}
   std::string_view name() const noexcept override { return "ensure change tracking"; }
-  // An open cycle was begun with tracking looked after; a machine that is off takes its changeId from the next snapshot.
+  // An open cycle was begun with tracking looked after; a machine that is off takes its changeId from the next
+  // snapshot.
   bool done(const State& state) const override { return copy_.no_tracking || state.open_cycle() || state.shutdown_at; }
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const bool available = parts_.machine.ensure_tracking({state.job->job, 0}, stop);
     if (!available)
-      observer.warned("this machine cannot track changed blocks (hardware version below 7): every cycle copies everything");
+      observer.warned(
+          "this machine cannot track changed blocks (hardware version below 7): every cycle copies everything");
     if (!state.tracking_ensured || state.tracking_available != available) journal.append(TrackingEnsured{available});
   }
 
@@ -165,12 +177,13 @@ class AllocateVolumes final : public Step {
     }
     for (const auto& [key, known] : state.disks)
       if (std::none_of(vm.disks.begin(), vm.disks.end(), [&](const model::Disk& d) { return d.key == key; }))
-        observer.warned(fmt::format("disk {} is no longer part of {}; its volume {} is kept and left out", key.value, vm.name,
-                                    known.volume.value));
+        observer.warned(fmt::format("disk {} is no longer part of {}; its volume {} is kept and left out", key.value,
+                                    vm.name, known.volume.value));
   }
 
  private:
-  void allocate(const State& state, Journal& journal, Observer& observer, const model::Disk& disk, bool boot, std::stop_token stop) {
+  void allocate(const State& state, Journal& journal, Observer& observer, const model::Disk& disk, bool boot,
+                std::stop_token stop) {
     target::VolumeWish wish;
     wish.tag = tag_of(state, disk);
     wish.bytes = disk.capacity;
@@ -180,12 +193,14 @@ class AllocateVolumes final : public Step {
     const auto known = state.disks.find(disk.key);
     if (known != state.disks.end() && known->second.volume == volume.id) return;
     if (known != state.disks.end())
-      observer.warned(fmt::format("{}: volume {} is gone; starting again with volume {}", disk.label, known->second.volume.value,
-                                  volume.id.value));
+      observer.warned(fmt::format("{}: volume {} is gone; starting again with volume {}", disk.label,
+                                  known->second.volume.value, volume.id.value));
     VolumeAllocated fact{disk.key, volume.id, disk.capacity, !volume.fresh, std::nullopt};
     if (!volume.fresh) fact.base = base_of(volume.memory, disk);
     journal.append(fact);
-    if (fact.base) observer.said(fmt::format("{}: taking over volume {}, last synced at change id {}", disk.label, volume.id.value, fact.base->text()));
+    if (fact.base)
+      observer.said(fmt::format("{}: taking over volume {}, last synced at change id {}", disk.label, volume.id.value,
+                                fact.base->text()));
   }
 
   // What an existing volume says of itself. migratekit writes change_id only after a whole cycle and has no word for
@@ -196,7 +211,8 @@ class AllocateVolumes final : public Step {
       return found == memory.end() ? std::string() : found->second;
     };
     if (!value("vmferry_job").empty() && value("vmferry_complete") != "yes") return std::nullopt;
-    if (const std::string capacity = value("vmferry_capacity"); !capacity.empty() && capacity != std::to_string(disk.capacity))
+    if (const std::string capacity = value("vmferry_capacity");
+        !capacity.empty() && capacity != std::to_string(disk.capacity))
       return std::nullopt;
     return model::ChangeId::parse(value("change_id"));
   }

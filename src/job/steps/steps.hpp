@@ -1,6 +1,6 @@
-// The steps, each made with the collaborators it needs. One file per phase of a migration; the order is itinerary.cpp's.
-// "warm" steps work on the open cycle of the running machine, "final" ones on the one after it was confirmed off; each
-// finds nothing to do when the open cycle is of the other kind.
+// The steps, each made with the collaborators it needs. One file per phase of a migration; the order is
+// itinerary.cpp's. "warm" steps work on the open cycle of the running machine, "final" ones on the one after it was
+// confirmed off; each finds nothing to do when the open cycle is of the other kind.
 #pragma once
 
 #include "job/itinerary.hpp"

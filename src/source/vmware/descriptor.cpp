@@ -10,13 +10,15 @@ namespace vmferry::source::vmware {
 namespace {
 
 std::string unquoted(std::string text) {
-  while (!text.empty() && (std::isspace(static_cast<unsigned char>(text.back())) != 0 || text.back() == '"')) text.pop_back();
+  while (!text.empty() && (std::isspace(static_cast<unsigned char>(text.back())) != 0 || text.back() == '"'))
+    text.pop_back();
   const auto first = text.find_first_not_of(" \t\"");
   return first == std::string::npos ? std::string() : text.substr(first);
 }
 
 std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
 }
 

@@ -12,7 +12,7 @@ struct DescriptorExtent {
   std::uint64_t sectors = 0;  // of 512 bytes
   std::string kind;           // "VMFS", "FLAT", "VMFSSPARSE", "SESPARSE", "SPARSE"...
   std::string file;
-  std::uint64_t offset = 0;   // sectors into the file
+  std::uint64_t offset = 0;  // sectors into the file
   bool operator==(const DescriptorExtent&) const = default;
 };
 

@@ -46,20 +46,24 @@ bool is_redo_kind(const std::string& kind) { return kind == "VMFSSPARSE" || kind
 // One flat extent that starts at the file's beginning is all that can be served as raw bytes.
 Found extent_of(const std::filesystem::path& file, const Descriptor& descriptor) {
   if (descriptor.has_parent)
-    return fmt::format("{} is a layer above another file (its parentCID is set), which cannot be read alone; remove or consolidate "
-                       "the snapshots below it",
-                       file.string());
+    return fmt::format(
+        "{} is a layer above another file (its parentCID is set), which cannot be read alone; remove or consolidate "
+        "the snapshots below it",
+        file.string());
   if (descriptor.extents.size() != 1)
-    return fmt::format("{} describes {} extents (type {}); only disks with one flat extent can be read from files", file.string(),
-                       descriptor.extents.size(), descriptor.create_type.empty() ? "unknown" : descriptor.create_type);
+    return fmt::format("{} describes {} extents (type {}); only disks with one flat extent can be read from files",
+                       file.string(), descriptor.extents.size(),
+                       descriptor.create_type.empty() ? "unknown" : descriptor.create_type);
   const DescriptorExtent& extent = descriptor.extents.front();
   if (is_redo_kind(extent.kind))
-    return fmt::format("{} is a redo layer ({}), which cannot be read alone; remove or consolidate the snapshots below it",
-                       file.string(), extent.kind);
+    return fmt::format(
+        "{} is a redo layer ({}), which cannot be read alone; remove or consolidate the snapshots below it",
+        file.string(), extent.kind);
   if ((extent.kind != "VMFS" && extent.kind != "FLAT") || extent.offset != 0)
-    return fmt::format("{} is of type {} (extent {} at sector {}); only flat disks (vmfs, monolithicFlat) can be read from files: "
-                       "convert it, for example with `qemu-img convert -O raw`",
-                       file.string(), descriptor.create_type, extent.kind, extent.offset);
+    return fmt::format(
+        "{} is of type {} (extent {} at sector {}); only flat disks (vmfs, monolithicFlat) can be read from files: "
+        "convert it, for example with `qemu-img convert -O raw`",
+        file.string(), descriptor.create_type, extent.kind, extent.offset);
   const std::filesystem::path name = extent.file;
   // A descriptor is data from elsewhere: it shall not lead out of its folder.
   if (name.has_parent_path() || name.empty())
@@ -76,13 +80,15 @@ Found bytes_behind(const std::filesystem::path& file) {
     return std::filesystem::path(flat_file(file.string()));  // copied without its descriptor
   }
   if (head->starts_with("KDMV"))
-    return fmt::format("{} is a sparse VMDK (monolithicSparse or streamOptimized), whose bytes are not flat; convert it, for example "
-                       "with `qemu-img convert -O raw`",
-                       file.string());
+    return fmt::format(
+        "{} is a sparse VMDK (monolithicSparse or streamOptimized), whose bytes are not flat; convert it, for example "
+        "with `qemu-img convert -O raw`",
+        file.string());
   if (head->starts_with("COWD"))
-    return fmt::format("{} is a redo layer of a snapshot (vmfsSparse), which cannot be read alone; remove or consolidate the "
-                       "snapshots below it",
-                       file.string());
+    return fmt::format(
+        "{} is a redo layer of a snapshot (vmfsSparse), which cannot be read alone; remove or consolidate the "
+        "snapshots below it",
+        file.string());
   if (head->find("# Disk DescriptorFile") == std::string::npos)
     return fmt::format("{} is neither a VMDK descriptor nor a flat extent", file.string());
   return extent_of(file, parse_descriptor(*head));
@@ -90,7 +96,8 @@ Found bytes_behind(const std::filesystem::path& file) {
 
 class FileTransport final : public Transport {
  public:
-  FileTransport(std::filesystem::path directory, process::Runner& runner, std::filesystem::path run_directory, log::Log& log)
+  FileTransport(std::filesystem::path directory, process::Runner& runner, std::filesystem::path run_directory,
+                log::Log& log)
       : directory_(std::move(directory)), runner_(runner), run_directory_(std::move(run_directory)), log_(log) {}
 
   std::string name() const override { return "file"; }
@@ -106,12 +113,15 @@ class FileTransport final : public Transport {
  private:
   Found find(const FrozenDisk& disk) const {
     if (disk.has_parent)
-      return fmt::format("disk {} ({}) sits on the redo file of an earlier snapshot, which cannot be read from files; remove or "
-                         "consolidate the VM's other snapshots, or use another transport",
-                         model::to_string(disk.key), disk.file);
-    const std::filesystem::path relative = std::filesystem::path(parse_datastore_path(disk.file).file).lexically_normal();
+      return fmt::format(
+          "disk {} ({}) sits on the redo file of an earlier snapshot, which cannot be read from files; remove or "
+          "consolidate the VM's other snapshots, or use another transport",
+          model::to_string(disk.key), disk.file);
+    const std::filesystem::path relative =
+        std::filesystem::path(parse_datastore_path(disk.file).file).lexically_normal();
     if (relative.empty() || relative.is_absolute() || *relative.begin() == "..")
-      return fmt::format("disk {} has the file name '{}', which is not one below a datastore", model::to_string(disk.key), disk.file);
+      return fmt::format("disk {} has the file name '{}', which is not one below a datastore",
+                         model::to_string(disk.key), disk.file);
     // As on the datastore, or all disks side by side in one folder.
     const std::filesystem::path places[] = {directory_ / relative, directory_ / relative.filename()};
     std::string reason;
@@ -125,17 +135,18 @@ class FileTransport final : public Transport {
         return found;
       }
     }
-    return fmt::format("disk {} ({}) was not found below {}: {}; is the datastore mounted there?", model::to_string(disk.key), disk.file,
-                       directory_.string(), reason);
+    return fmt::format("disk {} ({}) was not found below {}: {}; is the datastore mounted there?",
+                       model::to_string(disk.key), disk.file, directory_.string(), reason);
   }
 
   static Found checked(const FrozenDisk& disk, const std::filesystem::path& file, const struct stat& st) {
     if (!S_ISREG(st.st_mode)) return fmt::format("{} is not a regular file", file.string());
     const auto size = static_cast<std::uint64_t>(st.st_size);
     if (size != disk.capacity)
-      return fmt::format("{} has {} bytes, but disk {} has {}: it is another disk, an incomplete copy or not flat", file.string(), size,
-                         model::to_string(disk.key), disk.capacity);
-    if (access(file.c_str(), R_OK) != 0) return fmt::format("{} may not be read by this user: {}", file.string(), strerror(errno));
+      return fmt::format("{} has {} bytes, but disk {} has {}: it is another disk, an incomplete copy or not flat",
+                         file.string(), size, model::to_string(disk.key), disk.capacity);
+    if (access(file.c_str(), R_OK) != 0)
+      return fmt::format("{} may not be read by this user: {}", file.string(), strerror(errno));
     return file;
   }
 
@@ -148,8 +159,8 @@ class FileTransport final : public Transport {
 // The file behind an nbdkit that is started again when it died.
 class FileSource final : public copy::Source {
  public:
-  FileSource(const std::filesystem::path& file, std::uint64_t bytes, process::Runner& runner, std::filesystem::path run_directory,
-             log::Log& log, std::stop_token stop)
+  FileSource(const std::filesystem::path& file, std::uint64_t bytes, process::Runner& runner,
+             std::filesystem::path run_directory, log::Log& log, std::stop_token stop)
       : bytes_(bytes), runner_(runner), run_directory_(std::move(run_directory)), log_(log) {
     recipe_.plugin = "file";
     recipe_.parameters = {{"file", std::filesystem::absolute(file).string()}};
@@ -186,8 +197,8 @@ class FileSource final : public copy::Source {
 std::unique_ptr<copy::Source> FileTransport::serve(const FrozenDisk& disk, std::stop_token stop) {
   const Found found = find(disk);
   if (const auto* reason = std::get_if<std::string>(&found)) throw Error(Fault::unsupported, *reason);
-  return std::make_unique<FileSource>(std::get<std::filesystem::path>(found), disk.capacity, runner_, run_directory_, log_,
-                                      std::move(stop));
+  return std::make_unique<FileSource>(std::get<std::filesystem::path>(found), disk.capacity, runner_, run_directory_,
+                                      log_, std::move(stop));
 }
 
 }  // namespace

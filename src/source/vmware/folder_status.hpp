@@ -10,8 +10,8 @@
 namespace vmferry::source::vmware {
 
 struct FolderFile {
-  std::string endpoint;  // "vcenter.example:443"
-  std::string path;      // "[datastore1] web01/web01-flat.vmdk"
+  std::string endpoint;     // "vcenter.example:443"
+  std::string path;         // "[datastore1] web01/web01-flat.vmdk"
   std::uint64_t bytes = 0;  // of the disk
 };
 

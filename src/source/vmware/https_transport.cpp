@@ -1,6 +1,7 @@
-// The datastore's /folder over HTTPS through nbdkit's curl plugin. The session cookie is read by the plugin from inherited
-// memory before each request that is a second or more after the last reading (nbdkit-curl-plugin(1), cookie-script-renew),
-// so a renewed session needs no new server. What went wrong is asked over our own HTTP, since NBD knows only EIO.
+// The datastore's /folder over HTTPS through nbdkit's curl plugin. The session cookie is read by the plugin from
+// inherited memory before each request that is a second or more after the last reading (nbdkit-curl-plugin(1),
+// cookie-script-renew), so a renewed session needs no new server. What went wrong is asked over our own HTTP, since NBD
+// knows only EIO.
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -30,9 +31,9 @@ constexpr std::chrono::milliseconds cookie_read_again{1100};  // cookie-script-r
 constexpr std::chrono::seconds request_timeout{120};          // of one read of at most a few MiB
 constexpr std::chrono::seconds probe_timeout{60};
 
-// What nbdkit's curl shall trust, and nothing else: a 0700 folder with a CA file where one is given, and an empty folder in
-// the place of the system's certificates, which libcurl would use beside any CA file (CURLOPT_CAPATH(3)) and which take
-// seconds to load for each connection. Goes with the object.
+// What nbdkit's curl shall trust, and nothing else: a 0700 folder with a CA file where one is given, and an empty
+// folder in the place of the system's certificates, which libcurl would use beside any CA file (CURLOPT_CAPATH(3)) and
+// which take seconds to load for each connection. Goes with the object.
 class TrustFolder {
  public:
   explicit TrustFolder(const std::filesystem::path& directory, const std::string& pem = {}) {
@@ -44,7 +45,8 @@ class TrustFolder {
     std::filesystem::create_directory(none(), error);
     if (!pem.empty()) {
       const Fd fd(open(certificate().c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-      if (!fd || write(fd.get(), pem.data(), pem.size()) != static_cast<ssize_t>(pem.size())) error.assign(errno, std::generic_category());
+      if (!fd || write(fd.get(), pem.data(), pem.size()) != static_cast<ssize_t>(pem.size()))
+        error.assign(errno, std::generic_category());
     }
     if (!error) return;
     std::error_code ignored;
@@ -95,9 +97,10 @@ std::string encode_path(const std::string& path) {
 
 std::optional<std::string> reason_against(const FrozenDisk& disk) {
   if (disk.has_parent)
-    return fmt::format("disk {} ({}) sits on the redo file of another snapshot, which /folder cannot read; remove or consolidate that "
-                       "snapshot, or use another transport",
-                       model::to_string(disk.key), disk.file);
+    return fmt::format(
+        "disk {} ({}) sits on the redo file of another snapshot, which /folder cannot read; remove or consolidate that "
+        "snapshot, or use another transport",
+        model::to_string(disk.key), disk.file);
   const DatastorePath path = parse_datastore_path(disk.file);
   if (path.datastore.empty() || !std::string_view(path.file).ends_with(".vmdk"))
     return fmt::format("disk {} has the file name '{}', which is not one on a datastore; use another transport",
@@ -108,7 +111,11 @@ std::optional<std::string> reason_against(const FrozenDisk& disk) {
 class FolderSource final : public copy::Source {
  public:
   FolderSource(HttpsOptions options, FrozenDisk disk, process::Runner& runner, log::Log& log)
-      : options_(std::move(options)), disk_(std::move(disk)), runner_(runner), log_(log), endpoint_(parse_endpoint(options_.endpoint)) {
+      : options_(std::move(options)),
+        disk_(std::move(disk)),
+        runner_(runner),
+        log_(log),
+        endpoint_(parse_endpoint(options_.endpoint)) {
     const DatastorePath path = parse_datastore_path(disk_.file);
     const std::string flat = flat_file(path.file);
     file_ = {endpoint_.host + ":" + endpoint_.port, fmt::format("[{}] {}", path.datastore, flat), disk_.capacity};
@@ -145,13 +152,15 @@ class FolderSource final : public copy::Source {
     try {
       return std::make_unique<nbd::Handle>(export_->uri(), stop);
     } catch (const Error& error) {
-      throw Error(error.fault(), fmt::format("{} can be read, but not through nbdkit: {}; nbdkit said: {}", file_.path, error.what(),
-                                             export_->last_words()));
+      throw Error(error.fault(), fmt::format("{} can be read, but not through nbdkit: {}; nbdkit said: {}", file_.path,
+                                             error.what(), export_->last_words()));
     }
   }
 
  private:
-  std::string url(const std::string& host) const { return fmt::format("https://{}:{}{}", host, endpoint_.port, resource_); }
+  std::string url(const std::string& host) const {
+    return fmt::format("https://{}:{}{}", host, endpoint_.port, resource_);
+  }
 
   http::Response first_sector(const Secret& cookie, std::stop_token stop) {
     log_.redactor().add(cookie);
@@ -219,18 +228,21 @@ class FolderSource final : public copy::Source {
     recipe.parameters.emplace_back("capath", trust_->none().string());
     if (certificate.names_host) return;
     if (certificate.names.empty())
-      throw Error(Fault::unsupported, fmt::format("the pinned certificate of {} names no host, so disks cannot be read over https with it; "
-                                                  "give the server a certificate with a name",
-                                                  file_.endpoint));
+      throw Error(Fault::unsupported,
+                  fmt::format("the pinned certificate of {} names no host, so disks cannot be read over https with it; "
+                              "give the server a certificate with a name",
+                              file_.endpoint));
     host = concrete_name(certificate.names.front());
     relay_ = std::make_unique<TcpRelay>(options_.run_directory, endpoint_.host, endpoint_.port, log_);
     recipe.parameters.emplace_back("unix-socket-path", relay_->socket().string());
-    log_.info(fmt::format("the pinned certificate of {} is made for {}; reads are relayed under that name", file_.endpoint,
-                          fmt::join(certificate.names, ", ")));
+    log_.info(fmt::format("the pinned certificate of {} is made for {}; reads are relayed under that name",
+                          file_.endpoint, fmt::join(certificate.names, ", ")));
   }
 
   // "*.example" is a name of every host there.
-  static std::string concrete_name(const std::string& name) { return name.starts_with("*.") ? "host" + name.substr(1) : name; }
+  static std::string concrete_name(const std::string& name) {
+    return name.starts_with("*.") ? "host" + name.substr(1) : name;
+  }
 
   const HttpsOptions options_;
   const FrozenDisk disk_;

@@ -29,9 +29,12 @@ constexpr std::chrono::seconds confirmation{60};
 
 std::string_view word(Consistency consistency) {
   switch (consistency) {
-    case Consistency::application: return "application";
-    case Consistency::powered_off: return "off";
-    case Consistency::crash: break;
+    case Consistency::application:
+      return "application";
+    case Consistency::powered_off:
+      return "off";
+    case Consistency::crash:
+      break;
   }
   return "crash";
 }
@@ -52,8 +55,8 @@ std::string field(const std::string& description, std::string_view key) {
 
 // Fields a machine reads come first, then what is for people.
 std::string describe_tag(const Tag& tag, std::string_view purpose, Consistency consistency, const std::string& remark) {
-  std::string text = fmt::format("{}{} cycle={} purpose={} consistency={} host={} pid={}", marker, tag.job.value, tag.cycle, purpose,
-                                 word(consistency), host_name(), ::getpid());
+  std::string text = fmt::format("{}{} cycle={} purpose={} consistency={} host={} pid={}", marker, tag.job.value,
+                                 tag.cycle, purpose, word(consistency), host_name(), ::getpid());
   if (!remark.empty()) text += fmt::format(" remark: {}", remark);
   return text;
 }
@@ -77,11 +80,14 @@ std::optional<Mark> parse_mark(const std::string& name, const std::string& descr
   if (consistency == "application") mark.consistency = Consistency::application;
   if (consistency == "off") mark.consistency = Consistency::powered_off;
   constexpr std::string_view remark = " remark: ";
-  if (const auto at = description.find(remark); at != std::string::npos) mark.remark = description.substr(at + remark.size());
+  if (const auto at = description.find(remark); at != std::string::npos)
+    mark.remark = description.substr(at + remark.size());
   return mark;
 }
 
-std::optional<Mark> parse_mark(const model::Snapshot& snapshot) { return parse_mark(snapshot.name, snapshot.description); }
+std::optional<Mark> parse_mark(const model::Snapshot& snapshot) {
+  return parse_mark(snapshot.name, snapshot.description);
+}
 
 bool is_point(const model::Snapshot& snapshot, const Tag& tag) {
   const auto mark = parse_mark(snapshot);
@@ -103,8 +109,9 @@ bool trackable(const model::Disk& disk) {
 // quiesced under many names, so the list is of those that would hit the second attempt as well.
 bool may_be_the_quiescing(const vsphere::FaultError& e) {
   if (e.fault() == Fault::auth || e.fault() == Fault::not_found || e.fault() == Fault::quota) return false;
-  static constexpr std::array<std::string_view, 7> hopeless{"RestrictedVersion", "NotEnoughLicenses", "LicenseExpired", "TaskInProgress",
-                                                            "HostNotConnected", "HostCommunication", "NotSupported"};
+  static constexpr std::array<std::string_view, 7> hopeless{
+      "RestrictedVersion", "NotEnoughLicenses", "LicenseExpired", "TaskInProgress",
+      "HostNotConnected",  "HostCommunication", "NotSupported"};
   return std::find(hopeless.begin(), hopeless.end(), e.name()) == hopeless.end();
 }
 
@@ -122,8 +129,11 @@ std::string one_line(std::string text, std::size_t longest) {
 // The answer of QueryChangedDiskAreas as work for the copy engine.
 class ChangedWork final : public copy::Work {
  public:
-  ChangedWork(vsphere::Session& session, model::VmId vm, SnapshotId snapshot, FrozenDisk disk, std::optional<model::ChangeId> since)
-      : session_(session), disk_(std::move(disk)), allocated_(!since),
+  ChangedWork(vsphere::Session& session, model::VmId vm, SnapshotId snapshot, FrozenDisk disk,
+              std::optional<model::ChangeId> since)
+      : session_(session),
+        disk_(std::move(disk)),
+        allocated_(!since),
         areas_(disk_.capacity, fmt::format("disk {} of {}", disk_.key.value, vm.value),
                [&session, vm, snapshot, key = disk_.key, from = since ? since->text() : std::string("*")](
                    std::uint64_t start, std::stop_token stop) {
@@ -143,18 +153,20 @@ class ChangedWork final : public copy::Work {
         given_up_ = true;
         return std::vector<ByteRange>{{areas_.covered(), disk_.capacity - areas_.covered()}};
       }
-      if (lost(e)) throw HistoryLost(fmt::format("the change history of disk {} is lost: {}", disk_.key.value, e.what()));
+      if (lost(e))
+        throw HistoryLost(fmt::format("the change history of disk {} is lost: {}", disk_.key.value, e.what()));
       throw;
     }
   }
   std::optional<std::uint64_t> total() const override { return std::nullopt; }
 
  private:
-  // A changeId that is not known any more is InvalidArgument, a stale or damaged tracking file FileFault. An unknown device
-  // key is InvalidArgument too, but no matter of history.
+  // A changeId that is not known any more is InvalidArgument, a stale or damaged tracking file FileFault. An unknown
+  // device key is InvalidArgument too, but no matter of history.
   static bool lost(const vsphere::FaultError& e) {
     if (e.name() == "InvalidArgument") return e.property() != "deviceKey" && e.property() != "snapshot";
-    return e.name() == "FileFault" || e.name() == "FileNotFound" || e.name() == "CannotAccessFile" || e.name() == "CorruptedFile";
+    return e.name() == "FileFault" || e.name() == "FileNotFound" || e.name() == "CannotAccessFile" ||
+           e.name() == "CorruptedFile";
   }
 
   vsphere::Session& session_;
@@ -176,14 +188,15 @@ class VsphereMachine final : public Machine {
   void thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) override;
   std::vector<SnapshotId> snapshots_of(const JobId& job, std::stop_token stop) override;
   std::unique_ptr<copy::Source> serve(const Point& point, model::DiskKey disk, std::stop_token stop) override;
-  std::unique_ptr<copy::Work> changed(const Point& point, model::DiskKey disk, const std::optional<model::ChangeId>& since,
-                                      std::stop_token stop) override;
+  std::unique_ptr<copy::Work> changed(const Point& point, model::DiskKey disk,
+                                      const std::optional<model::ChangeId>& since, std::stop_token stop) override;
   void power_off(Stop how, std::chrono::seconds patience, std::stop_token stop) override;
 
  private:
   void remove_activations(const JobId& job, std::stop_token stop);
   void activate_tracking(const Tag& tag, std::stop_token stop);
-  SnapshotId take(const Tag& tag, bool quiesce, Consistency consistency, const std::string& remark, std::stop_token stop);
+  SnapshotId take(const Tag& tag, bool quiesce, Consistency consistency, const std::string& remark,
+                  std::stop_token stop);
   SnapshotId take_quiesced(const Tag& tag, const model::Vm& vm, Quiesce quiesce, std::stop_token stop);
   void remove(const SnapshotId& snapshot, std::stop_token stop);
   void consolidate_after(bool needed_before, std::stop_token stop);
@@ -198,10 +211,12 @@ class VsphereMachine final : public Machine {
 model::Vm VsphereMachine::describe(std::stop_token stop) {
   model::Vm vm = vsphere::describe(session_, options_.vm, stop);
   if (!options_.instance_uuid.empty() && vm.instance_uuid != options_.instance_uuid)
-    throw Error(Fault::conflict,
-                fmt::format("{} is now another machine ('{}', instance UUID {}) than the one this job began with ({}): the machine was "
-                            "registered anew or the address leads to another vCenter. Start a new job for it.",
-                            options_.vm.value, vm.name, vm.instance_uuid, options_.instance_uuid));
+    throw Error(
+        Fault::conflict,
+        fmt::format(
+            "{} is now another machine ('{}', instance UUID {}) than the one this job began with ({}): the machine was "
+            "registered anew or the address leads to another vCenter. Start a new job for it.",
+            options_.vm.value, vm.name, vm.instance_uuid, options_.instance_uuid));
   return vm;
 }
 
@@ -240,19 +255,24 @@ bool VsphereMachine::ensure_tracking(const Tag& tag, std::stop_token stop) {
     vm = describe(stop);
   }
   const auto acts = [](const model::Vm& of) {
-    return std::all_of(of.disks.begin(), of.disks.end(), [](const model::Disk& disk) { return !trackable(disk) || disk.change_id; });
+    return std::all_of(of.disks.begin(), of.disks.end(),
+                       [](const model::Disk& disk) { return !trackable(disk) || disk.change_id; });
   };
   // A machine that is off has nothing to stun: the next snapshot makes tracking act.
   if (vm.power != model::Power::on || acts(vm)) return true;
   activate_tracking(tag, stop);
   vm = describe(stop);
   if (acts(vm)) return true;
-  log_.warning("change tracking is switched on but does not act on every disk; snapshots that were there before can be the reason",
-               {{"vm", vm.name}, {"snapshots", std::to_string(vm.snapshots.size())}});
-  return std::any_of(vm.disks.begin(), vm.disks.end(), [](const model::Disk& disk) { return trackable(disk) && disk.change_id; });
+  log_.warning(
+      "change tracking is switched on but does not act on every disk; snapshots that were there before can be the "
+      "reason",
+      {{"vm", vm.name}, {"snapshots", std::to_string(vm.snapshots.size())}});
+  return std::any_of(vm.disks.begin(), vm.disks.end(),
+                     [](const model::Disk& disk) { return trackable(disk) && disk.change_id; });
 }
 
-SnapshotId VsphereMachine::take(const Tag& tag, bool quiesce, Consistency consistency, const std::string& remark, std::stop_token stop) {
+SnapshotId VsphereMachine::take(const Tag& tag, bool quiesce, Consistency consistency, const std::string& remark,
+                                std::stop_token stop) {
   vsphere::SnapshotWish wish;
   wish.name = snapshot_name;
   wish.description = describe_tag(tag, "copy", consistency, remark);
@@ -265,9 +285,13 @@ SnapshotId VsphereMachine::take_quiesced(const Tag& tag, const model::Vm& vm, Qu
   if (quiesce == Quiesce::never) return take(tag, false, Consistency::crash, "quiescing was not wanted", stop);
   if (!vm.tools_running) {
     if (quiesce == Quiesce::always)
-      throw Error(Fault::conflict,
-                  fmt::format("{} cannot be quiesced because VMware Tools are not running in it: install or start open-vm-tools in the "
-                              "guest, or allow a crash-consistent snapshot with --quiesce auto or never", vm.name), "ToolsUnavailable");
+      throw Error(
+          Fault::conflict,
+          fmt::format(
+              "{} cannot be quiesced because VMware Tools are not running in it: install or start open-vm-tools in the "
+              "guest, or allow a crash-consistent snapshot with --quiesce auto or never",
+              vm.name),
+          "ToolsUnavailable");
     return take(tag, false, Consistency::crash, "VMware Tools are not running in the guest", stop);
   }
   try {
@@ -276,10 +300,15 @@ SnapshotId VsphereMachine::take_quiesced(const Tag& tag, const model::Vm& vm, Qu
     if (!may_be_the_quiescing(e)) throw;
     if (quiesce == Quiesce::always)
       throw Error(Fault::conflict,
-                  fmt::format("the quiesced snapshot of {} failed ({}). See the guest's event log, or allow a crash-consistent snapshot "
-                              "with --quiesce auto or never.", vm.name, e.what()), e.name());
-    log_.warning("quiescing failed; taking a crash-consistent snapshot instead", {{"vm", vm.name}, {"reason", e.what()}});
-    const std::string said = e.detail().message.empty() ? e.name() : fmt::format("{}: {}", e.name(), e.detail().message);
+                  fmt::format("the quiesced snapshot of {} failed ({}). See the guest's event log, or allow a "
+                              "crash-consistent snapshot "
+                              "with --quiesce auto or never.",
+                              vm.name, e.what()),
+                  e.name());
+    log_.warning("quiescing failed; taking a crash-consistent snapshot instead",
+                 {{"vm", vm.name}, {"reason", e.what()}});
+    const std::string said =
+        e.detail().message.empty() ? e.name() : fmt::format("{}: {}", e.name(), e.detail().message);
     return take(tag, false, Consistency::crash, one_line(fmt::format("quiescing failed ({})", said), 300), stop);
   }
 }
@@ -287,8 +316,10 @@ SnapshotId VsphereMachine::take_quiesced(const Tag& tag, const model::Vm& vm, Qu
 Point VsphereMachine::freeze(const Tag& tag, Quiesce quiesce, std::stop_token stop) {
   const model::Vm vm = describe(stop);
   if (vm.consolidation_needed)
-    log_.warning("the machine's disks need consolidation, which slows its snapshots down: consolidate them in vSphere when it is convenient",
-                 {{"vm", vm.name}});
+    log_.warning(
+        "the machine's disks need consolidation, which slows its snapshots down: consolidate them in vSphere when it "
+        "is convenient",
+        {{"vm", vm.name}});
   SnapshotId snapshot;
   if (vm.power == model::Power::off)
     snapshot = take(tag, false, Consistency::powered_off, "", stop);
@@ -296,10 +327,13 @@ Point VsphereMachine::freeze(const Tag& tag, Quiesce quiesce, std::stop_token st
     snapshot = take_quiesced(tag, vm, quiesce, stop);
   std::optional<Point> point = recall(snapshot, stop);
   if (!point)
-    throw Error(Fault::conflict, fmt::format("the snapshot {} of {} was removed by somebody as soon as it was made: see which backup or "
-                                             "clean-up removes foreign snapshots, then start again", snapshot.value, vm.name));
+    throw Error(Fault::conflict,
+                fmt::format("the snapshot {} of {} was removed by somebody as soon as it was made: see which backup or "
+                            "clean-up removes foreign snapshots, then start again",
+                            snapshot.value, vm.name));
   // What was off when we looked may have been started before the snapshot was made.
-  if (point->consistency == Consistency::powered_off && vsphere::power_state(session_, options_.vm, stop) != model::Power::off) {
+  if (point->consistency == Consistency::powered_off &&
+      vsphere::power_state(session_, options_.vm, stop) != model::Power::off) {
     point->consistency = Consistency::crash;
     point->remark = "the machine was started while the snapshot was made";
   }
@@ -331,8 +365,9 @@ void VsphereMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::sto
     if (!known) return;
     const auto mark = parse_mark(*known);
     if (!mark || mark->tag.job != job)
-      throw Error(Fault::conflict, fmt::format("the snapshot {} ('{}') of {} is not one of this job's: it is left alone", snapshot.value,
-                                               known->name, options_.vm.value));
+      throw Error(Fault::conflict,
+                  fmt::format("the snapshot {} ('{}') of {} is not one of this job's: it is left alone", snapshot.value,
+                              known->name, options_.vm.value));
     const bool needed_before = vsphere::consolidation_needed(session_, options_.vm, stop);
     remove(snapshot, stop);
     consolidate_after(needed_before, stop);
@@ -347,11 +382,13 @@ void VsphereMachine::remove(const SnapshotId& snapshot, std::stop_token stop) {
   } catch (const vsphere::FaultError& e) {
     // A removal whose consolidation failed (a backup held a file) is an error too, but the snapshot is gone.
     if (vsphere::snapshots(session_, options_.vm, stop).find(snapshot)) throw;
-    log_.warning("a snapshot was removed, but merging its files failed", {{"vm", options_.vm.value}, {"reason", e.what()}});
+    log_.warning("a snapshot was removed, but merging its files failed",
+                 {{"vm", options_.vm.value}, {"reason", e.what()}});
   }
 }
 
-// What our snapshot left behind is ours to merge; what was there before it is not: it may take hours and stun the machine.
+// What our snapshot left behind is ours to merge; what was there before it is not: it may take hours and stun the
+// machine.
 void VsphereMachine::consolidate_after(bool needed_before, std::stop_token stop) {
   if (!vsphere::consolidation_needed(session_, options_.vm, stop)) return;
   std::string reason = "it was needed before this snapshot, too";
@@ -380,8 +417,8 @@ std::vector<SnapshotId> VsphereMachine::snapshots_of(const JobId& job, std::stop
 const FrozenDisk& must_have(const Point& point, model::DiskKey disk) {
   const FrozenDisk* frozen = point.find(disk);
   if (!frozen)
-    throw Error(Fault::not_found, fmt::format("the snapshot {} has no disk {}: it was added later or removed before", point.snapshot.value,
-                                              disk.value));
+    throw Error(Fault::not_found, fmt::format("the snapshot {} has no disk {}: it was added later or removed before",
+                                              point.snapshot.value, disk.value));
   return *frozen;
 }
 
@@ -389,8 +426,8 @@ std::unique_ptr<copy::Source> VsphereMachine::serve(const Point& point, model::D
   return transport_->serve(must_have(point, disk), stop);
 }
 
-std::unique_ptr<copy::Work> VsphereMachine::changed(const Point& point, model::DiskKey disk, const std::optional<model::ChangeId>& since,
-                                                    std::stop_token) {
+std::unique_ptr<copy::Work> VsphereMachine::changed(const Point& point, model::DiskKey disk,
+                                                    const std::optional<model::ChangeId>& since, std::stop_token) {
   const FrozenDisk& frozen = must_have(point, disk);
   if (!since && !frozen.change_id) {
     // Without tracking the question is a fault for certain.
@@ -400,8 +437,8 @@ std::unique_ptr<copy::Work> VsphereMachine::changed(const Point& point, model::D
   if (since && !frozen.change_id)
     throw HistoryLost(fmt::format("the change history of disk {} is lost: change tracking is off for it", disk.value));
   if (since && since->uuid != frozen.change_id->uuid)
-    throw HistoryLost(fmt::format("the change history of disk {} is lost: it was begun anew in between (from {} to {})", disk.value,
-                                  since->text(), frozen.change_id->text()));
+    throw HistoryLost(fmt::format("the change history of disk {} is lost: it was begun anew in between (from {} to {})",
+                                  disk.value, since->text(), frozen.change_id->text()));
   return std::make_unique<ChangedWork>(session_, options_.vm, point.snapshot, frozen, since);
 }
 
@@ -411,17 +448,24 @@ void VsphereMachine::stop_guest(Stop how, std::chrono::seconds patience, std::st
   } catch (const vsphere::FaultError& e) {
     if (e.name() != "ToolsUnavailable") throw;
     if (how == Stop::guest)
-      throw Error(Fault::conflict, fmt::format("the guest of {} cannot be asked to shut down because VMware Tools are not running in it: "
-                                               "start open-vm-tools, shut it down by hand, or add --force-poweroff",
-                                               options_.vm.value), e.name());
-    log_.warning("VMware Tools are not running; switching the machine off without asking the guest", {{"vm", options_.vm.value}});
+      throw Error(
+          Fault::conflict,
+          fmt::format("the guest of {} cannot be asked to shut down because VMware Tools are not running in it: "
+                      "start open-vm-tools, shut it down by hand, or add --force-poweroff",
+                      options_.vm.value),
+          e.name());
+    log_.warning("VMware Tools are not running; switching the machine off without asking the guest",
+                 {{"vm", options_.vm.value}});
     vsphere::power_off(session_, options_.vm, stop);
     return;
   }
   if (vsphere::wait_until_off(session_, options_.vm, patience, stop)) return;
   if (how == Stop::guest)
-    throw Error(Fault::timeout, fmt::format("the guest of {} did not shut down within {} seconds: see its console, give it more time with "
-                                            "--shutdown-timeout, or add --force-poweroff", options_.vm.value, patience.count()));
+    throw Error(
+        Fault::timeout,
+        fmt::format("the guest of {} did not shut down within {} seconds: see its console, give it more time with "
+                    "--shutdown-timeout, or add --force-poweroff",
+                    options_.vm.value, patience.count()));
   log_.warning("the guest did not shut down in time; switching the machine off", {{"vm", options_.vm.value}});
   vsphere::power_off(session_, options_.vm, stop);
 }
@@ -431,20 +475,25 @@ void VsphereMachine::power_off(Stop how, std::chrono::seconds patience, std::sto
   const model::Power power = vsphere::power_state(session_, options_.vm, stop);
   if (power == model::Power::off) return;
   if (power == model::Power::suspended && how != Stop::power)
-    throw Error(Fault::conflict, fmt::format("{} is suspended, and what its memory holds would be lost: resume it in vSphere, shut its guest "
-                                             "down and run the same command again", options_.vm.value));
+    throw Error(
+        Fault::conflict,
+        fmt::format("{} is suspended, and what its memory holds would be lost: resume it in vSphere, shut its guest "
+                    "down and run the same command again",
+                    options_.vm.value));
   if (how == Stop::power)
     vsphere::power_off(session_, options_.vm, stop);
   else
     stop_guest(how, patience, stop);
   if (!vsphere::wait_until_off(session_, options_.vm, confirmation, stop))
-    throw Error(Fault::timeout, fmt::format("{} was switched off but is not seen off: somebody may have started it again", options_.vm.value));
+    throw Error(
+        Fault::timeout,
+        fmt::format("{} was switched off but is not seen off: somebody may have started it again", options_.vm.value));
 }
 
 }  // namespace
 
-std::unique_ptr<Machine> machine(vsphere::Session& session, MachineOptions options, std::unique_ptr<Transport> transport, log::Log& log,
-                                 std::stop_token stop) {
+std::unique_ptr<Machine> machine(vsphere::Session& session, MachineOptions options,
+                                 std::unique_ptr<Transport> transport, log::Log& log, std::stop_token stop) {
   auto made = std::make_unique<VsphereMachine>(session, std::move(options), std::move(transport), log);
   made->describe(stop);  // there, and the right one
   return made;

@@ -95,7 +95,8 @@ TcpRelay::TcpRelay(const std::filesystem::path& directory, std::string host, std
   std::filesystem::create_directories(directory, ignored);
   std::string name = (directory / "tcp-XXXXXX").string();
   if (!ending_ || mkdtemp(name.data()) == nullptr)
-    throw Error(Fault::config, fmt::format("cannot make a folder for a relay's socket in {}: {}", directory.string(), strerror(errno)));
+    throw Error(Fault::config, fmt::format("cannot make a folder for a relay's socket in {}: {}", directory.string(),
+                                           strerror(errno)));
   folder_ = name;
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -103,10 +104,12 @@ TcpRelay::TcpRelay(const std::filesystem::path& directory, std::string host, std
   listener_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (path.size() < sizeof address.sun_path) memcpy(address.sun_path, path.c_str(), path.size());
   if (!listener_ || path.size() >= sizeof address.sun_path ||
-      bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 || listen(listener_.get(), 16) != 0) {
+      bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      listen(listener_.get(), 16) != 0) {
     const int error = errno;
     std::filesystem::remove_all(folder_, ignored);
-    throw Error(Fault::config, fmt::format("cannot listen on {}: {}; choose a shorter run folder", path, strerror(error)));
+    throw Error(Fault::config,
+                fmt::format("cannot listen on {}: {}; choose a shorter run folder", path, strerror(error)));
   }
   acceptor_ = std::thread([this] { accept_clients(); });
 }
@@ -168,7 +171,8 @@ void TcpRelay::carry(Pair& pair) {
     if (!broken && up.wants_from() != 0 && (fds[0].revents & (POLLIN | POLLHUP)) != 0) broken = !up.pull();
     if (!broken && down.wants_from() != 0 && (fds[1].revents & (POLLIN | POLLHUP)) != 0) broken = !down.pull();
     // The other end is gone for good while nothing is left to carry to it.
-    if (((fds[0].revents | fds[1].revents) & POLLHUP) != 0 && !up.full() && !down.full() && (up.ended || down.ended)) break;
+    if (((fds[0].revents | fds[1].revents) & POLLHUP) != 0 && !up.full() && !down.full() && (up.ended || down.ended))
+      break;
   }
   shutdown(pair.client.get(), SHUT_RDWR);
   pair.done = true;

@@ -1,5 +1,5 @@
-// Carries bytes between clients of a unix socket and one TCP address, unseen (they are TLS). For a program that must call
-// its server by a name that does not lead there.
+// Carries bytes between clients of a unix socket and one TCP address, unseen (they are TLS). For a program that must
+// call its server by a name that does not lead there.
 #pragma once
 
 #include <filesystem>

@@ -1,6 +1,6 @@
-// One way to read a frozen VMware disk, ending in NBD connections. `https` reads the datastore's /folder through nbdkit's
-// curl plugin; `file` reads a datastore that is mounted here (or a folder of flat VMDK or raw files).
-// Knows how to read; not how disks get frozen.
+// One way to read a frozen VMware disk, ending in NBD connections. `https` reads the datastore's /folder through
+// nbdkit's curl plugin; `file` reads a datastore that is mounted here (or a folder of flat VMDK or raw files). Knows
+// how to read; not how disks get frozen.
 #pragma once
 
 #include <filesystem>
@@ -24,7 +24,8 @@ class Transport {
  public:
   virtual ~Transport() = default;
   virtual std::string name() const = 0;  // "https", "file"
-  // Why this disk cannot be read this way (a redo layer, a file that is not there...), as a sentence; nothing when it can.
+  // Why this disk cannot be read this way (a redo layer, a file that is not there...), as a sentence; nothing when it
+  // can.
   virtual std::optional<std::string> refuses(const FrozenDisk& disk) const = 0;
   // The frozen bytes. Throws Error(unsupported) with refuses()'s sentence.
   virtual std::unique_ptr<copy::Source> serve(const FrozenDisk& disk, std::stop_token stop) = 0;
@@ -42,7 +43,8 @@ struct HttpsOptions {
 };
 std::unique_ptr<Transport> https_transport(HttpsOptions options, process::Runner& runner, log::Log& log);
 
-// `directory` is the mount point of the datastore (it holds "web01/web01-flat.vmdk"), or a folder with the disks' files.
+// `directory` is the mount point of the datastore (it holds "web01/web01-flat.vmdk"), or a folder with the disks'
+// files.
 std::unique_ptr<Transport> file_transport(std::filesystem::path directory, process::Runner& runner,
                                           std::filesystem::path run_directory, log::Log& log);
 

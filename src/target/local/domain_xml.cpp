@@ -23,8 +23,7 @@ pugi::xml_node add(pugi::xml_node parent, const char* name, Attributes attribute
   return node;
 }
 
-pugi::xml_node add_text(pugi::xml_node parent, const char* name, const std::string& text,
-                        Attributes attributes = {}) {
+pugi::xml_node add_text(pugi::xml_node parent, const char* name, const std::string& text, Attributes attributes = {}) {
   pugi::xml_node node = add(parent, name, attributes);
   node.text().set(text.c_str());
   return node;
@@ -127,8 +126,7 @@ std::string domain_xml(const DomainWish& wish) {
   if (is_uuid(wish.vm.uuid)) add_text(domain, "uuid", wish.vm.uuid);
   if (!wish.vm.name.empty()) add_text(domain, "title", printable(wish.vm.name));
   pugi::xml_node metadata = add(domain, "metadata");
-  add(metadata, "vmferry:job",
-      {{"xmlns:vmferry", name_space}, {"id", wish.job.value}, {"source", wish.vm.id.value}});
+  add(metadata, "vmferry:job", {{"xmlns:vmferry", name_space}, {"id", wish.job.value}, {"source", wish.vm.id.value}});
   const std::uint64_t kib = (wish.vm.memory + 1023) / 1024;
   add_text(domain, "memory", std::to_string(std::max<std::uint64_t>(kib, 64 * 1024)), {{"unit", "KiB"}});
   add_text(domain, "vcpu", std::to_string(std::max(wish.vm.vcpus, 1)), {{"placement", "static"}});

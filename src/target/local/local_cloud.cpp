@@ -76,8 +76,7 @@ class FolderLock {
 
 class LocalCloud final : public Cloud {
  public:
-  LocalCloud(Options options, Clock& clock, log::Log& log)
-      : options_(std::move(options)), clock_(clock), log_(log) {
+  LocalCloud(Options options, Clock& clock, log::Log& log) : options_(std::move(options)), clock_(clock), log_(log) {
     options_.directory = fs::absolute(options_.directory).lexically_normal();
     if (!options_.directory.has_filename()) options_.directory = options_.directory.parent_path();
   }
@@ -89,8 +88,7 @@ class LocalCloud final : public Cloud {
   std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) override;
   void detach(const VolumeId& volume, std::stop_token stop) override;
   void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) override;
-  Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
-                   std::stop_token stop) override;
+  Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice, std::stop_token stop) override;
   std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) override;
   std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
   Launched launch(const LaunchWish& wish, std::stop_token stop) override;
@@ -98,9 +96,7 @@ class LocalCloud final : public Cloud {
   void discard_port(const PortId& port, const JobId& job, std::stop_token stop) override;
 
  private:
-  static VolumeId id_of(const Tag& tag) {
-    return VolumeId{file_name(tag.vm_name) + "/" + file_name(tag.volume_name)};
-  }
+  static VolumeId id_of(const Tag& tag) { return VolumeId{file_name(tag.vm_name) + "/" + file_name(tag.volume_name)}; }
   Files files_of(const VolumeId& id) const;
   fs::path port_directory() const { return options_.directory / ".vmferry-ports"; }
   fs::path port_file(const std::string& mac) const;
@@ -161,19 +157,16 @@ std::optional<ServerId> LocalCloud::find_server(const JobId& job, const model::V
 
 void LocalCloud::check_settings(const JobId&, std::stop_token) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
-    throw Error(Fault::config,
-                fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
+    throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
   const fs::path& directory = options_.directory;
   std::error_code ignored;
   const bool there = fs::exists(directory, ignored);
   if (there && !fs::is_directory(directory, ignored))
-    throw Error(Fault::config,
-                fmt::format("{} is not a folder; name one for the images", directory.string()));
+    throw Error(Fault::config, fmt::format("{} is not a folder; name one for the images", directory.string()));
   const fs::path place = there ? directory : directory.parent_path();
   if (!fs::is_directory(place, ignored))
-    throw Error(Fault::config,
-                fmt::format("neither {} nor the folder it would be made in exists; create it first",
-                            directory.string()));
+    throw Error(Fault::config, fmt::format("neither {} nor the folder it would be made in exists; create it first",
+                                           directory.string()));
   if (::access(place.c_str(), W_OK | X_OK) != 0) fail("write to", place, errno);
   struct statvfs space {};
   if (::statvfs(place.c_str(), &space) == 0 && space.f_bavail == 0) fail("write to", place, ENOSPC);
@@ -185,27 +178,25 @@ std::optional<Record> LocalCloud::record_of(const Tag& tag, const Files& files) 
   if (record && (record->vm != tag.vm.value || record->disk_object_id != tag.disk_object_id))
     throw Error(
         Fault::conflict,
-        fmt::format(
-            "{} belongs to disk {} of machine {} ({}), not to disk {} of {} ({}): two machines have the same "
-            "name; give one of them another folder",
-            files.image.string(), record->disk_object_id, record->vm_name, record->vm, tag.disk_object_id,
-            tag.vm_name, tag.vm.value));
+        fmt::format("{} belongs to disk {} of machine {} ({}), not to disk {} of {} ({}): two machines have the same "
+                    "name; give one of them another folder",
+                    files.image.string(), record->disk_object_id, record->vm_name, record->vm, tag.disk_object_id,
+                    tag.vm_name, tag.vm.value));
   return record;
 }
 
 Record LocalCloud::record_of(const VolumeId& id, const Files& files) const {
   auto record = load_record(files.record);
   if (!record)
-    throw Error(Fault::not_found, fmt::format("there is no volume {} in {} ({} is missing)", id.value,
-                                              describe(), files.record.string()));
+    throw Error(Fault::not_found, fmt::format("there is no volume {} in {} ({} is missing)", id.value, describe(),
+                                              files.record.string()));
   return *std::move(record);
 }
 
 Volume LocalCloud::volume_of(const VolumeId& id, const Record& record) {
   const auto made_by = record.memory.find(memory_key::made_by);
   const bool ours = made_by != record.memory.end() && record.tagged(JobId{made_by->second});
-  const bool touched =
-      record.memory.contains(memory_key::opened) || record.memory.contains(memory_key::written);
+  const bool touched = record.memory.contains(memory_key::opened) || record.memory.contains(memory_key::written);
   return {id, record.bytes, ours && !touched, record.memory};
 }
 
@@ -242,8 +233,7 @@ Record LocalCloud::make(const VolumeWish& wish, const Files& files) {
     fail(fmt::format("make {} bytes of", bytes), files.making, problem);
   }
   const auto identity = inode_identity()->read(fd.get());
-  if (!identity)
-    throw Error(Fault::unsupported, fmt::format("{} has no inode to know it by", files.making.string()));
+  if (!identity) throw Error(Fault::unsupported, fmt::format("{} has no inode to know it by", files.making.string()));
   Record record;
   record.vm = wish.tag.vm.value;
   record.vm_name = wish.tag.vm_name;
@@ -281,11 +271,10 @@ Volume LocalCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
                             "record to begin anew",
                             files.image.string(), files.record.string()));
   if (record->bytes < wish.bytes)
-    throw Error(Fault::conflict,
-                fmt::format("{} has {} bytes, but disk {} of {} has {}: the disk grew; abort with "
-                            "--delete-volumes and begin anew",
-                            files.image.string(), record->bytes, wish.tag.disk_object_id, wish.tag.vm_name,
-                            wish.bytes));
+    throw Error(Fault::conflict, fmt::format("{} has {} bytes, but disk {} of {} has {}: the disk grew; abort with "
+                                             "--delete-volumes and begin anew",
+                                             files.image.string(), record->bytes, wish.tag.disk_object_id,
+                                             wish.tag.vm_name, wish.bytes));
   if (!record->tagged(wish.tag.job)) {
     record->memory[memory_key::job] = wish.tag.job.value;
     store(files.record, *record);
@@ -340,9 +329,8 @@ Port LocalCloud::ensure_port(const JobId& job, const model::Nic& nic, const Netw
   if (const auto known = load_port(file)) {
     if (known->network == network) return {PortId{mac}, mac, known->job == job.value};
     if (known->job != job.value)
-      throw Error(Fault::conflict,
-                  fmt::format("{} is already on network {} for job {}; abort that job or delete {}", mac,
-                              known->network, known->job, file.string()));
+      throw Error(Fault::conflict, fmt::format("{} is already on network {} for job {}; abort that job or delete {}",
+                                               mac, known->network, known->job, file.string()));
   }
   store(file, PortRecord{job.value, mac, network});
   return {PortId{mac}, mac, true};
@@ -366,8 +354,8 @@ std::vector<DomainNic> LocalCloud::nics_of(const LaunchWish& wish) const {
   for (const PortId& port : wish.ports) {
     const auto known = load_port(port_file(port.value));
     if (!known)
-      throw Error(Fault::not_found, fmt::format("there is no port {} in {}; run the cutover again to make it",
-                                                port.value, describe()));
+      throw Error(Fault::not_found,
+                  fmt::format("there is no port {} in {}; run the cutover again to make it", port.value, describe()));
     nics.push_back({known->mac, known->network});
   }
   return nics;
@@ -384,8 +372,7 @@ Launched LocalCloud::launch(const LaunchWish& wish, std::stop_token stop) {
     const Files files = files_of(volume);
     static_cast<void>(record_of(volume, files));
     if (!on_disk(files.image))
-      throw Error(Fault::not_found,
-                  fmt::format("cannot start {}: {} is missing", wish.vm.name, files.image.string()));
+      throw Error(Fault::not_found, fmt::format("cannot start {}: {} is missing", wish.vm.name, files.image.string()));
     domain.images.push_back(files.image);
   }
   domain.nics = nics_of(wish);
@@ -410,12 +397,11 @@ void LocalCloud::discard(const VolumeId& volume, const JobId& job, std::stop_tok
   const FolderLock lock(options_.directory, clock_, stop);
   const auto record = load_record(files.record);
   if (!record || !record->tagged(job))
-    throw Error(Fault::conflict, fmt::format("{} is not deleted: it does not carry the tag of job {}",
-                                             files.image.string(), job.value));
+    throw Error(Fault::conflict,
+                fmt::format("{} is not deleted: it does not carry the tag of job {}", files.image.string(), job.value));
   if (on_disk(files.image)) {
     // Opening proves that it is the image we made and that nobody uses it.
-    const OpenedDevice held(files.image,
-                            {"volume " + volume.value, record->serial, record->serial.size(), 0, false},
+    const OpenedDevice held(files.image, {"volume " + volume.value, record->serial, record->serial.size(), 0, false},
                             inode_identity());
     log_.info("deleting image", {{"file", files.image.string()}, {"job", job.value}});
     remove_durably(files.image);
@@ -432,8 +418,8 @@ void LocalCloud::discard_port(const PortId& port, const JobId& job, std::stop_to
   const auto known = load_port(file);
   if (!known) return;
   if (known->job != job.value)
-    throw Error(Fault::conflict, fmt::format("port {} is not deleted: it is of job {}, not {}", port.value,
-                                             known->job, job.value));
+    throw Error(Fault::conflict,
+                fmt::format("port {} is not deleted: it is of job {}, not {}", port.value, known->job, job.value));
   remove_durably(file);
 }
 

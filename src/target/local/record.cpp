@@ -21,13 +21,11 @@ constexpr int version = 1;
 nlohmann::json load(const std::filesystem::path& path, const std::string& text) {
   nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
   if (json.is_discarded() || !json.is_object())
-    throw Error(Fault::data,
-                fmt::format("{} is damaged: it is not the JSON that vmferry wrote", path.string()));
+    throw Error(Fault::data, fmt::format("{} is damaged: it is not the JSON that vmferry wrote", path.string()));
   const int written = json.value("vmferry", 0);
   if (written < 1 || written > version)
-    throw Error(Fault::unsupported,
-                fmt::format("{} has version {}, this vmferry knows up to {}: use a newer vmferry",
-                            path.string(), written, version));
+    throw Error(Fault::unsupported, fmt::format("{} has version {}, this vmferry knows up to {}: use a newer vmferry",
+                                                path.string(), written, version));
   return json;
 }
 
@@ -102,8 +100,7 @@ std::optional<PortRecord> load_port(const std::filesystem::path& path) {
 }
 
 void store(const std::filesystem::path& path, const PortRecord& port) {
-  write_durably(
-      path, dumped({{"vmferry", version}, {"job", port.job}, {"mac", port.mac}, {"network", port.network}}));
+  write_durably(path, dumped({{"vmferry", version}, {"job", port.job}, {"mac", port.mac}, {"network", port.network}}));
 }
 
 std::unique_ptr<DeviceIdentity> inode_identity() { return std::make_unique<InodeIdentity>(); }

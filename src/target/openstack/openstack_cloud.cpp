@@ -67,8 +67,8 @@ Volume volume_of(const client::Volume& volume, const JobId& job) {
 
 class OpenstackCloud final : public Cloud {
  public:
-  OpenstackCloud(Options options, std::unique_ptr<client::Cloud> cloud,
-                 std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log)
+  OpenstackCloud(Options options, std::unique_ptr<client::Cloud> cloud, std::unique_ptr<http::Transport> metadata,
+                 Clock& clock, log::Log& log)
       : options_(std::move(options)),
         cloud_(std::move(cloud)),
         metadata_(std::move(metadata)),
@@ -86,8 +86,7 @@ class OpenstackCloud final : public Cloud {
   std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) override;
   void detach(const VolumeId& volume, std::stop_token stop) override;
   void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) override;
-  Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
-                   std::stop_token stop) override;
+  Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice, std::stop_token stop) override;
   Launched launch(const LaunchWish& wish, std::stop_token stop) override;
   void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) override;
   void discard_port(const PortId& port, const JobId& job, std::stop_token stop) override;
@@ -103,13 +102,10 @@ class OpenstackCloud final : public Cloud {
   void make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
   std::filesystem::path await_link(const VolumeId& volume, const ServerId& instance, std::stop_token stop);
   client::MadePort make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop);
-  void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice,
-                  std::stop_token stop);
+  void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice, std::stop_token stop);
   std::optional<client::Server> server_of(const JobId& job, const std::string& name, std::stop_token stop);
   client::Server create_server(const LaunchWish& wish, std::stop_token stop);
-  std::string here() const {
-    return options_.host.empty() ? "this host" : "this host (" + options_.host + ")";
-  }
+  std::string here() const { return options_.host.empty() ? "this host" : "this host (" + options_.host + ")"; }
 
   Options options_;
   std::unique_ptr<client::Cloud> cloud_;
@@ -137,22 +133,19 @@ std::vector<std::string> OpenstackCloud::security_groups(std::stop_token stop) {
 
 void OpenstackCloud::check_network(const NetworkChoice& choice, std::stop_token stop) {
   const client::Network network = client::networks::find(cloud_->network(stop), choice.network, stop);
-  if (!choice.subnet.empty())
-    client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop);
+  if (!choice.subnet.empty()) client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop);
 }
 
 void OpenstackCloud::check_settings(const JobId& job, std::stop_token stop) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
-    throw Error(Fault::config,
-                fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
+    throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
   const ServerId here_id = instance(stop);
   if (!client::servers::look_up(cloud_->compute(stop), here_id, stop))
     throw Error(Fault::config,
                 fmt::format("{} would be instance {}, but {} has no such instance: vmferry must run in an "
                             "instance of the project it migrates to (or name it with --instance-id)",
                             here(), here_id.value, cloud_->describe()));
-  if (!options_.volume_type.empty())
-    client::volumes::find_type(cloud_->volume(stop), options_.volume_type, stop);
+  if (!options_.volume_type.empty()) client::volumes::find_type(cloud_->volume(stop), options_.volume_type, stop);
   if (!options_.volume_availability_zone.empty())
     client::volumes::check_availability_zone(cloud_->volume(stop), options_.volume_availability_zone, stop);
   if (!options_.availability_zone.empty())
@@ -172,11 +165,9 @@ void OpenstackCloud::check_quota(const JobId& job, std::stop_token stop) {
   const auto lacking = client::servers::limits(compute, stop).lacking(flavor.vcpus, flavor.ram_mib);
   if (!lacking) return;
   // It may be this very machine's server, made by a run that died, that fills the quota.
-  if (!job.empty() && !client::servers::find(compute, {{memory_key::job, job.value}}, stop).empty())
-    return;
-  throw Error(Fault::quota,
-              fmt::format("a server of flavor {} cannot be made: {}; raise the quota before the cutover",
-                          flavor.name, *lacking));
+  if (!job.empty() && !client::servers::find(compute, {{memory_key::job, job.value}}, stop).empty()) return;
+  throw Error(Fault::quota, fmt::format("a server of flavor {} cannot be made: {}; raise the quota before the cutover",
+                                        flavor.name, *lacking));
 }
 
 // ---- volumes
@@ -187,11 +178,10 @@ std::optional<client::Volume> OpenstackCloud::find_volume(const Tag& tag, std::s
   if (options_.vz_unsafe_volume_by_name) {
     found = client::volumes::find_by_name(service, tag.volume_name, stop);
   } else {
-    found = client::volumes::find(service,
-                                  {{memory_key::migrate_kit, "true"},
-                                   {memory_key::vm, tag.vm.value},
-                                   {memory_key::disk, tag.disk_object_id}},
-                                  stop);
+    found = client::volumes::find(
+        service,
+        {{memory_key::migrate_kit, "true"}, {memory_key::vm, tag.vm.value}, {memory_key::disk, tag.disk_object_id}},
+        stop);
     // migratekit goes by the name too. Our own tag says more than a name, which may have changed with the
     // machine's.
     std::erase_if(found, [&](const client::Volume& v) {
@@ -203,11 +193,10 @@ std::optional<client::Volume> OpenstackCloud::find_volume(const Tag& tag, std::s
   if (found.size() == 1) return found.front();
   std::vector<std::string> ids;
   for (const client::Volume& v : found) ids.push_back(v.id.value);
-  throw Error(
-      Fault::conflict,
-      fmt::format("{} volumes are disk {} of {} ('{}'): {}; find out which is the right one and "
-                  "delete or rename the others",
-                  found.size(), tag.disk_object_id, tag.vm_name, tag.volume_name, fmt::join(ids, ", ")));
+  throw Error(Fault::conflict,
+              fmt::format("{} volumes are disk {} of {} ('{}'): {}; find out which is the right one and "
+                          "delete or rename the others",
+                          found.size(), tag.disk_object_id, tag.vm_name, tag.volume_name, fmt::join(ids, ", ")));
 }
 
 std::optional<Volume> OpenstackCloud::find(const Tag& tag, std::stop_token stop) {
@@ -219,8 +208,7 @@ std::optional<Volume> OpenstackCloud::find(const Tag& tag, std::stop_token stop)
 client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token stop) {
   client::VolumeWish make;
   make.name = wish.tag.volume_name;
-  make.description =
-      fmt::format("disk {} of {}, moved by vmferry", wish.tag.disk_object_id, wish.tag.vm_name);
+  make.description = fmt::format("disk {} of {}, moved by vmferry", wish.tag.disk_object_id, wish.tag.vm_name);
   make.gib = plan::gib_for(wish.bytes);
   make.type = options_.volume_type;
   make.availability_zone = options_.volume_availability_zone;
@@ -232,8 +220,7 @@ client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token st
     make.metadata["hw_scsi_model"] = "virtio-scsi";
   }
   const client::Volume volume = client::volumes::create(cloud_->volume(stop), make, stop);
-  log_.info("volume created",
-            {{"volume", volume.id.value}, {"name", make.name}, {"gib", std::to_string(make.gib)}});
+  log_.info("volume created", {{"volume", volume.id.value}, {"name", make.name}, {"gib", std::to_string(make.gib)}});
   return volume;
 }
 
@@ -242,18 +229,15 @@ void OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, std::st
   const std::string owner = value(volume.metadata, memory_key::job);
   client::Metadata missing;
   for (const auto& [key, wanted] : marks(tag))
-    if (const auto found = volume.metadata.find(key);
-        found == volume.metadata.end() || found->second != wanted)
+    if (const auto found = volume.metadata.find(key); found == volume.metadata.end() || found->second != wanted)
       missing[key] = wanted;
   if (missing.empty()) return;
-  if (!owner.empty() && owner != tag.job.value && !volume.attachments.empty() &&
-      !attached_to(volume, instance(stop)))
+  if (!owner.empty() && owner != tag.job.value && !volume.attachments.empty() && !attached_to(volume, instance(stop)))
     throw Error(
         Fault::conflict,
-        fmt::format(
-            "volume {} ('{}') is of job {} and attached to instance {}: another host is migrating {}; end it "
-            "there first",
-            volume.id.value, volume.name, owner, volume.attachments.front().server.value, tag.vm_name));
+        fmt::format("volume {} ('{}') is of job {} and attached to instance {}: another host is migrating {}; end it "
+                    "there first",
+                    volume.id.value, volume.name, owner, volume.attachments.front().server.value, tag.vm_name));
   // In the same call as the tag: a crash must not leave our tag on it without this.
   if (owner.empty() && !value(volume.metadata, memory_key::change_id).empty())
     missing[memory_key::complete] = memory_key::yes;
@@ -261,8 +245,7 @@ void OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, std::st
   client::volumes::update_metadata(cloud_->volume(stop), volume.id, missing, stop);
 }
 
-void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWish& wish,
-                                   std::stop_token stop) {
+void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop) {
   if (!volume.bootable) client::volumes::set_bootable(cloud_->volume(stop), volume.id, true, stop);
   client::Metadata missing;
   for (const auto& [key, wanted] : wish.image_properties)
@@ -274,8 +257,7 @@ Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
   auto existing = find_volume(wish.tag, stop);
   if (existing && existing->status == "error" && fresh(*existing, wish.tag.job)) {
-    log_.warning("deleting a volume of ours that could not be made, to try again",
-                 {{"volume", existing->id.value}});
+    log_.warning("deleting a volume of ours that could not be made, to try again", {{"volume", existing->id.value}});
     client::volumes::remove(service, existing->id, stop);
     existing.reset();
   }
@@ -284,9 +266,8 @@ Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
         Fault::conflict,
         fmt::format("volume {} ('{}') has {} GiB ({} bytes), but disk {} of {} has {} bytes: extend it with "
                     "`openstack volume set --size {} {}` and run the same command again",
-                    existing->id.value, existing->name, existing->gib, existing->gib * gib,
-                    wish.tag.disk_object_id, wish.tag.vm_name, wish.bytes, plan::gib_for(wish.bytes),
-                    existing->id.value));
+                    existing->id.value, existing->name, existing->gib, existing->gib * gib, wish.tag.disk_object_id,
+                    wish.tag.vm_name, wish.bytes, plan::gib_for(wish.bytes), existing->id.value));
   if (existing) adopt(*existing, wish.tag, stop);
   const VolumeId id = existing ? existing->id : create(wish, stop).id;
   client::Volume ready =
@@ -307,11 +288,10 @@ std::filesystem::path OpenstackCloud::await_link(const VolumeId& volume, const S
     if (now - began >= options_.device_patience)
       throw Error(
           Fault::timeout,
-          fmt::format(
-              "volume {} is attached to instance {}, but after {} s no link in {} has its id: is {} really "
-              "that instance, does udev run, and does a container see the host's /dev?",
-              volume.value, instance_id.value, options_.device_patience.count(),
-              options_.device_directory.string(), here()));
+          fmt::format("volume {} is attached to instance {}, but after {} s no link in {} has its id: is {} really "
+                      "that instance, does udev run, and does a container see the host's /dev?",
+                      volume.value, instance_id.value, options_.device_patience.count(),
+                      options_.device_directory.string(), here()));
     if (now - told >= std::chrono::seconds(10)) {
       told = now;
       log_.info("waiting for the device to appear",
@@ -324,8 +304,7 @@ std::filesystem::path OpenstackCloud::await_link(const VolumeId& volume, const S
 std::unique_ptr<Device> OpenstackCloud::attach(const Volume& volume, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
   const ServerId instance_id = instance(stop);
-  client::attachments::attach(cloud_->compute(stop), service, instance_id, volume.id,
-                              options_.attach_patience, stop);
+  client::attachments::attach(cloud_->compute(stop), service, instance_id, volume.id, options_.attach_patience, stop);
   const std::filesystem::path link = await_link(volume.id, instance_id, stop);
   const client::Volume now = client::volumes::get(service, volume.id, stop);
   Expected expected;
@@ -367,10 +346,9 @@ void OpenstackCloud::discard(const VolumeId& volume, const JobId& job, std::stop
   if (!found) return;
   const std::string owner = value(found->metadata, memory_key::job);
   if (owner != job.value)
-    throw Error(
-        Fault::conflict,
-        fmt::format("volume {} ('{}') is not deleted: it carries {}, not the tag of job {}", volume.value,
-                    found->name, owner.empty() ? "no tag of ours" : "the tag of job " + owner, job.value));
+    throw Error(Fault::conflict,
+                fmt::format("volume {} ('{}') is not deleted: it carries {}, not the tag of job {}", volume.value,
+                            found->name, owner.empty() ? "no tag of ours" : "the tag of job " + owner, job.value));
   if (!found->attachments.empty())
     throw Error(Fault::conflict,
                 fmt::format("volume {} ('{}') is not deleted: it is attached to instance {}; detach it first",
@@ -404,8 +382,8 @@ void OpenstackCloud::judge_port(const client::Port& port, const JobId& job, cons
     const auto server = client::servers::look_up(cloud_->compute(stop), ServerId{port.device_id}, stop);
     if (!server || value(server->metadata, memory_key::job) != job.value)
       throw Error(Fault::conflict,
-                  fmt::format("port {} with MAC {} in network {} is in use by {}: remove it there first",
-                              port.id.value, port.mac, choice.network,
+                  fmt::format("port {} with MAC {} in network {} is in use by {}: remove it there first", port.id.value,
+                              port.mac, choice.network,
                               server ? fmt::format("server {} ('{}')", server->id.value, server->name)
                                      : "device " + port.device_id));
   }
@@ -413,11 +391,10 @@ void OpenstackCloud::judge_port(const client::Port& port, const JobId& job, cons
   std::vector<std::string> addresses;
   for (const client::FixedIp& fixed : port.fixed_ips) addresses.push_back(fixed.ip);
   if (std::find(addresses.begin(), addresses.end(), choice.ip) == addresses.end())
-    throw Error(
-        Fault::conflict,
-        fmt::format("port {} with MAC {} exists in network {} with address {}, not {}: delete it or "
-                    "leave ip= out",
-                    port.id.value, port.mac, choice.network, fmt::join(addresses, " and "), choice.ip));
+    throw Error(Fault::conflict,
+                fmt::format("port {} with MAC {} exists in network {} with address {}, not {}: delete it or "
+                            "leave ip= out",
+                            port.id.value, port.mac, choice.network, fmt::join(addresses, " and "), choice.ip));
 }
 
 // Whether a port that this job made earlier is still what is wanted.
@@ -443,8 +420,10 @@ Port OpenstackCloud::ensure_port(const JobId& job, const model::Nic& nic, const 
   wish.ip = choice.ip;
   wish.security_groups = security_groups(stop);
   client::MadePort made = make_port(wish, choice, stop);
-  if (!made.created && made.port.description == wish.description && made.port.device_id.empty() && !suits(made.port, wish)) {
-    log_.info("making a port of ours anew: other settings are wanted", {{"port", made.port.id.value}, {"mac", made.port.mac}});
+  if (!made.created && made.port.description == wish.description && made.port.device_id.empty() &&
+      !suits(made.port, wish)) {
+    log_.info("making a port of ours anew: other settings are wanted",
+              {{"port", made.port.id.value}, {"mac", made.port.mac}});
     client::ports::remove(cloud_->network(stop), made.port.id, stop);
     made = make_port(wish, choice, stop);
   }
@@ -467,8 +446,7 @@ void OpenstackCloud::discard_port(const PortId& port, const JobId& job, std::sto
     throw Error(Fault::conflict, fmt::format("port {} is not deleted: its description is \"{}\", not \"{}\"",
                                              port.value, found->description, port_tag(job)));
   if (!found->device_id.empty())
-    throw Error(Fault::conflict,
-                fmt::format("port {} is not deleted: server {} has it", port.value, found->device_id));
+    throw Error(Fault::conflict, fmt::format("port {} is not deleted: server {} has it", port.value, found->device_id));
   log_.info("deleting port", {{"port", port.value}, {"job", job.value}});
   client::ports::remove(service, port, stop);
 }
@@ -480,7 +458,8 @@ std::optional<ServerId> OpenstackCloud::find_server(const JobId& job, const mode
   return std::nullopt;
 }
 
-std::optional<client::Server> OpenstackCloud::server_of(const JobId& job, const std::string& name, std::stop_token stop) {
+std::optional<client::Server> OpenstackCloud::server_of(const JobId& job, const std::string& name,
+                                                        std::stop_token stop) {
   auto found = client::servers::find(cloud_->compute(stop), {{memory_key::job, job.value}}, stop);
   std::erase_if(found, [&](const client::Server& s) { return s.name != name; });
   if (found.empty()) return std::nullopt;
@@ -500,18 +479,16 @@ client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_t
   make.flavor_id = client::flavors::find(compute, wish.flavor, stop).id;
   make.volumes = wish.volumes;
   make.ports = wish.ports;
-  make.availability_zone =
-      wish.availability_zone.empty() ? options_.availability_zone : wish.availability_zone;
+  make.availability_zone = wish.availability_zone.empty() ? options_.availability_zone : wish.availability_zone;
   make.metadata = {{memory_key::job, wish.job.value}, {"vmferry_vm", wish.vm.id.value}};
   make.tag = {{memory_key::job, wish.job.value}};
   for (const VolumeId& id : wish.volumes) {
     const client::Volume volume = client::volumes::get(cloud_->volume(stop), id, stop);
     if (!volume.attachments.empty())
-      throw Error(
-          Fault::conflict,
-          fmt::format("server '{}' cannot be made: volume {} is still attached to instance {}; detach "
-                      "it and run the same command again",
-                      wish.vm.name, id.value, volume.attachments.front().server.value));
+      throw Error(Fault::conflict,
+                  fmt::format("server '{}' cannot be made: volume {} is still attached to instance {}; detach "
+                              "it and run the same command again",
+                              wish.vm.name, id.value, volume.attachments.front().server.value));
     client::volumes::wait_for(cloud_->volume(stop), id, {"available"}, options_.volume_patience, stop);
   }
   const client::Server server = client::servers::create(compute, make, stop);
@@ -528,22 +505,19 @@ Launched OpenstackCloud::launch(const LaunchWish& wish, std::stop_token stop) {
     return {active.id, active.status};
   } catch (const Error& e) {
     if (e.name() != "ERROR") throw;
-    throw Error(
-        e.fault(),
-        fmt::format("{}. When its cause is gone, `openstack server delete {}` (volumes and ports are kept) "
-                    "and run the same command again",
-                    e.what(), server.id.value),
-        e.name());
+    throw Error(e.fault(),
+                fmt::format("{}. When its cause is gone, `openstack server delete {}` (volumes and ports are kept) "
+                            "and run the same command again",
+                            e.what(), server.id.value),
+                e.name());
   }
 }
 
 }  // namespace
 
 std::unique_ptr<Cloud> openstack_cloud(Options options, std::unique_ptr<client::Cloud> cloud,
-                                       std::unique_ptr<http::Transport> metadata, Clock& clock,
-                                       log::Log& log) {
-  return std::make_unique<OpenstackCloud>(std::move(options), std::move(cloud), std::move(metadata), clock,
-                                          log);
+                                       std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log) {
+  return std::make_unique<OpenstackCloud>(std::move(options), std::move(cloud), std::move(metadata), clock, log);
 }
 
 }  // namespace vmferry::target::openstack

@@ -45,7 +45,6 @@ struct Options {
 // `metadata` reaches the metadata service, without a proxy. `clock` and `log` outlive the result.
 // Thread-safe.
 std::unique_ptr<Cloud> openstack_cloud(Options options, std::unique_ptr<::vmferry::openstack::Cloud> cloud,
-                                       std::unique_ptr<http::Transport> metadata, Clock& clock,
-                                       log::Log& log);
+                                       std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log);
 
 }  // namespace vmferry::target::openstack

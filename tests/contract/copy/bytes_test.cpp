@@ -113,11 +113,13 @@ TEST_F(CopyBytes, DeltaTouchesOnlyItsAreas) {
   put(target_file(), before);
   ServedSource source(file_recipe(source_file()), size);
   FileTarget target(target_file(), size, true);
-  const std::vector<ByteRange> areas{{512, 1024}, {64 * kib, 64 * kib}, {192 * kib, 64 * kib}, {5 * mib, 3 * mib + 512},
-                                     {10 * mib + 100, 1}, {size - 512, 512}};
+  const std::vector<ByteRange> areas{{512, 1024},           {64 * kib, 64 * kib},
+                                     {192 * kib, 64 * kib}, {5 * mib, 3 * mib + 512},
+                                     {10 * mib + 100, 1},   {size - 512, 512}};
   Bytes expected = before;
   for (const ByteRange& a : areas)
-    std::copy_n(now.begin() + static_cast<std::ptrdiff_t>(a.offset), a.length, expected.begin() + static_cast<std::ptrdiff_t>(a.offset));
+    std::copy_n(now.begin() + static_cast<std::ptrdiff_t>(a.offset), a.length,
+                expected.begin() + static_cast<std::ptrdiff_t>(a.offset));
   const Report report = copy(source, target, RangeSet(areas), Tuning());
   EXPECT_EQ(difference(target.content(), expected), std::nullopt);
   EXPECT_EQ(report.written, RangeSet(areas).bytes());
@@ -155,11 +157,13 @@ TEST_F(CopyBytes, PiecesThatOverlapAndGoBackwards) {
   put(source_file(), now);
   ServedSource source(file_recipe(source_file()), size);
   FileTarget target(target_file(), size, false);
-  Pieces pieces({{{4 * mib, mib}}, {}, {{mib, mib}, {4 * mib + 512, mib}}, {{0, 2 * mib}, {7 * mib, 64 * mib}, {80 * mib, mib}}});
+  Pieces pieces(
+      {{{4 * mib, mib}}, {}, {{mib, mib}, {4 * mib + 512, mib}}, {{0, 2 * mib}, {7 * mib, 64 * mib}, {80 * mib, mib}}});
   run(source, target, pieces, Tuning(), heard_, clock_, log_, {});
   Bytes expected(size);
   for (const ByteRange& a : {ByteRange{0, 2 * mib}, ByteRange{4 * mib, mib + 512}, ByteRange{7 * mib, mib}})
-    std::copy_n(now.begin() + static_cast<std::ptrdiff_t>(a.offset), a.length, expected.begin() + static_cast<std::ptrdiff_t>(a.offset));
+    std::copy_n(now.begin() + static_cast<std::ptrdiff_t>(a.offset), a.length,
+                expected.begin() + static_cast<std::ptrdiff_t>(a.offset));
   EXPECT_EQ(difference(target.content(), expected), std::nullopt);
   EXPECT_EQ(heard_.done, heard_.total);
 }
@@ -217,7 +221,8 @@ RC_GTEST_PROP(CopyProperty, RandomAreasArriveAndNothingElse, ()) {
   }
   std::vector<ByteRange> areas;
   for (int i = 0; i < *rc::gen::inRange(0, 20); ++i)
-    areas.push_back({*rc::gen::inRange<std::uint64_t>(0, sectors) * 512, *rc::gen::inRange<std::uint64_t>(1, 600) * 512});
+    areas.push_back(
+        {*rc::gen::inRange<std::uint64_t>(0, sectors) * 512, *rc::gen::inRange<std::uint64_t>(1, 600) * 512});
   Tuning tuning;
   tuning.connections = *rc::gen::inRange(1, 4);
   tuning.request = *rc::gen::element(64u * 1024, 128u * 1024, 1024u * 1024);

@@ -74,7 +74,10 @@ inline std::optional<std::uint64_t> difference(const Bytes& a, const Bytes& b) {
 class FileTarget final : public Target {
  public:
   FileTarget(std::filesystem::path path, std::uint64_t bytes, bool known_zero)
-      : path_(std::move(path)), fd_(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)), bytes_(bytes), known_zero_(known_zero) {
+      : path_(std::move(path)),
+        fd_(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)),
+        bytes_(bytes),
+        known_zero_(known_zero) {
     if (!fd_) throw std::runtime_error("cannot open " + path_.string());
     struct stat st {};
     if (fstat(fd_.get(), &st) == 0 && S_ISREG(st.st_mode) && ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0)
@@ -117,7 +120,8 @@ class ServedSource final : public Source {
   std::uint64_t bytes() const override { return bytes_; }
   std::unique_ptr<nbd::Handle> connect(std::stop_token stop) override {
     ++connects;
-    if (refuse_after >= 0 && connects > refuse_after) throw Error(Fault::unavailable, "the host takes no more connections");
+    if (refuse_after >= 0 && connects > refuse_after)
+      throw Error(Fault::unavailable, "the host takes no more connections");
     std::scoped_lock lock(mutex_);
     if (!export_->alive()) start();
     return std::make_unique<nbd::Handle>(export_->uri(), stop);

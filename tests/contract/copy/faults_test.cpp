@@ -43,10 +43,12 @@ Error failure_of(const std::function<void()>& act) {
 }
 
 // An eval server over a file, whose pread is a shell fragment with $1=handle $2=count $3=offset.
-nbdkit::Recipe eval(std::uint64_t size, const std::string& pread, const std::string& more_key = "", const std::string& more = "") {
+nbdkit::Recipe eval(std::uint64_t size, const std::string& pread, const std::string& more_key = "",
+                    const std::string& more = "") {
   nbdkit::Recipe recipe;
   recipe.plugin = "eval";
-  recipe.parameters = {{"get_size", "echo " + std::to_string(size)}, {"pread", pread}, {"thread_model", "echo parallel"}};
+  recipe.parameters = {
+      {"get_size", "echo " + std::to_string(size)}, {"pread", pread}, {"thread_model", "echo parallel"}};
   if (!more_key.empty()) recipe.parameters.emplace_back(more_key, more);
   return recipe;
 }
@@ -75,8 +77,11 @@ TEST_F(CopyFaults, ExactTraceOfADelta) {
   std::ifstream in(trace);
   std::vector<std::pair<std::uint64_t, std::uint64_t>> seen;
   for (std::uint64_t offset = 0, count = 0; in >> offset >> count;) seen.emplace_back(offset, count);
-  const std::vector<std::pair<std::uint64_t, std::uint64_t>> expected{
-      {0, 36 * kib}, {512 * kib, 512}, {mib + 128 * kib, 128 * kib}, {mib + 256 * kib, 256 * kib}, {mib + 512 * kib, 128 * kib}};
+  const std::vector<std::pair<std::uint64_t, std::uint64_t>> expected{{0, 36 * kib},
+                                                                      {512 * kib, 512},
+                                                                      {mib + 128 * kib, 128 * kib},
+                                                                      {mib + 256 * kib, 256 * kib},
+                                                                      {mib + 512 * kib, 128 * kib}};
   EXPECT_EQ(seen, expected);
   EXPECT_EQ(report.requests, expected.size());
   EXPECT_EQ(report.retries, 0u);
@@ -145,9 +150,10 @@ TEST_F(CopyFaults, BadSectorIsNamedAfterAllAttempts) {
   const std::uint64_t size = 8 * mib;
   put(source_file(), random_bytes(size, 1));
   // Every read that touches offset 5 MiB fails.
-  ServedSource source(eval(size, "if [ $4 -le 5242880 ] && [ $(($4 + $3)) -gt 5242880 ]; then echo 'EIO bad sector' >&2; exit 1; fi; " +
-                                     dd(source_file())),
-                      size);
+  ServedSource source(
+      eval(size, "if [ $4 -le 5242880 ] && [ $(($4 + $3)) -gt 5242880 ]; then echo 'EIO bad sector' >&2; exit 1; fi; " +
+                     dd(source_file())),
+      size);
   FileTarget target(target_file(), size, true);
   Tuning tuning = full();
   tuning.attempts = 3;
@@ -283,7 +289,8 @@ TEST_F(CopyFaults, DeviceSwappedAtTheVeryEndIsNotDone) {
   pieces.before = [&](std::size_t at, std::stop_token) {
     if (at == 1) target.swapped = true;
   };
-  EXPECT_EQ(failure_of([&] { run(source, target, pieces, Tuning(), heard_, clock_, log_, {}); }).fault(), Fault::conflict);
+  EXPECT_EQ(failure_of([&] { run(source, target, pieces, Tuning(), heard_, clock_, log_, {}); }).fault(),
+            Fault::conflict);
 }
 
 TEST_F(CopyFaults, FullDiskIsNamed) {

@@ -75,7 +75,8 @@ TEST(CopyToLoopDevice, FourKibSectorsAndAnUnalignedTail) {
     const auto delta = work(RangeSet(areas));
     run(source, target, *delta, Tuning(), heard, clock, log, {});
     for (const ByteRange& a : areas)
-      std::copy_n(newer.begin() + static_cast<std::ptrdiff_t>(a.offset), a.length, expected.begin() + static_cast<std::ptrdiff_t>(a.offset));
+      std::copy_n(newer.begin() + static_cast<std::ptrdiff_t>(a.offset), a.length,
+                  expected.begin() + static_cast<std::ptrdiff_t>(a.offset));
     EXPECT_EQ(difference(target.content(), expected), std::nullopt);
   }
 }

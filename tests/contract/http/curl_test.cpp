@@ -115,8 +115,8 @@ TEST_F(CurlTest, AnUnknownCertificateIsExplained) {
   const Error e = refused(server, trust());
   EXPECT_EQ(e.fault(), Fault::auth);
   EXPECT_EQ(e.what(), "vCenter at 127.0.0.1:" + std::to_string(server.port()) +
-                          " shows a certificate nobody here vouches for (self-signed certificate; SHA-256 " + self.sha256 +
-                          "). If you have checked it, add --vmware-fingerprint " + self.sha256 +
+                          " shows a certificate nobody here vouches for (self-signed certificate; SHA-256 " +
+                          self.sha256 + "). If you have checked it, add --vmware-fingerprint " + self.sha256 +
                           ", or give its CA with --vmware-ca FILE.");
 }
 
@@ -161,7 +161,8 @@ TEST_F(CurlTest, APinIsEnoughHoweverItIsWritten) {
 }
 
 TEST_F(CurlTest, AWrongPinStopsInTheHandshake) {
-  const Certificate ca = make_certificate({{}, true}), shown = make_certificate({}, &ca), expected = make_certificate({});
+  const Certificate ca = make_certificate({{}, true}), shown = make_certificate({}, &ca),
+                    expected = make_certificate({});
   TlsServer server({.certificate = shown}, hello);
   Trust t = trust();
   t.sha256 = expected.sha256;
@@ -209,7 +210,8 @@ TEST_F(CurlTest, AMissingCaFileIsNamed) {
 }
 
 TEST_F(CurlTest, ShowsItsOwnCertificateWhenAsked) {
-  const Certificate ca = make_certificate({{}, true}), mine = make_certificate({{"client"}}, &ca), server_cert = make_certificate({});
+  const Certificate ca = make_certificate({{}, true}), mine = make_certificate({{"client"}}, &ca),
+                    server_cert = make_certificate({});
   TlsServer server({.certificate = server_cert, .client_ca_pem = ca.certificate_pem}, hello);
   Trust t = trust();
   t.sha256 = server_cert.sha256;
@@ -258,13 +260,17 @@ TEST_F(CurlTest, SendsWhatItIsToldAndNothingElse) {
 }
 
 TEST_F(CurlTest, EveryMethodGoesAsItsName) {
-  TlsServer server({}, [](const std::string& request) { return request.starts_with("HEAD") ? Reply{"HTTP/1.1 204 No Content\r\nX-M: h\r\n\r\n", Reply::Then::keep, {}} : ok("x"); });
+  TlsServer server({}, [](const std::string& request) {
+    return request.starts_with("HEAD") ? Reply{"HTTP/1.1 204 No Content\r\nX-M: h\r\n\r\n", Reply::Then::keep, {}}
+                                       : ok("x");
+  });
   auto t = transport(trust());
   for (const char* method : {"GET", "HEAD", "PUT", "PATCH", "DELETE", "POST", "GET"}) {
     Request request = get(server.url("/m"));
     request.method = method;
     t->send(request, {});
-    EXPECT_TRUE(server.requests().back().starts_with(std::string(method) + " /m HTTP/1.1\r\n")) << server.requests().back();
+    EXPECT_TRUE(server.requests().back().starts_with(std::string(method) + " /m HTTP/1.1\r\n"))
+        << server.requests().back();
   }
   Request with_body = post(server.url(), "payload");
   with_body.method = "DELETE";
@@ -313,7 +319,8 @@ TEST_F(CurlTest, ConnectionsAreKept) {
 
 TEST_F(CurlTest, ManyThreadsShareOneTransport) {
   const Certificate self = make_certificate({});
-  TlsServer server({.certificate = self}, [](const std::string& request) { return ok(request.substr(request.find("\r\n\r\n") + 4)); });
+  TlsServer server({.certificate = self},
+                   [](const std::string& request) { return ok(request.substr(request.find("\r\n\r\n") + 4)); });
   auto t = pinned(self);
   std::atomic<int> good = 0;
   {
@@ -344,7 +351,9 @@ TEST_F(CurlTest, AUnixSocketTakesThePlaceOfTheHost) {
 
 TEST_F(CurlTest, AProxyIsUsedAndItsRefusalIsNoAct) {
   TlsServer proxy({}, [](const std::string& request) {
-    return request.starts_with("CONNECT") ? Reply{"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", Reply::Then::close, {}} : ok("by proxy");
+    return request.starts_with("CONNECT")
+               ? Reply{"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", Reply::Then::close, {}}
+               : ok("by proxy");
   });
   CurlOptions options;
   options.trust = trust();
@@ -424,17 +433,19 @@ TEST_P(LostReplies, MayHaveActed) {
   EXPECT_EQ(server.requests().size(), 1U);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, LostReplies,
-                         testing::Values(LostReply{"reset", {"", Reply::Then::reset, {}}}, LostReply{"closed", {"", Reply::Then::close, {}}},
-                                         LostReply{"half a header", {"HTTP/1.1 200 OK\r\nConte", Reply::Then::reset, {}}},
-                                         LostReply{"half a body", {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", Reply::Then::close, {}}},
-                                         LostReply{"reset in the body", {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", Reply::Then::reset, {}}},
-                                         LostReply{"no HTTP", {"SSH-2.0-OpenSSH\r\n\r\n", Reply::Then::close, {}}}),
-                         [](const auto& param) {
-                           std::string name = param.param.name;
-                           std::replace(name.begin(), name.end(), ' ', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    All, LostReplies,
+    testing::Values(
+        LostReply{"reset", {"", Reply::Then::reset, {}}}, LostReply{"closed", {"", Reply::Then::close, {}}},
+        LostReply{"half a header", {"HTTP/1.1 200 OK\r\nConte", Reply::Then::reset, {}}},
+        LostReply{"half a body", {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", Reply::Then::close, {}}},
+        LostReply{"reset in the body", {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", Reply::Then::reset, {}}},
+        LostReply{"no HTTP", {"SSH-2.0-OpenSSH\r\n\r\n", Reply::Then::close, {}}}),
+    [](const auto& param) {
+      std::string name = param.param.name;
+      std::replace(name.begin(), name.end(), ' ', '_');
+      return name;
+    });
 
 // libcurl alone would send the second POST again on a new connection: a volume would be made twice.
 TEST_F(CurlTest, ALostReplyOnAKeptConnectionIsNotRepeatedBehindOurBack) {
@@ -442,8 +453,9 @@ TEST_F(CurlTest, ALostReplyOnAKeptConnectionIsNotRepeatedBehindOurBack) {
     for (const Reply::Then then : {Reply::Then::reset, Reply::Then::close}) {
       const Certificate self = make_certificate({});
       std::atomic<int> count = 0;
-      TlsServer server({.certificate = tls ? std::optional(self) : std::nullopt},
-                       [&](const std::string&) { return ++count == 2 ? Reply{"", then, {}} : ok("hello"); });
+      TlsServer server({.certificate = tls ? std::optional(self) : std::nullopt}, [&](const std::string&) {
+        return ++count == 2 ? Reply{"", then, {}} : ok("hello");
+      });
       auto t = pinned(self);
       t->send(get(server.url()), {});  // leaves a connection to be reused
       const Broken e = broken(*t, post(server.url(), "second"));
@@ -534,7 +546,9 @@ TEST_F(CurlTest, AServerThatHangsUpDoesNotKillUsByASignal) {
 
 TEST_F(CurlTest, NothingSecretIsLogged) {
   const Certificate self = make_certificate({});
-  TlsServer server({.certificate = self}, [](const std::string&) { return ok("r3sponse-body", "Set-Cookie: s3ssion=1\r\nX-Subject-Token: t0ken\r\n"); });
+  TlsServer server({.certificate = self}, [](const std::string&) {
+    return ok("r3sponse-body", "Set-Cookie: s3ssion=1\r\nX-Subject-Token: t0ken\r\n");
+  });
   log::Log log(tmp_.path() / "log", nullptr, log::Level::debug, false, log::Level::error);
   CurlOptions options;
   options.trust.sha256 = self.sha256;

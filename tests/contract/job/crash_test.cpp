@@ -1,5 +1,5 @@
-// Death around every call that changes something and around every fact, then the same command again: the end is the same, the
-// bytes are equal, and nothing is left behind.
+// Death around every call that changes something and around every fact, then the same command again: the end is the
+// same, the bytes are equal, and nothing is left behind.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -24,7 +24,8 @@ class Silent final : public Observer {
   void step_started(std::string_view) noexcept override {}
   void step_finished(std::string_view, const std::exception*) noexcept override {}
   void copied(model::DiskKey, std::string_view, std::uint64_t, std::uint64_t) noexcept override {}
-  void disk_finished(model::DiskKey, std::string_view, bool was_full, std::uint64_t, std::uint64_t, double) noexcept override {
+  void disk_finished(model::DiskKey, std::string_view, bool was_full, std::uint64_t, std::uint64_t,
+                     double) noexcept override {
     std::scoped_lock lock(mutex_);
     (was_full ? fulls : deltas)++;
   }
@@ -185,7 +186,9 @@ TEST(Journey, DeathAtEveryPoint) {
     World world;
     world.dies_at = at;
     whole_journey(world);
-    SCOPED_TRACE(fmt::format("died {} (point {} of {})", at < static_cast<int>(world.events.size()) ? world.events[static_cast<std::size_t>(at)] : "?", at, points));
+    SCOPED_TRACE(fmt::format(
+        "died {} (point {} of {})",
+        at < static_cast<int>(world.events.size()) ? world.events[static_cast<std::size_t>(at)] : "?", at, points));
     expect_arrived(world);
     if (HasFailure()) return;
   }

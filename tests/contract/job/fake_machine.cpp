@@ -16,7 +16,9 @@ class Served final : public copy::Source {
  public:
   Served(nbdkit::Export server, std::uint64_t bytes) : server_(std::move(server)), bytes_(bytes) {}
   std::uint64_t bytes() const override { return bytes_; }
-  std::unique_ptr<nbd::Handle> connect(std::stop_token) override { return std::make_unique<nbd::Handle>(server_.uri()); }
+  std::unique_ptr<nbd::Handle> connect(std::stop_token) override {
+    return std::make_unique<nbd::Handle>(server_.uri());
+  }
 
  private:
   nbdkit::Export server_;
@@ -88,7 +90,8 @@ source::Point FakeMachine::point_of(const SnapshotId& id, const Frozen& frozen) 
   point.snapshot = id;
   point.consistency = frozen.off ? source::Consistency::powered_off : source::Consistency::crash;
   for (const auto& [key, disk] : frozen.disks)
-    point.disks.push_back({key, disk.bytes.size(), model::ChangeId{frozen.uuid, std::to_string(frozen.epoch)}, "", false});
+    point.disks.push_back(
+        {key, disk.bytes.size(), model::ChangeId{frozen.uuid, std::to_string(frozen.epoch)}, "", false});
   return point;
 }
 
@@ -127,7 +130,8 @@ std::vector<SnapshotId> FakeMachine::snapshots_of(const JobId& job, std::stop_to
   return ours;
 }
 
-std::unique_ptr<copy::Source> FakeMachine::serve(const source::Point& point, model::DiskKey disk, std::stop_token stop) {
+std::unique_ptr<copy::Source> FakeMachine::serve(const source::Point& point, model::DiskKey disk,
+                                                 std::stop_token stop) {
   const std::string& bytes = snapshots_.at(point.snapshot).disks.at(disk).bytes;
   const auto file = directory_.path() / fmt::format("{}-{}", point.snapshot.value, disk.value);
   std::ofstream(file, std::ios::binary) << bytes;

@@ -1,5 +1,5 @@
-// A virtual machine in memory whose guest never stops writing: disks, snapshots, change tracking by epochs. Its frozen disks are
-// served by real nbdkit, so that the real copy engine reads them. Can be made to die around any call.
+// A virtual machine in memory whose guest never stops writing: disks, snapshots, change tracking by epochs. Its frozen
+// disks are served by real nbdkit, so that the real copy engine reads them. Can be made to die around any call.
 #pragma once
 
 #include <functional>
@@ -30,13 +30,15 @@ class FakeMachine final : public source::Machine {
   void thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) override;
   std::vector<SnapshotId> snapshots_of(const JobId& job, std::stop_token stop) override;
   std::unique_ptr<copy::Source> serve(const source::Point& point, model::DiskKey disk, std::stop_token stop) override;
-  std::unique_ptr<copy::Work> changed(const source::Point& point, model::DiskKey disk, const std::optional<model::ChangeId>& since,
-                                      std::stop_token stop) override;
+  std::unique_ptr<copy::Work> changed(const source::Point& point, model::DiskKey disk,
+                                      const std::optional<model::ChangeId>& since, std::stop_token stop) override;
   void power_off(source::Stop how, std::chrono::seconds patience, std::stop_token stop) override;
 
   std::size_t snapshots() const { return snapshots_.size(); }
   std::string bytes(model::DiskKey disk) const { return disks_.at(disk).bytes; }
-  std::string frozen(const SnapshotId& snapshot, model::DiskKey disk) const { return last_frozen_.at(snapshot).at(disk); }
+  std::string frozen(const SnapshotId& snapshot, model::DiskKey disk) const {
+    return last_frozen_.at(snapshot).at(disk);
+  }
   bool on() const { return on_; }
   void power_on() { on_ = true; }
   void reset_tracking() { uuid_ += "x"; }
@@ -60,7 +62,8 @@ class FakeMachine final : public source::Machine {
 
   std::map<model::DiskKey, Disk> disks_;
   std::map<SnapshotId, Frozen> snapshots_;
-  std::map<SnapshotId, std::map<model::DiskKey, std::string>> last_frozen_;  // for proofs, also after the snapshot is gone
+  std::map<SnapshotId, std::map<model::DiskKey, std::string>>
+      last_frozen_;  // for proofs, also after the snapshot is gone
   bool on_ = true;
   int epoch_ = 1;
   int next_ = 1;

@@ -42,7 +42,10 @@ TEST_F(HandleTest, ReadsSeveralRequestsAtOnce) {
   EXPECT_GE(handle.maximum_read(), 1048576u);
   std::vector<std::byte> a(4096, std::byte{0xff}), b(4096, std::byte{0xff}), c(4096, std::byte{0xff});
   int done = 0;
-  const auto note = [&](int error) { EXPECT_EQ(error, 0); ++done; };
+  const auto note = [&](int error) {
+    EXPECT_EQ(error, 0);
+    ++done;
+  };
   handle.read(a, 0, note);
   handle.read(b, 8192, note);
   handle.read(c, 4096, note);
@@ -76,7 +79,8 @@ TEST_F(HandleTest, ExtentsAreClippedAndRise) {
     ASSERT_FALSE(HasFatalFailure());
   }
   EXPECT_TRUE(std::any_of(all.begin(), all.end(), [](const Extent& e) { return e.zero; }));
-  EXPECT_TRUE(std::any_of(all.begin(), all.end(), [](const Extent& e) { return !e.zero && e.range.offset == 1048576; }));
+  EXPECT_TRUE(
+      std::any_of(all.begin(), all.end(), [](const Extent& e) { return !e.zero && e.range.offset == 1048576; }));
 }
 
 TEST_F(HandleTest, FailedReadTellsItsErrno) {
@@ -138,9 +142,7 @@ TEST_F(HandleTest, NobodyListens) {
   }
 }
 
-TEST_F(HandleTest, OtherTransportsAreNotFollowed) {
-  EXPECT_THROW(Handle(Uri{"nbd+vsock://2/"}), Error);
-}
+TEST_F(HandleTest, OtherTransportsAreNotFollowed) { EXPECT_THROW(Handle(Uri{"nbd+vsock://2/"}), Error); }
 
 TEST_F(HandleTest, HungServerIsGivenUpOrCancelled) {
   const auto served = serve("null", {{"size", "1M"}, {"delay-open", "20"}}, {"delay"});

@@ -1,6 +1,6 @@
 // nbdkit itself: what is installed, servers that start, fail, die and end, secrets that change.
-#include <gtest/gtest.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -38,7 +38,8 @@ class ServeTest : public ::testing::Test {
 // A runner whose programs are never there.
 class NothingInstalled final : public process::Runner {
  public:
-  std::unique_ptr<process::Child> start(const process::Command& command, process::LineSink, process::LineSink) override {
+  std::unique_ptr<process::Child> start(const process::Command& command, process::LineSink,
+                                        process::LineSink) override {
     throw Error(Fault::tool, "there is no program " + command.program.string());
   }
 };
@@ -105,7 +106,8 @@ TEST_F(ServeTest, FailureToStartHasItsOwnWords) {
 }
 
 TEST_F(ServeTest, PathsThatAreTooLongAndPathsWithOddNames) {
-  EXPECT_THROW(serve(runner_, recipe("null", {{"size", "1M"}}), folder_.path() / std::string(100, 'x'), log_, {}), Error);
+  EXPECT_THROW(serve(runner_, recipe("null", {{"size", "1M"}}), folder_.path() / std::string(100, 'x'), log_, {}),
+               Error);
   const Export served = serve(runner_, recipe("null", {{"size", "1M"}}), folder_.path() / "a b&c%41", log_, {});
   EXPECT_EQ(nbd::Handle(served.uri()).bytes(), 1048576u);
 }
@@ -120,7 +122,9 @@ TEST_F(ServeTest, KilledServerIsNoticed) {
 // A server started by a thread must outlive that thread (PR_SET_PDEATHSIG counts threads, not processes).
 TEST_F(ServeTest, OutlivesTheThreadThatStartedIt) {
   std::optional<Export> served;
-  std::thread([&] { served.emplace(serve(runner_, recipe("null", {{"size", "1M"}}), folder_.path(), log_, {})); }).join();
+  std::thread([&] {
+    served.emplace(serve(runner_, recipe("null", {{"size", "1M"}}), folder_.path(), log_, {}));
+  }).join();
   std::this_thread::sleep_for(std::chrono::milliseconds(200));
   EXPECT_TRUE(served->alive()) << served->last_words();
 }

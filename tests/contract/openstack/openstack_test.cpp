@@ -39,7 +39,8 @@ class OpenStack : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     lab_ = new support::Lab({"--devices", "file", "--writer-rate", "0"});
-    lab_->control("openstack", "POST", "/settings", R"({"create_delay_ms":50,"attach_delay_ms":60,"server_delay_ms":100})");
+    lab_->control("openstack", "POST", "/settings",
+                  R"({"create_delay_ms":50,"attach_delay_ms":60,"server_delay_ms":100})");
   }
   static void TearDownTestSuite() {
     delete lab_;
@@ -68,7 +69,9 @@ class OpenStack : public ::testing::Test {
     return n;
   }
 
-  Environment environment() const { return {{"OS_CLIENT_CONFIG_FILE", lab_->get("openstack.clouds_yaml")}, {"OS_CLOUD", lab_->get("openstack.cloud")}}; }
+  Environment environment() const {
+    return {{"OS_CLIENT_CONFIG_FILE", lab_->get("openstack.clouds_yaml")}, {"OS_CLOUD", lab_->get("openstack.cloud")}};
+  }
 
   std::unique_ptr<http::Transport> transport(const CloudConfig& config) {
     http::CurlOptions options;
@@ -112,13 +115,18 @@ TEST_F(OpenStack, PasswordFindsEveryService) {
   EXPECT_FALSE(cloud->project_id().empty());
   EXPECT_EQ(volumes::limits(cloud->volume({}), {}).volumes_used, 0);
   EXPECT_GE(flavors::list(cloud->compute({}), {}).size(), 1u);
-  EXPECT_EQ(networks::find(cloud->network({}), lab_->get("openstack.network_id"), {}).id, lab_->get("openstack.network_id"));
+  EXPECT_EQ(networks::find(cloud->network({}), lab_->get("openstack.network_id"), {}).id,
+            lab_->get("openstack.network_id"));
   EXPECT_GT(cloud->compute({}).microversion(), (Microversion{2, 1}));
   EXPECT_GT(cloud->volume({}).microversion(), (Microversion{3, 0}));
-  EXPECT_EQ(flavors::find(cloud->compute({}), lab_->get("openstack.flavor_id"), {}).id, lab_->get("openstack.flavor_id"));
-  EXPECT_EQ(volumes::find_type(cloud->volume({}), lab_->get("openstack.volume_type"), {}).name, lab_->get("openstack.volume_type"));
-  EXPECT_TRUE(has(thrown([&] { volumes::check_availability_zone(cloud->volume({}), "mars", {}); }).what(), "there are: "));
-  EXPECT_TRUE(has(thrown([&] { servers::check_availability_zone(cloud->compute({}), "mars", {}); }).what(), "there are: "));
+  EXPECT_EQ(flavors::find(cloud->compute({}), lab_->get("openstack.flavor_id"), {}).id,
+            lab_->get("openstack.flavor_id"));
+  EXPECT_EQ(volumes::find_type(cloud->volume({}), lab_->get("openstack.volume_type"), {}).name,
+            lab_->get("openstack.volume_type"));
+  EXPECT_TRUE(
+      has(thrown([&] { volumes::check_availability_zone(cloud->volume({}), "mars", {}); }).what(), "there are: "));
+  EXPECT_TRUE(
+      has(thrown([&] { servers::check_availability_zone(cloud->compute({}), "mars", {}); }).what(), "there are: "));
 }
 
 TEST_F(OpenStack, WrongPassword) {
@@ -147,7 +155,10 @@ TEST_F(OpenStack, AnUnknownCertificateIsRefused) {
   // Following the advice works.
   const std::string fingerprint = said.substr(said.find(variable) + variable.size(), 95);
   EXPECT_NE(open({{"VMFERRY_OPENSTACK_FINGERPRINT", fingerprint}}), nullptr);
-  EXPECT_EQ(thrown([&] { open({{"VMFERRY_OPENSTACK_FINGERPRINT", "00" + fingerprint.substr(2)}}); }).fault(), Fault::auth);
+  EXPECT_EQ(thrown([&] {
+              open({{"VMFERRY_OPENSTACK_FINGERPRINT", "00" + fingerprint.substr(2)}});
+            }).fault(),
+            Fault::auth);
 }
 
 // A credential and a token made through the lab's own calls.
@@ -166,10 +177,15 @@ class Logins : public OpenStack {
   std::string auth_url() const { return lab_->get("openstack.auth_url"); }
   std::pair<std::string, json> token() {
     const CloudConfig config = load(environment());
-    const json user{{"name", config.user.name}, {"domain", {{"id", "default"}}}, {"password", std::string(config.password.reveal())}};
+    const json user{{"name", config.user.name},
+                    {"domain", {{"id", "default"}}},
+                    {"password", std::string(config.password.reveal())}};
     const json project{{"name", config.project.name}, {"domain", {{"id", "default"}}}};
     const http::Response r = raw("POST", auth_url() + "/auth/tokens",
-                                 {{"auth", {{"identity", {{"methods", {"password"}}, {"password", {{"user", user}}}}}, {"scope", {{"project", project}}}}}}, "");
+                                 {{"auth",
+                                   {{"identity", {{"methods", {"password"}}, {"password", {{"user", user}}}}},
+                                    {"scope", {{"project", project}}}}}},
+                                 "");
     EXPECT_EQ(r.status, 201) << r.body;
     return {r.header("x-subject-token"), json::parse(r.body)};
   }
@@ -189,12 +205,16 @@ TEST_F(Logins, ApplicationCredentialByIdAndByName) {
   const auto [id, body] = token();
   const std::string user = body["token"]["user"]["id"];
   const http::Response made =
-      raw("POST", auth_url() + "/users/" + user + "/application_credentials", {{"application_credential", {{"name", "mover"}, {"secret", "credential-secret"}}}}, id);
+      raw("POST", auth_url() + "/users/" + user + "/application_credentials",
+          {{"application_credential", {{"name", "mover"}, {"secret", "credential-secret"}}}}, id);
   ASSERT_EQ(made.status, 201) << made.body;
   const std::string credential = json::parse(made.body)["application_credential"]["id"];
-  const auto by_id = open_bare({{"OS_APPLICATION_CREDENTIAL_ID", credential}, {"OS_APPLICATION_CREDENTIAL_SECRET", "credential-secret"}});
+  const auto by_id = open_bare(
+      {{"OS_APPLICATION_CREDENTIAL_ID", credential}, {"OS_APPLICATION_CREDENTIAL_SECRET", "credential-secret"}});
   EXPECT_EQ(volumes::limits(by_id->volume({}), {}).volumes_used, 0);
-  const auto by_name = open_bare({{"OS_APPLICATION_CREDENTIAL_NAME", "mover"}, {"OS_APPLICATION_CREDENTIAL_SECRET", "credential-secret"}, {"OS_USER_ID", user}});
+  const auto by_name = open_bare({{"OS_APPLICATION_CREDENTIAL_NAME", "mover"},
+                                  {"OS_APPLICATION_CREDENTIAL_SECRET", "credential-secret"},
+                                  {"OS_USER_ID", user}});
   EXPECT_EQ(volumes::limits(by_name->volume({}), {}).volumes_used, 0);
   control("POST", "/tokens/revoke");
   EXPECT_EQ(volumes::limits(by_id->volume({}), {}).volumes_used, 0);
@@ -239,9 +259,17 @@ TEST_F(OpenStack, ATokenThatExpiresInTheMiddleOfEachKindOfCall) {
   fault({{"service", "volume"}, {"method", "POST"}, {"path_regex", "/volumes$"}, {"count", 1}, {"kind", "expire"}});
   const Volume v = make(*cloud, wish());
   EXPECT_EQ(control("GET", "/state")["volumes"].size(), 1u);
-  fault({{"service", "compute"}, {"method", "POST"}, {"path_regex", "os-volume_attachments"}, {"count", 1}, {"kind", "expire"}});
+  fault({{"service", "compute"},
+         {"method", "POST"},
+         {"path_regex", "os-volume_attachments"},
+         {"count", 1},
+         {"kind", "expire"}});
   attachments::attach(cloud->compute({}), cloud->volume({}), host(), v.id, 30s, {});
-  fault({{"service", "compute"}, {"method", "DELETE"}, {"path_regex", "os-volume_attachments"}, {"count", 1}, {"kind", "expire"}});
+  fault({{"service", "compute"},
+         {"method", "DELETE"},
+         {"path_regex", "os-volume_attachments"},
+         {"count", 1},
+         {"kind", "expire"}});
   attachments::detach(cloud->compute({}), cloud->volume({}), host(), v.id, 30s, {});
   volumes::remove(cloud->volume({}), v.id, {});
 }
@@ -276,14 +304,31 @@ TEST_F(OpenStack, ManyThreadsSurviveARevocation) {
 TEST_F(OpenStack, OverloadIsWaitedOut) {
   const auto cloud = open();
   Service& volume = cloud->volume({});
-  fault({{"service", "volume"}, {"method", "GET"}, {"path_regex", "limits"}, {"count", 1}, {"kind", "http"}, {"status", 429}, {"retry_after", 1}});
+  fault({{"service", "volume"},
+         {"method", "GET"},
+         {"path_regex", "limits"},
+         {"count", 1},
+         {"kind", "http"},
+         {"status", 429},
+         {"retry_after", 1}});
   const auto before = clock_.mono();
   volumes::limits(volume, {});
   EXPECT_GE(clock_.mono() - before, 1s);
-  fault({{"service", "volume"}, {"method", "GET"}, {"path_regex", "limits"}, {"count", 3}, {"kind", "http"}, {"status", 503}});
+  fault({{"service", "volume"},
+         {"method", "GET"},
+         {"path_regex", "limits"},
+         {"count", 3},
+         {"kind", "http"},
+         {"status", 503}});
   volumes::limits(volume, {});
   // A creation that was refused for overload was not done, so it may be repeated.
-  fault({{"service", "volume"}, {"method", "POST"}, {"path_regex", "/volumes$"}, {"count", 1}, {"kind", "http"}, {"status", 429}, {"retry_after", 1}});
+  fault({{"service", "volume"},
+         {"method", "POST"},
+         {"path_regex", "/volumes$"},
+         {"count", 1},
+         {"kind", "http"},
+         {"status", 429},
+         {"retry_after", 1}});
   const Volume v = make(*cloud, wish());
   EXPECT_EQ(control("GET", "/state")["volumes"].size(), 1u);
   volumes::remove(volume, v.id, {});
@@ -292,7 +337,12 @@ TEST_F(OpenStack, OverloadIsWaitedOut) {
 TEST_F(OpenStack, OverloadThatStaysIsUnavailableWithTheRequestId) {
   const auto cloud = open();
   Service& volume = cloud->volume({});
-  fault({{"service", "volume"}, {"method", "GET"}, {"path_regex", "limits"}, {"count", 100}, {"kind", "http"}, {"status", 503}});
+  fault({{"service", "volume"},
+         {"method", "GET"},
+         {"path_regex", "limits"},
+         {"count", 100},
+         {"kind", "http"},
+         {"status", 503}});
   const Error e = thrown([&] { volumes::limits(volume, {}); });
   EXPECT_EQ(e.fault(), Fault::unavailable);
   EXPECT_TRUE(has(e.what(), "HTTP 503")) << e.what();
@@ -316,7 +366,13 @@ TEST_F(OpenStack, LostReplyOfAVolumeCreation) {
 TEST_F(OpenStack, AFailedCreationIsSeenAtOnce) {
   const auto cloud = open();
   cloud->volume({});
-  fault({{"service", "volume"}, {"method", "POST"}, {"path_regex", "/volumes$"}, {"count", 1}, {"kind", "fault"}, {"fault", "error"}, {"message", "no backend"}});
+  fault({{"service", "volume"},
+         {"method", "POST"},
+         {"path_regex", "/volumes$"},
+         {"count", 1},
+         {"kind", "fault"},
+         {"fault", "error"},
+         {"message", "no backend"}});
   const Volume v = volumes::create(cloud->volume({}), wish(), {});
   const auto before = clock_.mono();
   const Error e = thrown([&] { volumes::wait_for(cloud->volume({}), v.id, {"available"}, 60s, {}); });
@@ -350,13 +406,18 @@ TEST_F(OpenStack, MetadataAndImageProperties) {
   volumes::set_bootable(volume, v.id, true, {});
   volumes::set_image_metadata(volume, v.id, {{"hw_firmware_type", "uefi"}, {"os_type", "linux"}}, {});
   const Volume now = volumes::get(volume, v.id, {});
-  EXPECT_EQ(now.metadata, (Metadata{{"vmferry_job", "job-1"}, {"disk", "changed"}, {"odd", "it's \"odd\" ü"}, {"change_id", "52 de/9"}}));
+  EXPECT_EQ(
+      now.metadata,
+      (Metadata{{"vmferry_job", "job-1"}, {"disk", "changed"}, {"odd", "it's \"odd\" ü"}, {"change_id", "52 de/9"}}));
   EXPECT_TRUE(now.bootable);
   EXPECT_EQ(now.image_metadata.at("hw_firmware_type"), "uefi");
   volumes::remove_metadata(volume, v.id, "change_id", {});
   volumes::remove_metadata(volume, v.id, "change_id", {});
   EXPECT_EQ(volumes::get(volume, v.id, {}).metadata.count("change_id"), 0u);
-  EXPECT_EQ(thrown([&] { volumes::remove_metadata(volume, VolumeId{"00000000-0000-4000-8000-000000000000"}, "x", {}); }).fault(), Fault::not_found);
+  EXPECT_EQ(thrown([&] {
+              volumes::remove_metadata(volume, VolumeId{"00000000-0000-4000-8000-000000000000"}, "x", {});
+            }).fault(),
+            Fault::not_found);
   EXPECT_EQ(volumes::find(volume, {{"odd", "it's \"odd\" ü"}}, {}).size(), 1u);
   EXPECT_EQ(volumes::find(volume, {{"odd", "it's"}}, {}).size(), 0u);
   EXPECT_EQ(volumes::find_by_name(volume, v.name, {}).size(), 1u);
@@ -390,7 +451,8 @@ TEST_F(OpenStack, AttachAndDetach) {
   const Volume v = make(*cloud, wish());
   const std::size_t before = attachments::list(compute, host(), {}).size();
   attachments::attach(compute, volume, host(), v.id, 30s, {});
-  EXPECT_TRUE(std::filesystem::exists(std::filesystem::path(lab_->get("openstack.by_id")) / ("virtio-" + v.id.value.substr(0, 20))));
+  EXPECT_TRUE(std::filesystem::exists(std::filesystem::path(lab_->get("openstack.by_id")) /
+                                      ("virtio-" + v.id.value.substr(0, 20))));
   attachments::attach(compute, volume, host(), v.id, 30s, {});
   EXPECT_EQ(calls("POST", "os-volume_attachments"), 1);
   EXPECT_EQ(attachments::list(compute, host(), {}).size(), before + 1);
@@ -407,7 +469,11 @@ TEST_F(OpenStack, AttachAndDetachWithRepliesLostAndConflicts) {
   Service& volume = cloud->volume({});
   Service& compute = cloud->compute({});
   const Volume v = make(*cloud, wish());
-  const json rules[] = {{{"kind", "lost-reply"}}, {{"kind", "reset"}}, {{"kind", "http"}, {"status", 409}, {"message", "Cannot 'attach_volume' instance while it is in task_state rebooting"}}};
+  const json rules[] = {{{"kind", "lost-reply"}},
+                        {{"kind", "reset"}},
+                        {{"kind", "http"},
+                         {"status", 409},
+                         {"message", "Cannot 'attach_volume' instance while it is in task_state rebooting"}}};
   for (json rule : rules) {
     rule.update({{"service", "compute"}, {"path_regex", "os-volume_attachments"}, {"count", 1}, {"method", "POST"}});
     fault(rule);
@@ -428,8 +494,13 @@ TEST_F(OpenStack, ServerFromVolumesAndPortsOnceDespiteALostReply) {
   Service& network = cloud->network({});
   const Volume boot = make(*cloud, wish("web01-1-2000")), data = make(*cloud, wish("web01-1-2001"));
   volumes::set_bootable(volume, boot.id, true, {});
-  const PortWish port_wish{.name = "web01-nic0", .description = "vmferry job-1", .network = lab_->get("openstack.network_id"),
-                           .subnet = lab_->get("openstack.subnet_id"), .mac = "00:50:56:AA:BB:02", .ip = "", .security_groups = {}};
+  const PortWish port_wish{.name = "web01-nic0",
+                           .description = "vmferry job-1",
+                           .network = lab_->get("openstack.network_id"),
+                           .subnet = lab_->get("openstack.subnet_id"),
+                           .mac = "00:50:56:AA:BB:02",
+                           .ip = "",
+                           .security_groups = {}};
   fault({{"service", "network"}, {"method", "POST"}, {"path_regex", "/ports$"}, {"count", 1}, {"kind", "lost-reply"}});
   const MadePort port = ports::ensure(network, port_wish, {});
   EXPECT_TRUE(port.created);
@@ -444,13 +515,15 @@ TEST_F(OpenStack, ServerFromVolumesAndPortsOnceDespiteALostReply) {
   w.ports = {port.port.id};
   w.metadata = {{"vmferry_job", "job-1"}, {"vm", "vm-42"}};
   w.tag = {{"vmferry_job", "job-1"}};
-  fault({{"service", "compute"}, {"method", "POST"}, {"path_regex", "/servers$"}, {"count", 1}, {"kind", "lost-reply"}});
+  fault(
+      {{"service", "compute"}, {"method", "POST"}, {"path_regex", "/servers$"}, {"count", 1}, {"kind", "lost-reply"}});
   const Server made = servers::create(compute, w, {});
   const Server active = servers::wait_for_active(compute, made.id, 30s, {});
   EXPECT_EQ(active.metadata.at("vm"), "vm-42");
   const std::vector<Server> ours = servers::find(compute, w.tag, {});
   ASSERT_EQ(ours.size(), 1u);
-  for (const json& server : control("GET", "/state")["servers"]) {
+  const json state = control("GET", "/state");
+  for (const json& server : state.at("servers")) {
     if (server["id"] != made.id.value) continue;
     EXPECT_EQ(server["volumes"], (json{boot.id.value, data.id.value}));
     EXPECT_EQ(server["ports"], (json{port.port.id.value}));
@@ -476,7 +549,13 @@ TEST_F(OpenStack, AFailedServerTellsWhy) {
   w.flavor_id = lab_->get("openstack.flavor_id");
   w.volumes = {boot.id};
   w.metadata = w.tag = {{"vmferry_job", "job-2"}};
-  fault({{"service", "compute"}, {"method", "POST"}, {"path_regex", "/servers$"}, {"count", 1}, {"kind", "fault"}, {"fault", "error"}, {"message", "No valid host was found."}});
+  fault({{"service", "compute"},
+         {"method", "POST"},
+         {"path_regex", "/servers$"},
+         {"count", 1},
+         {"kind", "fault"},
+         {"fault", "error"},
+         {"message", "No valid host was found."}});
   const Server made = servers::create(cloud->compute({}), w, {});
   const Error e = thrown([&] { servers::wait_for_active(cloud->compute({}), made.id, 30s, {}); });
   EXPECT_TRUE(has(e.what(), "No valid host was found")) << e.what();
@@ -488,8 +567,13 @@ TEST_F(OpenStack, AFailedServerTellsWhy) {
 TEST_F(OpenStack, PortsThatCannotBe) {
   const auto cloud = open();
   Service& network = cloud->network({});
-  PortWish w{.name = "n", .description = "vmferry job-1", .network = lab_->get("openstack.network_id"), .subnet = lab_->get("openstack.subnet_id"),
-             .mac = "00:50:56:aa:bb:03", .ip = "203.0.113.9", .security_groups = {}};
+  PortWish w{.name = "n",
+             .description = "vmferry job-1",
+             .network = lab_->get("openstack.network_id"),
+             .subnet = lab_->get("openstack.subnet_id"),
+             .mac = "00:50:56:aa:bb:03",
+             .ip = "203.0.113.9",
+             .security_groups = {}};
   const Error e = thrown([&] { ports::ensure(network, w, {}); });
   EXPECT_TRUE(has(e.what(), "203.0.113.9")) << e.what();
   EXPECT_TRUE(has(thrown([&] { networks::find(network, "nowhere", {}); }).what(), "there are: "));

@@ -64,7 +64,8 @@ class Lines {
   }
   std::string at(std::size_t index) {
     std::unique_lock lock(mutex_);
-    if (!more_.wait_for(lock, 20s, [&] { return lines_.size() > index; })) throw std::runtime_error("no such line came");
+    if (!more_.wait_for(lock, 20s, [&] { return lines_.size() > index; }))
+      throw std::runtime_error("no such line came");
     return lines_[index];
   }
   std::vector<std::string> all() {
@@ -94,7 +95,9 @@ std::set<std::string> split_nul(const std::string& text) {
 
 class ProcessTest : public testing::Test {
  protected:
-  Output run_it(const Command& command, std::chrono::milliseconds deadline = 30s) { return run(runner_, command, deadline, {}); }
+  Output run_it(const Command& command, std::chrono::milliseconds deadline = 30s) {
+    return run(runner_, command, deadline, {});
+  }
   std::string failure(const Command& command, Fault expected) {
     try {
       run_it(command);
@@ -176,7 +179,8 @@ TEST_F(ProcessTest, SaysWhyAFileCannotBeRun) {
 
 TEST_F(ProcessTest, HandsOnlyTheNamedDescriptors) {
   // Leaky on purpose: neither is close-on-exec.
-  const Fd leak1(::open("/dev/zero", O_RDONLY)), leak2(::open("/dev/zero", O_RDONLY)), high(::fcntl(leak1.get(), F_DUPFD, 500));
+  const Fd leak1(::open("/dev/zero", O_RDONLY)), leak2(::open("/dev/zero", O_RDONLY)),
+      high(::fcntl(leak1.get(), F_DUPFD, 500));
   ASSERT_TRUE(leak1 && leak2 && high);
   EXPECT_EQ(run_it(role("list-fds")).out, "0 1 2\n");
   Command command = role("list-fds");
@@ -231,7 +235,8 @@ TEST_F(ProcessTest, EnvironmentIsCleanAndNothingSecretIsInSight) {
   EXPECT_EQ(out.at(1), "got s3cret");
   const std::string folder = fmt::format("/proc/{}/", child->pid());
   std::set<std::string> names;
-  for (const std::string& entry : split_nul(read_file(folder + "environ"))) names.insert(entry.substr(0, entry.find('=')));
+  for (const std::string& entry : split_nul(read_file(folder + "environ")))
+    names.insert(entry.substr(0, entry.find('=')));
   for (const std::string& name : names)
     EXPECT_TRUE((std::set<std::string>{"PATH", "HOME", "LANG", "TMPDIR", "LIBGUESTFS_BACKEND"}.contains(name))) << name;
   EXPECT_TRUE(names.contains("PATH"));
@@ -286,8 +291,9 @@ TEST_F(ProcessTest, RunIsStoppedTogetherWithItsChild) {
   std::stop_source stop;
   const support::TemporaryDirectory tmp;
   const std::string pid_file = tmp.path() / "pid";
-  auto running = std::async(std::launch::async,
-                            [&] { return run(runner_, shell("echo $$ > " + pid_file + "; exec sleep 60"), 50s, stop.get_token()); });
+  auto running = std::async(std::launch::async, [&] {
+    return run(runner_, shell("echo $$ > " + pid_file + "; exec sleep 60"), 50s, stop.get_token());
+  });
   while (read_file(pid_file).empty()) std::this_thread::yield();
   stop.request_stop();
   ASSERT_EQ(running.wait_for(10s), std::future_status::ready);
@@ -309,7 +315,8 @@ TEST_F(ProcessTest, RunEndsAtItsDeadline) {
 
 TEST_F(ProcessTest, TerminateAsksFirst) {
   Lines out;
-  const auto child = runner_.start(shell("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done"), out.sink(), {});
+  const auto child =
+      runner_.start(shell("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done"), out.sink(), {});
   out.at(0);
   child->terminate(20s);
   EXPECT_EQ(child->wait({}).code, 7);
@@ -320,7 +327,8 @@ TEST_F(ProcessTest, TerminateAsksFirst) {
 
 TEST_F(ProcessTest, TerminateEndsTheDeafAndTheirChildren) {
   Lines out;
-  const auto child = runner_.start(shell("trap '' TERM; sleep 60 & echo $!; while :; do sleep 0.05; done"), out.sink(), {});
+  const auto child =
+      runner_.start(shell("trap '' TERM; sleep 60 & echo $!; while :; do sleep 0.05; done"), out.sink(), {});
   const Fd grandchild = watch(std::stoi(out.at(0)));
   ASSERT_TRUE(grandchild);
   child->terminate(200ms);
@@ -348,7 +356,8 @@ TEST_F(ProcessTest, NoZombieIsLeft) {
 TEST_F(ProcessTest, AllOutputIsThereWhenWaitReturns) {
   for (int i = 0; i < 30; ++i) {
     Lines err;
-    const auto child = runner_.start(shell("for i in 1 2 3 4 5; do echo $i >&2; done; printf last >&2"), {}, err.sink());
+    const auto child =
+        runner_.start(shell("for i in 1 2 3 4 5; do echo $i >&2; done; printf last >&2"), {}, err.sink());
     child->wait({});
     EXPECT_EQ(err.all(), (std::vector<std::string>{"1", "2", "3", "4", "5", "last"}));
   }
@@ -356,17 +365,19 @@ TEST_F(ProcessTest, AllOutputIsThereWhenWaitReturns) {
 
 TEST_F(ProcessTest, HugeStderrNeitherBlocksNorGrows) {
   std::atomic<std::size_t> bytes = 0, lines = 0;
-  const auto child = runner_.start(shell("yes 0123456789012345678901234567890 | head -c 9600000 >&2"), {}, [&](std::string_view line) {
-    bytes += line.size() + 1;
-    ++lines;
-  });
+  const auto child =
+      runner_.start(shell("yes 0123456789012345678901234567890 | head -c 9600000 >&2"), {}, [&](std::string_view line) {
+        bytes += line.size() + 1;
+        ++lines;
+      });
   EXPECT_TRUE(child->wait({}).ok());
   EXPECT_EQ(bytes, 9'600'000U);
   EXPECT_EQ(lines, 300'000U);
 }
 
 TEST_F(ProcessTest, RunKeepsAtMostOneMebibyteOfEach) {
-  const Output output = run_it(shell("head -c 1200000 /dev/zero | tr '\\0' x; head -c 1200000 /dev/zero | tr '\\0' '\\n' >&2"));
+  const Output output =
+      run_it(shell("head -c 1200000 /dev/zero | tr '\\0' x; head -c 1200000 /dev/zero | tr '\\0' '\\n' >&2"));
   EXPECT_EQ(output.out.size(), 1U << 20);
   EXPECT_EQ(output.err.size(), 1U << 20);
 }

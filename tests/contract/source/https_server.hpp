@@ -62,8 +62,8 @@ struct Identity {
 };
 
 // Self-signed, or signed by `issuer`. `alternative` as in a configuration file: "IP:127.0.0.1", "DNS:esx.example".
-inline std::unique_ptr<Identity> identity(const std::string& common_name, const std::string& alternative, const Identity* issuer = nullptr,
-                                          bool authority = false) {
+inline std::unique_ptr<Identity> identity(const std::string& common_name, const std::string& alternative,
+                                          const Identity* issuer = nullptr, bool authority = false) {
   auto made = std::make_unique<Identity>();
   made->key = EVP_EC_gen("P-256");
   made->certificate = X509_new();
@@ -74,7 +74,8 @@ inline std::unique_ptr<Identity> identity(const std::string& common_name, const 
   X509_gmtime_adj(X509_getm_notBefore(c), -3600);
   X509_gmtime_adj(X509_getm_notAfter(c), 86400);
   X509_NAME* name = X509_get_subject_name(c);
-  X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>(common_name.c_str()), -1, -1, 0);
+  X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>(common_name.c_str()), -1,
+                             -1, 0);
   X509_set_issuer_name(c, issuer != nullptr ? X509_get_subject_name(issuer->certificate) : name);
   X509_set_pubkey(c, made->key);
   const auto extend = [&](int nid, const std::string& value) {
@@ -84,7 +85,8 @@ inline std::unique_ptr<Identity> identity(const std::string& common_name, const 
   };
   if (!alternative.empty()) extend(NID_subject_alt_name, alternative);
   extend(NID_basic_constraints, authority ? "critical,CA:TRUE" : "critical,CA:FALSE");
-  if (X509_sign(c, issuer != nullptr ? issuer->key : made->key, EVP_sha256()) == 0) throw std::runtime_error("cannot sign");
+  if (X509_sign(c, issuer != nullptr ? issuer->key : made->key, EVP_sha256()) == 0)
+    throw std::runtime_error("cannot sign");
   return made;
 }
 
@@ -104,7 +106,8 @@ class HttpsServer {
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t length = sizeof address;
-    if (bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || listen(listener_.get(), 64) != 0 ||
+    if (bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+        listen(listener_.get(), 64) != 0 ||
         getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0)
       throw std::runtime_error("cannot listen");
     port_ = ntohs(address.sin_port);
@@ -139,7 +142,7 @@ class HttpsServer {
   std::string refuse_body;
   std::atomic<int> reads{0};
   std::atomic<int> refused{0};
-  std::atomic<int> expire_after{-1};   // reads after which the cookie is no longer taken
+  std::atomic<int> expire_after{-1};  // reads after which the cookie is no longer taken
   std::atomic<int> delay_ms{0};
 
  private:
@@ -193,7 +196,8 @@ class HttpsServer {
   }
 
   static std::string plain(int status, const std::string& body, bool head) {
-    return "HTTP/1.1 " + std::to_string(status) + " X\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + (head ? "" : body);
+    return "HTTP/1.1 " + std::to_string(status) + " X\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
+           (head ? "" : body);
   }
 
   std::string answer(const std::string& request) {
@@ -225,9 +229,10 @@ class HttpsServer {
       last = std::min(last, static_cast<std::size_t>(std::stoull(range.substr(range.find('-') + 1))));
       ++reads;
     }
-    std::string reply = range.empty() ? "HTTP/1.1 200 OK\r\n"
-                                      : "HTTP/1.1 206 Partial\r\nContent-Range: bytes " + std::to_string(first) + "-" + std::to_string(last) +
-                                            "/" + std::to_string(settings_.content.size()) + "\r\n";
+    std::string reply = range.empty()
+                            ? "HTTP/1.1 200 OK\r\n"
+                            : "HTTP/1.1 206 Partial\r\nContent-Range: bytes " + std::to_string(first) + "-" +
+                                  std::to_string(last) + "/" + std::to_string(settings_.content.size()) + "\r\n";
     reply += "Accept-Ranges: bytes\r\nContent-Length: " + std::to_string(last - first + 1) + "\r\n\r\n";
     if (!head) reply.append(settings_.content.data() + first, last - first + 1);
     return reply;

@@ -25,7 +25,9 @@ class NoTransport final : public vmware::Transport {
  public:
   std::string name() const override { return "none"; }
   std::optional<std::string> refuses(const FrozenDisk&) const override { return "nothing can be read this way"; }
-  std::unique_ptr<copy::Source> serve(const FrozenDisk& disk, std::stop_token) override { throw Error(Fault::unsupported, *refuses(disk)); }
+  std::unique_ptr<copy::Source> serve(const FrozenDisk& disk, std::stop_token) override {
+    throw Error(Fault::unsupported, *refuses(disk));
+  }
 };
 
 class MachineTest : public support::VsphereLabTest {
@@ -34,7 +36,8 @@ class MachineTest : public support::VsphereLabTest {
     VsphereLabTest::SetUp();
     session_ = open();
     vm_ = vsphere::find(*session_, lab_->get("vcenter.vm_path"), {});
-    for (const model::Snapshot& s : vsphere::snapshots(*session_, vm_, {}).snapshots) vsphere::remove_snapshot(*session_, vm_, s.id, {});
+    for (const model::Snapshot& s : vsphere::snapshots(*session_, vm_, {}).snapshots)
+      vsphere::remove_snapshot(*session_, vm_, s.id, {});
     machine_ = make();
     control("DELETE", "/calls");
   }
@@ -42,7 +45,9 @@ class MachineTest : public support::VsphereLabTest {
     return vmware::machine(*session_, {vm_, instance_uuid}, std::make_unique<NoTransport>(), log_, {});
   }
   nlohmann::json truth() { return nlohmann::json::parse(control("GET", "/vms/web01")); }
-  std::string foreign() { return nlohmann::json::parse(control("POST", "/vms/web01/snapshots", R"({"name":"backup"})"))["id"]; }
+  std::string foreign() {
+    return nlohmann::json::parse(control("POST", "/vms/web01/snapshots", R"({"name":"backup"})"))["id"];
+  }
   static RangeSet drain(copy::Work& work) {
     RangeSet all;
     while (auto piece = work.next({}))
@@ -81,7 +86,8 @@ TEST_P(MachineTest, TheTagIsReadBackAndNothingElseIs) {
   EXPECT_EQ(back->job, tag_.job);
   EXPECT_EQ(back->cycle, 1);
   EXPECT_FALSE(vmware::parse_tag("backup", vmware::tag_description(tag_)));
-  for (const char* description : {"", "vmferry", "vmferry job=", "vmferry job= cycle=1", "vmferry job=x", "vmferry job=x cycle=", "vmferry job=x cycle=1y"})
+  for (const char* description : {"", "vmferry", "vmferry job=", "vmferry job= cycle=1", "vmferry job=x",
+                                  "vmferry job=x cycle=", "vmferry job=x cycle=1y"})
     EXPECT_FALSE(vmware::parse_tag("vmferry", description)) << description;
 }
 
@@ -111,7 +117,8 @@ TEST_P(MachineTest, CleansUpAfterATrackingRunThatDied) {
   // Force a fresh activation: tracking that does not act yet.
   vsphere::SnapshotWish wish;
   wish.name = "vmferry";
-  wish.description = fmt::format("vmferry job={} cycle=1 purpose=tracking consistency=crash host=h pid=1", tag_.job.value);
+  wish.description =
+      fmt::format("vmferry job={} cycle=1 purpose=tracking consistency=crash host=h pid=1", tag_.job.value);
   wish.is_it = [](const model::Snapshot&) { return false; };
   vsphere::create_snapshot(*session_, vm_, wish, {});
   EXPECT_THROW(machine_->ensure_tracking(tag_, {}), Error);
@@ -172,7 +179,8 @@ TEST_P(MachineTest, ARunStoppedWhileItsSnapshotIsBeingMadeFindsIt) {
   std::stop_source stop;
   {
     std::jthread interrupter([&] {
-      for (int i = 0; i < 500 && calls("CreateSnapshot_Task") == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      for (int i = 0; i < 500 && calls("CreateSnapshot_Task") == 0; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
       stop.request_stop();
     });
     EXPECT_THROW(machine_->freeze(tag_, Quiesce::never, stop.get_token()), Cancelled);
@@ -350,7 +358,8 @@ TEST_P(MachineTest, AGuestThatIgnoresTheRequestRunsOutOfPatience) {
   std::this_thread::sleep_for(std::chrono::seconds(6));  // the ignored request must not strike the next test's machine
 }
 
-INSTANTIATE_TEST_SUITE_P(Lab, MachineTest, testing::Values("vcenter", "esxi"), [](const auto& row) { return row.param; });
+INSTANTIATE_TEST_SUITE_P(Lab, MachineTest, testing::Values("vcenter", "esxi"),
+                         [](const auto& row) { return row.param; });
 
 }  // namespace
 }  // namespace vmferry::source

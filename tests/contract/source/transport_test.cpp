@@ -45,7 +45,8 @@ class FileTarget final : public copy::Target {
  public:
   FileTarget(std::filesystem::path path, std::uint64_t bytes) : path_(std::move(path)), bytes_(bytes) {
     fd_ = Fd(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    if (!fd_ || ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0) throw std::runtime_error("cannot make " + path_.string());
+    if (!fd_ || ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0)
+      throw std::runtime_error("cannot make " + path_.string());
   }
   std::string name() const override { return path_.string(); }
   int fd() const override { return fd_.get(); }
@@ -149,7 +150,8 @@ class HttpsTransportTest : public TransportTest {
       const std::string name = entry.path().filename();
       if (name.find_first_not_of("0123456789") != std::string::npos) continue;
       const std::string line = command_line(entry.path());
-      if (line.starts_with("nbdkit ") && line.find(folder_.path().string()) != std::string::npos) return std::stoi(name);
+      if (line.starts_with("nbdkit ") && line.find(folder_.path().string()) != std::string::npos)
+        return std::stoi(name);
     }
     return 0;
   }
@@ -223,7 +225,8 @@ TEST_F(HttpsTransportTest, OnlyTheGivenTrustCounts) {
 TEST_F(HttpsTransportTest, AnotherCertificateThanThePinnedOneGetsNoCookie) {
   const auto who = identity("vcenter", "IP:127.0.0.1"), other = identity("vcenter", "IP:127.0.0.1");
   serve(*who);
-  EXPECT_EQ(failure_of([&] { transport(pinned(*other), server_->endpoint())->serve(disk(), {}); }).fault(), Fault::auth);
+  EXPECT_EQ(failure_of([&] { transport(pinned(*other), server_->endpoint())->serve(disk(), {}); }).fault(),
+            Fault::auth);
   EXPECT_TRUE(server_->cookies_seen().empty());
 }
 
@@ -316,7 +319,8 @@ TEST_F(HttpsTransportTest, EveryRefusalHasItsSentence) {
   EXPECT_EQ(locked.name(), "locked");
   EXPECT_NE(std::string(locked.what()).find("[Local DS] web 01/web 01-flat.vmdk"), std::string::npos) << locked.what();
   server_->refuse_status = 0;
-  EXPECT_EQ(failure_of([&] { made->serve(disk("[Local DS] web 01/web 01.vmdk", capacity * 2), {}); }).fault(), Fault::data);
+  EXPECT_EQ(failure_of([&] { made->serve(disk("[Local DS] web 01/web 01.vmdk", capacity * 2), {}); }).fault(),
+            Fault::data);
   FrozenDisk layer = disk("[Local DS] web 01/web 01-000001.vmdk");
   layer.has_parent = true;
   ASSERT_TRUE(made->refuses(layer));
@@ -328,16 +332,19 @@ TEST_F(HttpsTransportTest, EveryRefusalHasItsSentence) {
 TEST_F(TransportTest, FileTransportFindsFlatAndRawDisks) {
   const std::vector<char> content = random_content(1024 * 1024);
   const std::string bytes(content.begin(), content.end());
-  const std::string head = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\n# Extent description\n";
+  const std::string head =
+      "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\n# Extent "
+      "description\n";
   write("web01/web01.vmdk", head + "RW 2048 VMFS \"web01-flat.vmdk\"\n");
   write("web01/web01-flat.vmdk", bytes);
-  write("alone-flat.vmdk", bytes);                                      // without its descriptor
-  write("side.vmdk", head + "RW 2048 FLAT \"other-f001.vmdk\" 0\n");    // beside the others, by its descriptor's word
+  write("alone-flat.vmdk", bytes);                                    // without its descriptor
+  write("side.vmdk", head + "RW 2048 FLAT \"other-f001.vmdk\" 0\n");  // beside the others, by its descriptor's word
   write("other-f001.vmdk", bytes);
   write("disk.img", bytes);
   const auto made = file_transport(folder_.path(), runner_, folder_.path() / "run", log_);
   EXPECT_EQ(made->name(), "file");
-  for (const char* file : {"[ds1] web01/web01.vmdk", "[ds1] vm/alone.vmdk", "[ds1] vm/side.vmdk", "disk.img", "web01/web01-flat.vmdk"}) {
+  for (const char* file :
+       {"[ds1] web01/web01.vmdk", "[ds1] vm/alone.vmdk", "[ds1] vm/side.vmdk", "disk.img", "web01/web01-flat.vmdk"}) {
     const FrozenDisk frozen = disk(file, content.size());
     ASSERT_FALSE(made->refuses(frozen)) << *made->refuses(frozen);
     EXPECT_TRUE(copied(*made->serve(frozen, {})) == content) << file;
@@ -351,22 +358,31 @@ TEST_F(TransportTest, FileTransportRefusesWhatIsNotFlat) {
   write("redo.vmdk", "COWD" + std::string(1020, '\0'));
   write("se.vmdk", head + "parentCID=ffffffff\ncreateType=\"seSparse\"\nRW 2 SESPARSE \"se-sesparse.vmdk\"\n");
   write("child.vmdk", head + "parentCID=12345678\ncreateType=\"vmfs\"\nRW 2 VMFS \"flat-flat.vmdk\"\n");
-  write("two.vmdk", head + "parentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\nRW 1 FLAT \"a\" 0\nRW 1 FLAT \"b\" 0\n");
+  write("two.vmdk",
+        head + "parentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\nRW 1 FLAT \"a\" 0\nRW 1 FLAT \"b\" 0\n");
   write("shifted.vmdk", head + "parentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW 2 FLAT \"flat-flat.vmdk\" 128\n");
   write("escape.vmdk", head + "parentCID=ffffffff\ncreateType=\"vmfs\"\nRW 2 VMFS \"../../etc/passwd\"\n");
   write("text.vmdk", "hello");
   write("small-flat.vmdk", "x");
   const auto made = file_transport(folder_.path(), runner_, folder_.path() / "run", log_);
-  const std::vector<std::pair<const char*, const char*>> cases{
-      {"sparse.vmdk", "sparse VMDK"},   {"redo.vmdk", "redo layer"},          {"se.vmdk", "redo layer"},
-      {"child.vmdk", "parentCID"},      {"two.vmdk", "2 extents"},            {"shifted.vmdk", "sector 128"},
-      {"escape.vmdk", "same folder"},   {"text.vmdk", "neither"},             {"small.vmdk", "has 1 bytes"},
-      {"missing.vmdk", "was not found"}, {"../flat-flat.vmdk", "below a datastore"}, {"", "below a datastore"}};
+  const std::vector<std::pair<const char*, const char*>> cases{{"sparse.vmdk", "sparse VMDK"},
+                                                               {"redo.vmdk", "redo layer"},
+                                                               {"se.vmdk", "redo layer"},
+                                                               {"child.vmdk", "parentCID"},
+                                                               {"two.vmdk", "2 extents"},
+                                                               {"shifted.vmdk", "sector 128"},
+                                                               {"escape.vmdk", "same folder"},
+                                                               {"text.vmdk", "neither"},
+                                                               {"small.vmdk", "has 1 bytes"},
+                                                               {"missing.vmdk", "was not found"},
+                                                               {"../flat-flat.vmdk", "below a datastore"},
+                                                               {"", "below a datastore"}};
   for (const auto& [file, words] : cases) {
     const auto reason = made->refuses(disk(std::string("[ds] ") + file, 1024));
     ASSERT_TRUE(reason) << file;
     EXPECT_NE(reason->find(words), std::string::npos) << file << ": " << *reason;
-    EXPECT_EQ(failure_of([&] { made->serve(disk(std::string("[ds] ") + file, 1024), {}); }).fault(), Fault::unsupported);
+    EXPECT_EQ(failure_of([&] { made->serve(disk(std::string("[ds] ") + file, 1024), {}); }).fault(),
+              Fault::unsupported);
   }
   FrozenDisk layer = disk("[ds] flat.vmdk", 1024);
   EXPECT_FALSE(made->refuses(layer));

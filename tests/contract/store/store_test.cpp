@@ -58,7 +58,7 @@ TEST_F(StoreTest, FilesArePrivate) {
   const auto inner = directory_.path() / "made";
   Store store(inner, clock_);
   store.create(row, created);
-  struct stat s{};
+  struct stat s {};
   ASSERT_EQ(stat(inner.c_str(), &s), 0);
   EXPECT_EQ(s.st_mode & 0777, 0700u);
   for (const auto& entry : std::filesystem::directory_iterator(inner)) {
@@ -92,7 +92,8 @@ TEST_F(StoreTest, AppendedMeansDurable) {
   Store store(directory_.path(), clock_);
   const auto facts = store.journal(row.job)->facts();
   ASSERT_GE(facts.size(), static_cast<std::size_t>(last) + 1);
-  for (int i = 1; i <= last; ++i) EXPECT_EQ(std::get<job::CycleBegan>(facts[static_cast<std::size_t>(i)].body).cycle, i);
+  for (int i = 1; i <= last; ++i)
+    EXPECT_EQ(std::get<job::CycleBegan>(facts[static_cast<std::size_t>(i)].body).cycle, i);
 }
 
 TEST_F(StoreTest, ManyThreadsAndStoresAppendWithoutLoss) {

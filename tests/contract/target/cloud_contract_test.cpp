@@ -14,8 +14,7 @@ namespace vmferry::target {
 void OpenstackWorld::give_back(const VolumeId& volume) {
   const auto cloud = client();
   ::vmferry::openstack::servers::remove(cloud->compute({}), taker_, std::chrono::seconds(30), {});
-  ::vmferry::openstack::volumes::wait_for(cloud->volume({}), volume, {"available"}, std::chrono::seconds(30),
-                                          {});
+  ::vmferry::openstack::volumes::wait_for(cloud->volume({}), volume, {"available"}, std::chrono::seconds(30), {});
 }
 
 namespace {
@@ -96,8 +95,7 @@ TYPED_TEST(CloudContract, memory_is_merged_and_survives) {
   Cloud& cloud = this->world_.cloud();
   const VolumeId id = cloud.allocate(this->scene_.wish(size), this->stop_).id;
   cloud.remember(id, {{"change_id", "52 1b/7"}, {"vmferry_capacity", "1049088"}}, this->stop_);
-  cloud.remember(id, {{"change_id", "52 1b/9"}, {"vmferry_complete", "yes"}, {"vmferry_never_said", ""}},
-                 this->stop_);
+  cloud.remember(id, {{"change_id", "52 1b/9"}, {"vmferry_complete", "yes"}, {"vmferry_never_said", ""}}, this->stop_);
   Memory memory = this->world_.reopened().find(this->scene_.tag(), this->stop_)->memory;
   EXPECT_EQ(memory.at("change_id"), "52 1b/9");
   EXPECT_EQ(memory.at("vmferry_capacity"), "1049088");
@@ -112,11 +110,7 @@ TYPED_TEST(CloudContract, memory_is_merged_and_survives) {
 TYPED_TEST(CloudContract, an_unknown_volume_is_not_found) {
   const VolumeId nobody{"00000000-0000-4000-8000-000000000000"};
   this->refusal([&] { this->world_.cloud().remember(nobody, {{"a", "b"}}, this->stop_); }, Fault::not_found);
-  this->refusal(
-      [&] {
-        this->world_.cloud().attach({nobody, size, false, {}}, this->stop_);
-      },
-      Fault::not_found);
+  this->refusal([&] { this->world_.cloud().attach({nobody, size, false, {}}, this->stop_); }, Fault::not_found);
 }
 
 TYPED_TEST(CloudContract, what_is_written_is_there_when_it_is_attached_again) {
@@ -176,8 +170,7 @@ TYPED_TEST(CloudContract, a_volume_is_opened_once_at_a_time) {
 TYPED_TEST(CloudContract, several_disks_are_attached_at_once) {
   Cloud& cloud = this->world_.cloud();
   std::vector<Volume> volumes;
-  for (int disk = 0; disk < 3; ++disk)
-    volumes.push_back(cloud.allocate(this->scene_.wish(size, disk), this->stop_));
+  for (int disk = 0; disk < 3; ++disk) volumes.push_back(cloud.allocate(this->scene_.wish(size, disk), this->stop_));
   std::vector<std::unique_ptr<Device>> devices(volumes.size());
   {
     std::vector<std::jthread> threads;
@@ -229,8 +222,7 @@ TYPED_TEST(CloudContract, only_a_volume_with_our_tag_is_discarded) {
   EXPECT_TRUE(cloud.allocate(this->scene_.wish(size), this->stop_).fresh);
 }
 
-TYPED_TEST(CloudContract,
-           another_job_takes_a_volume_over_with_its_memory_and_without_trusting_it_to_be_empty) {
+TYPED_TEST(CloudContract, another_job_takes_a_volume_over_with_its_memory_and_without_trusting_it_to_be_empty) {
   Cloud& cloud = this->world_.cloud();
   const Volume volume = cloud.allocate(this->scene_.wish(size), this->stop_);
   cloud.remember(volume.id, {{"change_id", "uuid/3"}}, this->stop_);
@@ -241,8 +233,7 @@ TYPED_TEST(CloudContract,
   EXPECT_FALSE(adopted.fresh);
   EXPECT_EQ(adopted.memory.at("change_id"), "uuid/3");
   EXPECT_EQ(adopted.memory.at("vmferry_job"), later.job.value);
-  this->refusal([&] { this->world_.cloud().discard(volume.id, this->scene_.job, this->stop_); },
-                Fault::conflict);
+  this->refusal([&] { this->world_.cloud().discard(volume.id, this->scene_.job, this->stop_); }, Fault::conflict);
 }
 
 TYPED_TEST(CloudContract, a_port_is_made_once_and_only_its_job_discards_it) {
@@ -261,14 +252,12 @@ TYPED_TEST(CloudContract, a_port_is_made_once_and_only_its_job_discards_it) {
   Cloud& again = this->world_.cloud();
   EXPECT_EQ(again.ports_of(this->scene_.job, this->stop_), std::vector<PortId>{first.id});
   EXPECT_TRUE(again.ports_of(this->scene_.other_job, this->stop_).empty());
-  EXPECT_FALSE(
-      again.ensure_port(this->scene_.other_job, nic, this->world_.choice(plain), this->stop_).created);
+  EXPECT_FALSE(again.ensure_port(this->scene_.other_job, nic, this->world_.choice(plain), this->stop_).created);
   this->refusal([&] { again.discard_port(first.id, this->scene_.other_job, this->stop_); }, Fault::conflict);
   again.discard_port(first.id, this->scene_.job, this->stop_);
   again.discard_port(first.id, this->scene_.job, this->stop_);  // already gone is success
   EXPECT_TRUE(again.ports_of(this->scene_.job, this->stop_).empty());
-  EXPECT_TRUE(
-      again.ensure_port(this->scene_.other_job, nic, this->world_.choice(plain), this->stop_).created);
+  EXPECT_TRUE(again.ensure_port(this->scene_.other_job, nic, this->world_.choice(plain), this->stop_).created);
 }
 
 TYPED_TEST(CloudContract, launching_twice_gives_the_same_server_also_to_another_run) {
@@ -280,17 +269,15 @@ TYPED_TEST(CloudContract, launching_twice_gives_the_same_server_also_to_another_
   for (int disk = 0; disk < 2; ++disk)
     wish.volumes.push_back(cloud.allocate(this->scene_.wish(size, disk), this->stop_).id);
   const model::Nic& nic = this->scene_.vm.nics.front();
-  wish.ports.push_back(
-      cloud.ensure_port(this->scene_.job, nic, this->world_.choice(nic.mac), this->stop_).id);
+  wish.ports.push_back(cloud.ensure_port(this->scene_.job, nic, this->world_.choice(nic.mac), this->stop_).id);
   const Launched first = cloud.launch(wish, this->stop_);
   EXPECT_EQ(first.state, this->world_.state());
   const Launched second = cloud.launch(wish, this->stop_);
   EXPECT_EQ(second.id, first.id);
   EXPECT_EQ(this->world_.reopened().launch(wish, this->stop_).id, first.id);
   // A port that the job's own server has got is still the job's port.
-  EXPECT_EQ(
-      this->world_.cloud().ensure_port(this->scene_.job, nic, this->world_.choice(nic.mac), this->stop_).id,
-      wish.ports.front());
+  EXPECT_EQ(this->world_.cloud().ensure_port(this->scene_.job, nic, this->world_.choice(nic.mac), this->stop_).id,
+            wish.ports.front());
 }
 
 TYPED_TEST(CloudContract, a_stopped_run_stops) {

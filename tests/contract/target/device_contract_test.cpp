@@ -70,9 +70,7 @@ class World {
 
 class IdentityFiles : public World {
  public:
-  std::shared_ptr<const DeviceIdentity> identity() const override {
-    return file_identity(root() / "identity");
-  }
+  std::shared_ptr<const DeviceIdentity> identity() const override { return file_identity(root() / "identity"); }
   void say_serial(const Thing& thing, const std::string& serial) override {
     write_file(place(thing), fmt::format("serial={}\nbytes={}\n", serial, size));
   }
@@ -102,9 +100,7 @@ class Sysfs : public World {
   void say_nothing(const Thing& thing) override { fs::remove_all(place(thing)); }
 
  protected:
-  fs::path place(const Thing& thing) const {
-    return root() / "sys" / "dev" / "block" / thing.loop->numbers();
-  }
+  fs::path place(const Thing& thing) const { return root() / "sys" / "dev" / "block" / thing.loop->numbers(); }
 };
 struct SysfsVirtio final : Sysfs {
   void say_serial(const Thing& thing, const std::string& serial) override {
@@ -167,8 +163,7 @@ class DeviceContract : public testing::Test {
   std::unique_ptr<Thing> thing_;
 };
 
-using Worlds =
-    testing::Types<FilesWithIdentityFiles, BlocksWithIdentityFiles, SysfsVirtio, SysfsNvme, SysfsScsi>;
+using Worlds = testing::Types<FilesWithIdentityFiles, BlocksWithIdentityFiles, SysfsVirtio, SysfsNvme, SysfsScsi>;
 TYPED_TEST_SUITE(DeviceContract, Worlds);
 
 TYPED_TEST(DeviceContract, opens_reads_and_writes_what_is_proven) {
@@ -265,8 +260,7 @@ TYPED_TEST(DeviceContract, the_longest_match_wins_and_partitions_do_not_count) {
   this->world_.link(this->link_ + "-part1", *twin);
   this->world_.link("scsi-0QEMU_QEMU_HARDDISK_" + volume_id, *this->thing_);
   this->world_.link(this->link_, *twin);  // shorter: the whole id is the better word
-  EXPECT_EQ(find_link(this->world_.by_id(), VolumeId{volume_id})->filename(),
-            "scsi-0QEMU_QEMU_HARDDISK_" + volume_id);
+  EXPECT_EQ(find_link(this->world_.by_id(), VolumeId{volume_id})->filename(), "scsi-0QEMU_QEMU_HARDDISK_" + volume_id);
   this->open()->check();
 }
 

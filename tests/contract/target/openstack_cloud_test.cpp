@@ -15,8 +15,7 @@ constexpr std::uint64_t size = (1 << 20) + 512;
 class OpenstackTarget : public testing::Test {
  protected:
   void SetUp() override {
-    if (const std::string why = OpenstackWorld::unavailable(); !why.empty())
-      GTEST_SKIP() << "not shown here: " << why;
+    if (const std::string why = OpenstackWorld::unavailable(); !why.empty()) GTEST_SKIP() << "not shown here: " << why;
   }
   void TearDown() override {
     if (!IsSkipped()) OpenstackWorld::lab().control("openstack", "DELETE", "/faults");
@@ -74,8 +73,7 @@ class OpenstackTarget : public testing::Test {
   Scene scene_;
 };
 
-TEST_F(OpenstackTarget,
-       names_metadata_and_image_properties_are_migratekits_and_only_the_boot_disk_is_bootable) {
+TEST_F(OpenstackTarget, names_metadata_and_image_properties_are_migratekits_and_only_the_boot_disk_is_bootable) {
   auto options = world_.options();
   options.disk_bus = "scsi";
   const auto cloud = world_.open(options);
@@ -120,9 +118,8 @@ TEST_F(OpenstackTarget, a_migratekit_volume_without_a_change_id_is_adopted_and_c
 TEST_F(OpenstackTarget, several_volumes_of_one_disk_are_a_conflict_that_names_them) {
   const VolumeId one = migratekit_volume(scene_.tag(), {{"n", "1"}});
   const VolumeId two = migratekit_volume(scene_.tag(), {{"n", "2"}});
-  for (const auto& why :
-       {refusal([&] { world_.cloud().find(scene_.tag(), {}); }, Fault::conflict),
-        refusal([&] { world_.cloud().allocate(scene_.wish(size), {}); }, Fault::conflict)}) {
+  for (const auto& why : {refusal([&] { world_.cloud().find(scene_.tag(), {}); }, Fault::conflict),
+                          refusal([&] { world_.cloud().allocate(scene_.wish(size), {}); }, Fault::conflict)}) {
     EXPECT_TRUE(says(why, one.value)) << why;
     EXPECT_TRUE(says(why, two.value)) << why;
   }
@@ -188,8 +185,7 @@ TEST_F(OpenstackTarget, a_lost_reply_makes_no_second_server_and_no_second_port) 
 
 TEST_F(OpenstackTarget, an_attachment_whose_reply_was_lost_is_found) {
   const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
-  fault(
-      R"({"service":"compute","method":"POST","path_regex":"os-volume_attachments$","count":1,"kind":"lost-reply"})");
+  fault(R"({"service":"compute","method":"POST","path_regex":"os-volume_attachments$","count":1,"kind":"lost-reply"})");
   const auto device = world_.cloud().attach(volume, {});
   device->check();
   // It is attached already: another run goes on with it once this one has let go.
@@ -304,14 +300,10 @@ TEST_F(OpenstackTarget, settings_that_do_not_exist_are_refused_by_name) {
   EXPECT_TRUE(says(check([](auto& o) { o.flavor = "m1.colossal"; }), "m1.colossal"));
   EXPECT_TRUE(says(check([](auto& o) { o.volume_availability_zone = "atlantis"; }), "atlantis"));
   EXPECT_TRUE(says(check([](auto& o) { o.availability_zone = "atlantis"; }), "atlantis"));
-  EXPECT_TRUE(says(check([](auto& o) {
-                     o.networks = {{"00:50:56:00:00:01", "no-such-net", "", ""}};
-                   }),
-                   "no-such-net"));
+  EXPECT_TRUE(says(check([](auto& o) { o.networks = {{"00:50:56:00:00:01", "no-such-net", "", ""}}; }), "no-such-net"));
   EXPECT_TRUE(says(check([](auto& o) { o.security_groups = {"no-such-group"}; }), "no-such-group"));
   EXPECT_TRUE(says(check([](auto& o) { o.disk_bus = "floppy"; }), "floppy"));
-  EXPECT_TRUE(
-      says(check([](auto& o) { o.instance_id = "11111111-2222-4333-8444-555555555555"; }), "11111111-2222"));
+  EXPECT_TRUE(says(check([](auto& o) { o.instance_id = "11111111-2222-4333-8444-555555555555"; }), "11111111-2222"));
 }
 
 TEST_F(OpenstackTarget, a_quota_without_room_for_the_server_is_said_before_the_cutover) {

@@ -43,9 +43,8 @@ struct Scene {
   }
   Tag tag(int disk = 0) const {
     const std::string object = fmt::format("{}-{}", vm.id.value.substr(3), 2000 + disk);
-    return {job,     vm.id,
-            vm.name, model::DiskKey{2000 + disk},
-            object,  fmt::format("machine-{}-{}", vm.id.value, object)};
+    return {
+        job, vm.id, vm.name, model::DiskKey{2000 + disk}, object, fmt::format("machine-{}-{}", vm.id.value, object)};
   }
   VolumeWish wish(std::uint64_t bytes, int disk = 0) const {
     VolumeWish wish;
@@ -126,8 +125,8 @@ class OpenstackWorld {
     return lab;
   }
   std::unique_ptr<::vmferry::openstack::Cloud> client() {
-    const ::vmferry::openstack::Environment environment{
-        {"OS_CLIENT_CONFIG_FILE", lab().get("openstack.clouds_yaml")}, {"OS_CLOUD", "lab"}};
+    const ::vmferry::openstack::Environment environment{{"OS_CLIENT_CONFIG_FILE", lab().get("openstack.clouds_yaml")},
+                                                        {"OS_CLOUD", "lab"}};
     auto config = ::vmferry::openstack::load(environment);
     http::CurlOptions curl;
     curl.trust = ::vmferry::openstack::trust(config);

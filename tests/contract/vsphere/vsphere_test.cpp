@@ -31,7 +31,9 @@ class Vsphere : public support::VsphereLabTest {
     SnapshotWish made;
     made.name = "vmferry";
     made.description = description;
-    made.is_it = [description](const model::Snapshot& s) { return s.name == "vmferry" && s.description == description; };
+    made.is_it = [description](const model::Snapshot& s) {
+      return s.name == "vmferry" && s.description == description;
+    };
     return made;
   }
   // Tracking switched on and acting.
@@ -66,7 +68,8 @@ TEST_P(Vsphere, FindsTheMachineInEveryWay) {
     EXPECT_EQ(find(*session_, wanted, {}), vm_) << wanted;
   // Names that the API escapes, in either spelling.
   const std::vector<ListedVm> all = list(*session_, {});
-  const auto slashed = std::find_if(all.begin(), all.end(), [](const ListedVm& other) { return other.name == "blue/green"; });
+  const auto slashed =
+      std::find_if(all.begin(), all.end(), [](const ListedVm& other) { return other.name == "blue/green"; });
   ASSERT_NE(slashed, all.end());
   EXPECT_TRUE(slashed->path.ends_with("/blue%2fgreen")) << slashed->path;
   for (const std::string& wanted : {std::string("blue/green"), std::string("blue%2fgreen"), slashed->path})
@@ -142,7 +145,8 @@ TEST_P(Vsphere, SurvivesTheEndOfTheSessionInTheMiddleOfAnyCall) {
   EXPECT_FALSE(list(*session_, {}).empty());
   fault("ContinueRetrievePropertiesEx", R"("kind":"expire","skip":1)");
   const std::vector<Selection> selections{{"VirtualMachine", {"name"}}, {"Folder", {"name"}}, {"Datacenter", {"name"}}};
-  EXPECT_EQ(read_inventory(*session_, selections, 1, {}).size(), read_inventory(*session_, selections, 1000, {}).size());
+  EXPECT_EQ(read_inventory(*session_, selections, 1, {}).size(),
+            read_inventory(*session_, selections, 1000, {}).size());
   expire("FindByInventoryPath");
   EXPECT_EQ(find(*session_, lab_->get("vcenter.vm_path"), {}), vm_);
   expire("ReconfigVM_Task");
@@ -155,9 +159,11 @@ TEST_P(Vsphere, SurvivesTheEndOfTheSessionInTheMiddleOfAnyCall) {
   EXPECT_GT(query_changed_areas(*session_, vm_, id, disks->at(0).key, 0, "*", {}).length, 0U);
   expire("RemoveSnapshot_Task");
   remove_snapshot(*session_, vm_, id, {});
-  for (const char* method : {"CreatePropertyCollector", "CreateFilter", "WaitForUpdatesEx", "DestroyPropertyCollector"}) {
+  for (const char* method :
+       {"CreatePropertyCollector", "CreateFilter", "WaitForUpdatesEx", "DestroyPropertyCollector"}) {
     expire(method);
-    EXPECT_TRUE(wait_until(*session_, vm_ref(vm_), {"name"}, [](const ObjectProperties& p) { return p["name"].text() == "web01"; }, std::nullopt, {}))
+    EXPECT_TRUE(wait_until(*session_, vm_ref(vm_), {"name"},
+                           [](const ObjectProperties& p) { return p["name"].text() == "web01"; }, std::nullopt, {}))
         << method;
   }
   expire("ShutdownGuest");
@@ -193,14 +199,14 @@ TEST_P(Vsphere, AWaitCanBeStopped) {
     stop.request_stop();
   });
   const auto began = std::chrono::steady_clock::now();
-  EXPECT_THROW(wait_until(*session_, vm_ref(vm_), {"runtime.powerState"}, [](const ObjectProperties&) { return false; }, std::nullopt, stop.get_token()),
+  EXPECT_THROW(wait_until(
+                   *session_, vm_ref(vm_), {"runtime.powerState"}, [](const ObjectProperties&) { return false; },
+                   std::nullopt, stop.get_token()),
                Cancelled);
   EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
 }
 
-TEST_P(Vsphere, AWaitHasAnEnd) {
-  EXPECT_FALSE(wait_until_off(*session_, vm_, std::chrono::seconds(1), {}));
-}
+TEST_P(Vsphere, AWaitHasAnEnd) { EXPECT_FALSE(wait_until_off(*session_, vm_, std::chrono::seconds(1), {})); }
 
 TEST_P(Vsphere, SnapshotsTakeTheirTime) {
   control("POST", "/settings", R"({"task_delay_ms":400})");
@@ -248,8 +254,9 @@ TEST_P(Vsphere, HarmlessCallsSurviveBrokenConnections) {
 
 TEST_P(Vsphere, TurnsFaultsIntoErrors) {
   const std::vector<std::pair<const char*, Fault>> rows{
-      {"RestrictedVersion", Fault::unsupported}, {"NoPermission", Fault::auth},        {"InvalidState", Fault::conflict},
-      {"NotEnoughLicenses", Fault::unsupported}, {"HostCommunication", Fault::unavailable}, {"TooManySnapshotLevels", Fault::quota},
+      {"RestrictedVersion", Fault::unsupported}, {"NoPermission", Fault::auth},
+      {"InvalidState", Fault::conflict},         {"NotEnoughLicenses", Fault::unsupported},
+      {"HostCommunication", Fault::unavailable}, {"TooManySnapshotLevels", Fault::quota},
       {"SystemError", Fault::unavailable},       {"ToolsUnavailable", Fault::conflict}};
   for (const auto& [name, kind] : rows) {
     fault("CreateSnapshot_Task", fmt::format(R"("kind":"fault","fault":"{}")", name));

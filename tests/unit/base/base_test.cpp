@@ -19,8 +19,9 @@
 namespace vmferry {
 namespace {
 
-constexpr Fault all_faults[] = {Fault::usage,       Fault::config,  Fault::auth,        Fault::not_found, Fault::conflict, Fault::quota,
-                                Fault::unavailable, Fault::timeout, Fault::unsupported, Fault::tool,      Fault::data,     Fault::bug};
+constexpr Fault all_faults[] = {Fault::usage,       Fault::config, Fault::auth,        Fault::not_found,
+                                Fault::conflict,    Fault::quota,  Fault::unavailable, Fault::timeout,
+                                Fault::unsupported, Fault::tool,   Fault::data,        Fault::bug};
 
 TEST(Error, EveryFaultHasItsOwnWordAndExitCode) {
   std::set<std::string> words;
@@ -57,7 +58,9 @@ TEST(Id, UuidsAreVersionFourAndDiffer) {
 }
 
 template <class T>
-concept Printable = requires(std::ostream& out, const T& value) { out << value; };
+concept Printable = requires(std::ostream& out, const T& value) {
+  out << value;
+};
 
 TEST(Secret, CannotBePrintedCopiedOrCompared) {
   EXPECT_FALSE(Printable<Secret>);
@@ -86,7 +89,8 @@ TEST(Secret, SharesOneBlockThatOutlivesItsFirstOwner) {
 TEST(Clock, SleepEndsWhenToldToStop) {
   SystemClock clock;
   std::stop_source stop;
-  auto sleeping = std::async(std::launch::async, [&] { return clock.sleep(std::chrono::minutes(5), stop.get_token()); });
+  auto sleeping =
+      std::async(std::launch::async, [&] { return clock.sleep(std::chrono::minutes(5), stop.get_token()); });
   EXPECT_EQ(sleeping.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
   stop.request_stop();
   ASSERT_EQ(sleeping.wait_for(std::chrono::seconds(10)), std::future_status::ready);

@@ -17,19 +17,39 @@ struct Line {
     words.insert(words.begin(), "vmferry");
     for (std::string& word : words) argv.push_back(word.data());
   }
-  Parsed parse(const std::map<std::string, std::string>& env = {}) { return config::parse(static_cast<int>(argv.size()), argv.data(), env); }
+  Parsed parse(const std::map<std::string, std::string>& env = {}) {
+    return config::parse(static_cast<int>(argv.size()), argv.data(), env);
+  }
 };
 
 std::vector<std::string> migrate(std::vector<std::string> more = {}) {
-  std::vector<std::string> words = {"migrate", "--vmware-endpoint", "vc.example", "--vmware-username", "u", "--vmware-path", "/DC0/vm/web01"};
+  std::vector<std::string> words = {"migrate", "--vmware-endpoint", "vc.example",   "--vmware-username",
+                                    "u",       "--vmware-path",     "/DC0/vm/web01"};
   words.insert(words.end(), more.begin(), more.end());
   return words;
 }
 
 TEST(Options, MigratekitsFlagsAreKnown) {
-  Line line(migrate({"--vmware-password", "geheim", "--compression-method", "Skipz", "--availability-zone", "az1", "--volume-availability-zone", "az2",
-                     "--volume-type", "fast", "--disk-bus-type", "SCSI", "--os-type", "auto", "--enable-qemu-guest-agent", "--no-cbt", "--project", "p",
-                     "--vz-unsafe-volume-by-name", "--debug"}));
+  Line line(migrate({"--vmware-password",
+                     "geheim",
+                     "--compression-method",
+                     "Skipz",
+                     "--availability-zone",
+                     "az1",
+                     "--volume-availability-zone",
+                     "az2",
+                     "--volume-type",
+                     "fast",
+                     "--disk-bus-type",
+                     "SCSI",
+                     "--os-type",
+                     "auto",
+                     "--enable-qemu-guest-agent",
+                     "--no-cbt",
+                     "--project",
+                     "p",
+                     "--vz-unsafe-volume-by-name",
+                     "--debug"}));
   const Parsed parsed = line.parse();
   ASSERT_FALSE(parsed.finished) << parsed.text;
   const Options& o = parsed.options;
@@ -55,7 +75,8 @@ TEST(Options, APasswordIsWipedFromTheArguments) {
 
 TEST(Options, EnvironmentFillsIn) {
   Line line(migrate());
-  EXPECT_EQ(line.parse({{"VMFERRY_VMWARE_PASSWORD", "aus der umgebung"}}).options.vmware.password.reveal(), "aus der umgebung");
+  EXPECT_EQ(line.parse({{"VMFERRY_VMWARE_PASSWORD", "aus der umgebung"}}).options.vmware.password.reveal(),
+            "aus der umgebung");
 }
 
 TEST(Options, AFlagBeatsItsVariableInEverySubcommand) {
@@ -63,13 +84,18 @@ TEST(Options, AFlagBeatsItsVariableInEverySubcommand) {
     std::vector<std::string> words = migrate({"--state-dir", "/given"});
     words[0] = verb;
     Line line(words);
-    const Options o = std::move(line.parse({{"VMFERRY_VMWARE_PATH", "/DC0/vm/other"}, {"VMFERRY_STATE_DIR", "/other"}, {"VMFERRY_VMWARE_ENDPOINT", "other"}}).options);
+    const Options o = std::move(line.parse({{"VMFERRY_VMWARE_PATH", "/DC0/vm/other"},
+                                            {"VMFERRY_STATE_DIR", "/other"},
+                                            {"VMFERRY_VMWARE_ENDPOINT", "other"}})
+                                    .options);
     EXPECT_EQ(o.vmware.path, "/DC0/vm/web01") << verb;
     EXPECT_EQ(o.vmware.endpoint, "vc.example") << verb;
     EXPECT_EQ(o.state_directory, "/given") << verb;
   }
   Line line({"migrate", "--vmware-username", "u"});
-  const Options o = std::move(line.parse({{"VMFERRY_VMWARE_PATH", "web02"}, {"VMFERRY_VMWARE_ENDPOINT", "vc2"}, {"VMFERRY_STATE_DIR", "/s"}}).options);
+  const Options o = std::move(
+      line.parse({{"VMFERRY_VMWARE_PATH", "web02"}, {"VMFERRY_VMWARE_ENDPOINT", "vc2"}, {"VMFERRY_STATE_DIR", "/s"}})
+          .options);
   EXPECT_EQ(o.vmware.path, "web02");
   EXPECT_EQ(o.vmware.endpoint, "vc2");
   EXPECT_EQ(o.state_directory, "/s");
@@ -109,8 +135,9 @@ TEST(Options, CutoverNeedsItsSettings) {
       EXPECT_NE(std::string(e.what()).find(c.word), std::string::npos) << e.what();
     }
   }
-  std::vector<std::string> words = migrate({"--network-mapping", "mac=00:50:56:AB:00:01,network-id=n,subnet-id=s,ip=192.0.2.7", "--flavor", "f", "--run-v2v=false",
-                                            "--security-groups", "a,b"});
+  std::vector<std::string> words =
+      migrate({"--network-mapping", "mac=00:50:56:AB:00:01,network-id=n,subnet-id=s,ip=192.0.2.7", "--flavor", "f",
+               "--run-v2v=false", "--security-groups", "a,b"});
   words[0] = "cutover";
   Line line(words);
   const Parsed parsed = line.parse();
@@ -120,8 +147,11 @@ TEST(Options, CutoverNeedsItsSettings) {
 }
 
 TEST(Options, MalformedFlagsEndWithUsage) {
-  for (const std::vector<std::string>& more : std::vector<std::vector<std::string>>{
-           {"--connections", "0"}, {"--connections", "many"}, {"--no-such-flag"}, {"--transport", "carrier-pigeon"}, {"--disk-bus-type", "ide"}}) {
+  for (const std::vector<std::string>& more : std::vector<std::vector<std::string>>{{"--connections", "0"},
+                                                                                    {"--connections", "many"},
+                                                                                    {"--no-such-flag"},
+                                                                                    {"--transport", "carrier-pigeon"},
+                                                                                    {"--disk-bus-type", "ide"}}) {
     Line line(migrate(more));
     const Parsed parsed = line.parse();
     EXPECT_TRUE(parsed.finished);
@@ -129,7 +159,10 @@ TEST(Options, MalformedFlagsEndWithUsage) {
     EXPECT_FALSE(parsed.text.empty());
   }
   for (const std::vector<std::string>& more :
-       std::vector<std::vector<std::string>>{{"--request-size", "3M"}, {"--request-size", "x"}, {"--target", "moon"}, {"--transport", "file"},
+       std::vector<std::vector<std::string>>{{"--request-size", "3M"},
+                                             {"--request-size", "x"},
+                                             {"--target", "moon"},
+                                             {"--transport", "file"},
                                              {"--vmware-insecure", "--vmware-fingerprint", "aa"}}) {
     Line line(migrate(more));
     EXPECT_THROW(line.parse(), Error) << more.front();

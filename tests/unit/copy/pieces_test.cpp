@@ -58,7 +58,8 @@ TEST(Cutter, ReadsAreAlignedAndEndWithTheDisk) {
 }
 
 TEST(Cutter, TouchingRangesBecomeOneEvenWithoutMerging) {
-  EXPECT_EQ(reads(cut({mib, 0, 512, mib}, {{0, 512}, {512, 512}, {2048, 512}})), (std::vector<ByteRange>{{0, 1024}, {2048, 512}}));
+  EXPECT_EQ(reads(cut({mib, 0, 512, mib}, {{0, 512}, {512, 512}, {2048, 512}})),
+            (std::vector<ByteRange>{{0, 1024}, {2048, 512}}));
 }
 
 RC_GTEST_PROP(CutterProperty, EveryByteOnceWithinBounds, ()) {
@@ -112,8 +113,11 @@ TEST(Zero, RunsFollowAbsoluteGranules) {
   bytes[2 * 4096 + 7] = std::byte{1};
   // At 1 KiB: an incomplete granule, then whole ones; the marked byte is in the granule from 8 to 12 KiB.
   const auto runs = runs_of(bytes, kib, 4096);
-  EXPECT_EQ(runs, (std::vector<copy::Run>{{{kib, 3 * kib}, false}, {{4 * kib, 4 * kib}, true}, {{8 * kib, 4 * kib}, false},
-                                    {{12 * kib, 8 * kib}, true}, {{20 * kib, kib}, false}}));
+  EXPECT_EQ(runs, (std::vector<copy::Run>{{{kib, 3 * kib}, false},
+                                          {{4 * kib, 4 * kib}, true},
+                                          {{8 * kib, 4 * kib}, false},
+                                          {{12 * kib, 8 * kib}, true},
+                                          {{20 * kib, kib}, false}}));
 }
 
 RC_GTEST_PROP(ZeroProperty, RunsCoverAndZeroRunsAreZero, ()) {

@@ -26,7 +26,9 @@ class Canned final : public Transport {
   std::function<Response(const Request&)> answer_;
 };
 
-std::unique_ptr<Transport> canned(std::function<Response(const Request&)> answer) { return std::make_unique<Canned>(std::move(answer)); }
+std::unique_ptr<Transport> canned(std::function<Response(const Request&)> answer) {
+  return std::make_unique<Canned>(std::move(answer));
+}
 
 std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> files;
@@ -69,12 +71,13 @@ class RecordingTest : public testing::Test {
 
 TEST_F(RecordingTest, ASoapLoginIsKeptWithoutPasswordAndSession) {
   log_.redactor().add(Secret(std::string("n0t-in-a-pattern")));
-  auto transport = recording(canned([](const Request&) {
-                               return Response{200,
-                                               {{"Set-Cookie", "vmware_soap_session=\"5e55104\"; Path=/; HttpOnly"}},
-                                               "<returnval><key>52a5b3d2-0b1c-4d5e-8f90-123456789abc</key></returnval>"};
-                             }),
-                             folder_, "vsphere", log_);
+  auto transport =
+      recording(canned([](const Request&) {
+                  return Response{200,
+                                  {{"Set-Cookie", "vmware_soap_session=\"5e55104\"; Path=/; HttpOnly"}},
+                                  "<returnval><key>52a5b3d2-0b1c-4d5e-8f90-123456789abc</key></returnval>"};
+                }),
+                folder_, "vsphere", log_);
   transport->send(post("https://vc/sdk", login + "hunter2" + login_end,
                        {{"Authorization", "Basic cm9vdDpodW50ZXIy"}, {"X-Note", "n0t-in-a-pattern"}}),
                   {});
@@ -92,15 +95,17 @@ TEST_F(RecordingTest, FilesAreForTheOwnerOnly) {
   transport->send(Request{}, {});
   ::umask(before);
   EXPECT_EQ(mode_of(folder_), 0700U);
-  for (const auto& entry : std::filesystem::directory_iterator(folder_)) EXPECT_EQ(mode_of(entry.path()), 0600U) << entry.path();
+  for (const auto& entry : std::filesystem::directory_iterator(folder_))
+    EXPECT_EQ(mode_of(entry.path()), 0600U) << entry.path();
 }
 
 TEST_F(RecordingTest, PlaysBackInOrderWithAnotherPasswordAndHost) {
   int count = 0;
-  auto transport = recording(canned([&](const Request&) {
-                               return Response{200, {{"Set-Cookie", "vmware_soap_session=\"abc\"; Path=/"}}, std::to_string(++count)};
-                             }),
-                             folder_, "vsphere", log_);
+  auto transport = recording(
+      canned([&](const Request&) {
+        return Response{200, {{"Set-Cookie", "vmware_soap_session=\"abc\"; Path=/"}}, std::to_string(++count)};
+      }),
+      folder_, "vsphere", log_);
   transport->send(post("https://vc:443/sdk?a=1", login + "first" + login_end), {});
   transport->send(post("https://vc:443/sdk?a=1", login + "first" + login_end), {});
   transport->send(post("https://vc:443/sdk?a=1", "<Other/>"), {});
@@ -130,7 +135,8 @@ TEST_F(RecordingTest, SaysWhichCallTheRecordingLacks) {
   };
   EXPECT_NE(lacks(post("https://c/v3/volumes", "{}")).find("POST /v3/volumes"), std::string::npos) << "used up";
   EXPECT_NE(lacks(post("https://c/v3/volumes?x=1", "{}")).find("/v3/volumes?x=1"), std::string::npos);
-  EXPECT_NE(lacks(post("https://c/v3/volumes", R"({"password":"s3cret"})")).find(R"({"password":"***"})"), std::string::npos);
+  EXPECT_NE(lacks(post("https://c/v3/volumes", R"({"password":"s3cret"})")).find(R"({"password":"***"})"),
+            std::string::npos);
   Request get;
   get.url = "https://c/v3/volumes";
   EXPECT_NE(lacks(get).find("GET"), std::string::npos);
@@ -153,7 +159,10 @@ TEST_F(RecordingTest, KeepsBytesThatAreNoText) {
   for (const std::size_t length : {256U, 255U, 254U, 0U}) {
     const std::filesystem::path folder = tmp_.path() / std::to_string(length);
     const std::string body = bytes.substr(256 - length);
-    auto transport = recording(canned([&](const Request&) { return Response{206, {{"X", "\xff"}}, body}; }), folder, "s", log_);
+    auto transport = recording(canned([&](const Request&) {
+                                 return Response{206, {{"X", "\xff"}}, body};
+                               }),
+                               folder, "s", log_);
     transport->send(post("https://h/", body), {});
     const Response back = replaying(folder, "s")->send(post("https://h/", body), {});
     EXPECT_EQ(back.body, body) << length;
@@ -162,7 +171,8 @@ TEST_F(RecordingTest, KeepsBytesThatAreNoText) {
 }
 
 TEST_F(RecordingTest, ABrokenExchangeBreaksAgain) {
-  auto transport = recording(canned([](const Request&) -> Response { throw Broken(Fault::timeout, "too slow", true); }), folder_, "s", log_);
+  auto transport = recording(canned([](const Request&) -> Response { throw Broken(Fault::timeout, "too slow", true); }),
+                             folder_, "s", log_);
   EXPECT_THROW(transport->send(post("https://h/", "x"), {}), Broken);
   try {
     replaying(folder_, "s")->send(post("https://h/", "x"), {});
@@ -239,8 +249,9 @@ TEST_F(RecordingTest, NamesADamagedFile) {
 
 TEST_F(RecordingTest, PlaysARecordingFromDisk) {
   auto replay = replaying(std::filesystem::path(VMFERRY_TEST_DATA) / "recording", "openstack");
-  Request request = post("https://cloud.example:5000/v3/auth/tokens",
-                         R"({"auth":{"identity":{"methods":["password"],"password":{"user":{"name":"demo","password":"mine"}}}}})");
+  Request request =
+      post("https://cloud.example:5000/v3/auth/tokens",
+           R"({"auth":{"identity":{"methods":["password"],"password":{"user":{"name":"demo","password":"mine"}}}}})");
   const Response response = replay->send(request, {});
   EXPECT_EQ(response.status, 201);
   EXPECT_EQ(response.header("X-Subject-Token"), "***");

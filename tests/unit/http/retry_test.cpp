@@ -37,45 +37,55 @@ TEST_P(RetryWait, FollowsTheTable) {
   response.status = row.status;
   if (*row.retry_after != '\0') response.headers = {{"retry-after", row.retry_after}};
   const Broken broken(Fault::unavailable, "x", row.acted);
-  EXPECT_EQ(retry_wait({}, request, row.attempt, row.status != 0 ? &response : nullptr, row.status == 0 ? &broken : nullptr, now),
+  EXPECT_EQ(retry_wait({}, request, row.attempt, row.status != 0 ? &response : nullptr,
+                       row.status == 0 ? &broken : nullptr, now),
             row.wait)
       << row.what;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Broken, RetryWait,
-    testing::Values(Row{"a lost reply to GET", "GET", false, 1, 0, true, "", 500ms}, Row{"HEAD too", "HEAD", false, 1, 0, true, "", 500ms},
-                    Row{"a lost reply to a marked POST", "POST", true, 1, 0, true, "", 500ms},
-                    Row{"a lost reply to any other POST", "POST", false, 1, 0, true, "", {}},
-                    Row{"a lost reply to DELETE", "DELETE", false, 1, 0, true, "", {}},
-                    Row{"a POST that never left", "POST", false, 1, 0, false, "", 500ms}));
+INSTANTIATE_TEST_SUITE_P(Broken, RetryWait,
+                         testing::Values(Row{"a lost reply to GET", "GET", false, 1, 0, true, "", 500ms},
+                                         Row{"HEAD too", "HEAD", false, 1, 0, true, "", 500ms},
+                                         Row{"a lost reply to a marked POST", "POST", true, 1, 0, true, "", 500ms},
+                                         Row{"a lost reply to any other POST", "POST", false, 1, 0, true, "", {}},
+                                         Row{"a lost reply to DELETE", "DELETE", false, 1, 0, true, "", {}},
+                                         Row{"a POST that never left", "POST", false, 1, 0, false, "", 500ms}));
 
-INSTANTIATE_TEST_SUITE_P(
-    Statuses, RetryWait,
-    testing::Values(Row{"success", "GET", true, 1, 200, false, "", {}}, Row{"not found", "GET", true, 1, 404, false, "", {}},
-                    Row{"conflict", "POST", true, 1, 409, false, "", {}}, Row{"quota", "POST", true, 1, 413, false, "", {}},
-                    Row{"unauthorized", "GET", true, 1, 401, false, "", {}}, Row{"500 on GET", "GET", false, 1, 500, false, "", 500ms},
-                    Row{"500 on POST", "POST", false, 1, 500, false, "", {}},
-                    Row{"500 on a marked POST", "POST", true, 1, 500, false, "", 500ms},
-                    Row{"501", "GET", true, 1, 501, false, "", {}}, Row{"502 on POST", "POST", false, 1, 502, false, "", {}},
-                    Row{"502 on GET", "GET", false, 1, 502, false, "", 500ms}, Row{"504 on POST", "POST", false, 1, 504, false, "", {}},
-                    Row{"504 on GET", "GET", false, 1, 504, false, "", 500ms}, Row{"503 on POST", "POST", false, 1, 503, false, "", 500ms},
-                    Row{"429 on POST", "POST", false, 1, 429, false, "", 500ms}));
+INSTANTIATE_TEST_SUITE_P(Statuses, RetryWait,
+                         testing::Values(Row{"success", "GET", true, 1, 200, false, "", {}},
+                                         Row{"not found", "GET", true, 1, 404, false, "", {}},
+                                         Row{"conflict", "POST", true, 1, 409, false, "", {}},
+                                         Row{"quota", "POST", true, 1, 413, false, "", {}},
+                                         Row{"unauthorized", "GET", true, 1, 401, false, "", {}},
+                                         Row{"500 on GET", "GET", false, 1, 500, false, "", 500ms},
+                                         Row{"500 on POST", "POST", false, 1, 500, false, "", {}},
+                                         Row{"500 on a marked POST", "POST", true, 1, 500, false, "", 500ms},
+                                         Row{"501", "GET", true, 1, 501, false, "", {}},
+                                         Row{"502 on POST", "POST", false, 1, 502, false, "", {}},
+                                         Row{"502 on GET", "GET", false, 1, 502, false, "", 500ms},
+                                         Row{"504 on POST", "POST", false, 1, 504, false, "", {}},
+                                         Row{"504 on GET", "GET", false, 1, 504, false, "", 500ms},
+                                         Row{"503 on POST", "POST", false, 1, 503, false, "", 500ms},
+                                         Row{"429 on POST", "POST", false, 1, 429, false, "", 500ms}));
 
-INSTANTIATE_TEST_SUITE_P(
-    Attempts, RetryWait,
-    testing::Values(Row{"second", "GET", false, 2, 500, false, "", 1000ms}, Row{"third", "GET", false, 3, 500, false, "", 2000ms},
-                    Row{"fourth", "GET", false, 4, 500, false, "", 4000ms}, Row{"the fifth was the last", "GET", false, 5, 500, false, "", {}},
-                    Row{"the last, broken", "GET", false, 5, 0, true, "", {}}));
+INSTANTIATE_TEST_SUITE_P(Attempts, RetryWait,
+                         testing::Values(Row{"second", "GET", false, 2, 500, false, "", 1000ms},
+                                         Row{"third", "GET", false, 3, 500, false, "", 2000ms},
+                                         Row{"fourth", "GET", false, 4, 500, false, "", 4000ms},
+                                         Row{"the fifth was the last", "GET", false, 5, 500, false, "", {}},
+                                         Row{"the last, broken", "GET", false, 5, 0, true, "", {}}));
 
 INSTANTIATE_TEST_SUITE_P(
     RetryAfter, RetryWait,
-    testing::Values(Row{"seconds", "POST", false, 1, 429, false, "7", 7000ms}, Row{"zero is not at once", "GET", false, 1, 503, false, "0", 500ms},
+    testing::Values(Row{"seconds", "POST", false, 1, 429, false, "7", 7000ms},
+                    Row{"zero is not at once", "GET", false, 1, 503, false, "0", 500ms},
                     Row{"shorter than our own wait", "GET", false, 4, 503, false, "1", 4000ms},
                     Row{"a date", "GET", false, 1, 503, false, "Fri, 15 Jan 2027 08:00:30 GMT", 30000ms},
-                    Row{"a date in RFC 850 form", "GET", false, 1, 503, false, "Friday, 15-Jan-27 08:00:30 GMT", 30000ms},
+                    Row{"a date in RFC 850 form", "GET", false, 1, 503, false, "Friday, 15-Jan-27 08:00:30 GMT",
+                        30000ms},
                     Row{"a date in the past", "GET", false, 1, 503, false, "Fri, 15 Jan 2027 07:00:00 GMT", 500ms},
-                    Row{"nonsense", "GET", false, 1, 503, false, "soon", 500ms}, Row{"negative", "GET", false, 1, 503, false, "-5", 500ms},
+                    Row{"nonsense", "GET", false, 1, 503, false, "soon", 500ms},
+                    Row{"negative", "GET", false, 1, 503, false, "-5", 500ms},
                     Row{"the longest", "GET", false, 1, 503, false, "120", 120000ms},
                     Row{"longer than we wait", "GET", false, 1, 503, false, "121", {}},
                     Row{"a date too far", "GET", false, 1, 503, false, "Fri, 15 Jan 2027 09:00:00 GMT", {}},

@@ -18,7 +18,11 @@ std::vector<Body> one_of_each() {
   all.emplace_back(TrackingEnsured{false});
   all.emplace_back(VolumeAllocated{DiskKey{2000}, VolumeId{"v"}, 5, true, ChangeId{"aa", "3"}});
   all.emplace_back(CycleBegan{2, true});
-  all.emplace_back(SnapshotTaken{2, SnapshotId{"snapshot-1"}, "crash", "tools are off", {{DiskKey{2000}, 5, ChangeId{"aa", "4"}}, {DiskKey{2001}, 6, {}}}});
+  all.emplace_back(SnapshotTaken{2,
+                                 SnapshotId{"snapshot-1"},
+                                 "crash",
+                                 "tools are off",
+                                 {{DiskKey{2000}, 5, ChangeId{"aa", "4"}}, {DiskKey{2001}, 6, {}}}});
   all.emplace_back(DiskCopied{2, DiskKey{2000}, true, "first copy", 1, 2, 0.5, 5, ChangeId{"aa", "4"}});
   all.emplace_back(DiskRemembered{2, DiskKey{2000}});
   all.emplace_back(SnapshotRemoved{2, SnapshotId{"snapshot-1"}});
@@ -94,10 +98,11 @@ TEST(Fold, PhasesFollowTheFacts) {
 }
 
 TEST(Fold, ASecondSnapshotOfACycleMakesItsCopiesABaseOnly) {
-  const State state = fold_of({created, VolumeAllocated{disk, VolumeId{"v"}, 5, false, {}}, CycleBegan{1, false},
-                               SnapshotTaken{1, SnapshotId{"a"}, "crash", "", {{disk, 5, ChangeId{"u", "1"}}}},
-                               DiskCopied{1, disk, true, "", 0, 0, 0, 5, ChangeId{"u", "1"}}, SnapshotRemoved{1, SnapshotId{"a"}},
-                               SnapshotTaken{1, SnapshotId{"b"}, "crash", "", {{disk, 5, ChangeId{"u", "2"}}}}});
+  const State state =
+      fold_of({created, VolumeAllocated{disk, VolumeId{"v"}, 5, false, {}}, CycleBegan{1, false},
+               SnapshotTaken{1, SnapshotId{"a"}, "crash", "", {{disk, 5, ChangeId{"u", "1"}}}},
+               DiskCopied{1, disk, true, "", 0, 0, 0, 5, ChangeId{"u", "1"}}, SnapshotRemoved{1, SnapshotId{"a"}},
+               SnapshotTaken{1, SnapshotId{"b"}, "crash", "", {{disk, 5, ChangeId{"u", "2"}}}}});
   EXPECT_EQ(state.disks.at(disk).copied_in, 0);
   EXPECT_TRUE(state.disks.at(disk).complete);
   EXPECT_EQ(state.disks.at(disk).base->text(), "u/1");
@@ -106,13 +111,15 @@ TEST(Fold, ASecondSnapshotOfACycleMakesItsCopiesABaseOnly) {
 
 TEST(Fold, AnotherVolumeStartsFromNothing) {
   const State state = fold_of({created, VolumeAllocated{disk, VolumeId{"v"}, 5, false, {}},
-                               DiskCopied{1, disk, true, "", 0, 0, 0, 5, ChangeId{"u", "1"}}, VolumeAllocated{disk, VolumeId{"w"}, 5, false, {}}});
+                               DiskCopied{1, disk, true, "", 0, 0, 0, 5, ChangeId{"u", "1"}},
+                               VolumeAllocated{disk, VolumeId{"w"}, 5, false, {}}});
   EXPECT_FALSE(state.disks.at(disk).complete);
   EXPECT_FALSE(state.disks.at(disk).base);
 }
 
 TEST(Fold, AnAdoptedVolumeIsCompleteOnlyWithABase) {
-  EXPECT_TRUE(fold_of({created, VolumeAllocated{disk, VolumeId{"v"}, 5, true, ChangeId{"u", "1"}}}).disks.at(disk).complete);
+  EXPECT_TRUE(
+      fold_of({created, VolumeAllocated{disk, VolumeId{"v"}, 5, true, ChangeId{"u", "1"}}}).disks.at(disk).complete);
   EXPECT_FALSE(fold_of({created, VolumeAllocated{disk, VolumeId{"v"}, 5, true, {}}}).disks.at(disk).complete);
 }
 

@@ -71,7 +71,8 @@ TEST(Log, HidesSecretsInMessagesAndFields) {
   auto redactor = std::make_shared<Redactor>();
   Log log(tmp.path() / "l", redactor, Level::debug, false, Level::error);
   log.redactor().add(Secret(std::string("hunter2hunter2")));
-  log.info("got hunter2hunter2", {{"password", "other one"}, {"cookie", "a=b"}, {"url", "https://u:hunter2hunter2@h/"}});
+  log.info("got hunter2hunter2",
+           {{"password", "other one"}, {"cookie", "a=b"}, {"url", "https://u:hunter2hunter2@h/"}});
   const auto lines = lines_of(tmp.path() / "l");
   ASSERT_EQ(lines.size(), 1U);
   EXPECT_EQ(lines[0].find("hunter2"), std::string::npos) << lines[0];

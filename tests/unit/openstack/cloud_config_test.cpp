@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <rapidcheck.h>
+#include <fstream>
 #include <sstream>
 
 #include "base/error.hpp"
@@ -23,7 +23,8 @@ std::string slurp(const std::filesystem::path& path) {
 
 CloudFiles data_files() {
   const std::filesystem::path folder(VMFERRY_TEST_DATA);
-  return {TextFile{"/etc/openstack/clouds.yaml", slurp(folder / "clouds.yaml")}, TextFile{"/etc/openstack/secure.yaml", slurp(folder / "secure.yaml")}};
+  return {TextFile{"/etc/openstack/clouds.yaml", slurp(folder / "clouds.yaml")},
+          TextFile{"/etc/openstack/secure.yaml", slurp(folder / "secure.yaml")}};
 }
 
 CloudFiles only(const std::string& text) { return {TextFile{"/home/me/clouds.yaml", text}, std::nullopt}; }
@@ -39,9 +40,15 @@ std::string failure(const Environment& environment, const CloudFiles& files, con
 }
 
 Environment openrc() {
-  return {{"OS_AUTH_URL", "https://rc.example:5000/v3"}, {"OS_USERNAME", "alice"}, {"OS_PASSWORD", "pw-of-alice"},
-          {"OS_PROJECT_NAME", "red"},  {"OS_USER_DOMAIN_NAME", "Users"},   {"OS_PROJECT_DOMAIN_ID", "pd"},
-          {"OS_REGION_NAME", "West"},  {"OS_INTERFACE", "internal"},       {"OS_CACERT", "/ca.pem"}};
+  return {{"OS_AUTH_URL", "https://rc.example:5000/v3"},
+          {"OS_USERNAME", "alice"},
+          {"OS_PASSWORD", "pw-of-alice"},
+          {"OS_PROJECT_NAME", "red"},
+          {"OS_USER_DOMAIN_NAME", "Users"},
+          {"OS_PROJECT_DOMAIN_ID", "pd"},
+          {"OS_REGION_NAME", "West"},
+          {"OS_INTERFACE", "internal"},
+          {"OS_CACERT", "/ca.pem"}};
 }
 
 TEST(CloudConfig, EnvironmentAlone) {
@@ -102,8 +109,10 @@ TEST(CloudConfig, ApplicationCredentials) {
   EXPECT_EQ(by_name.application_credential.name, "mover");
   EXPECT_EQ(by_name.user.name, "demo");
   // Without an auth_type the credential itself says what is meant.
-  const CloudConfig variables = read_config({{"OS_AUTH_URL", "https://c.example"}, {"OS_APPLICATION_CREDENTIAL_ID", "i"},
-                                             {"OS_APPLICATION_CREDENTIAL_SECRET", "s"}}, {});
+  const CloudConfig variables = read_config({{"OS_AUTH_URL", "https://c.example"},
+                                             {"OS_APPLICATION_CREDENTIAL_ID", "i"},
+                                             {"OS_APPLICATION_CREDENTIAL_SECRET", "s"}},
+                                            {});
   EXPECT_EQ(variables.method, AuthMethod::application_credential);
 }
 
@@ -112,7 +121,8 @@ TEST(CloudConfig, Tokens) {
   EXPECT_EQ(c.method, AuthMethod::token);
   EXPECT_EQ(c.token.reveal(), "gAAAAAB-token");
   EXPECT_EQ(c.project.id, "11112222");
-  const CloudConfig v = read_config({{"OS_AUTH_URL", "https://c.example"}, {"OS_TOKEN", "t"}, {"OS_PROJECT_ID", "p"}}, {});
+  const CloudConfig v =
+      read_config({{"OS_AUTH_URL", "https://c.example"}, {"OS_TOKEN", "t"}, {"OS_PROJECT_ID", "p"}}, {});
   EXPECT_EQ(v.method, AuthMethod::token);
 }
 
@@ -123,8 +133,12 @@ TEST(CloudConfig, SecureFileIsLaidOver) {
 }
 
 TEST(CloudConfig, VariablesWinOverTheFile) {
-  const CloudConfig c = read_config({{"OS_CLOUD", "lab"}, {"OS_PASSWORD", "other"}, {"OS_PROJECT_ID", "99"}, {"OS_ENDPOINT_TYPE", "publicURL"},
-                                     {"OS_INSECURE", "false"}, {"OS_REGION_NAME", "East"}},
+  const CloudConfig c = read_config({{"OS_CLOUD", "lab"},
+                                     {"OS_PASSWORD", "other"},
+                                     {"OS_PROJECT_ID", "99"},
+                                     {"OS_ENDPOINT_TYPE", "publicURL"},
+                                     {"OS_INSECURE", "false"},
+                                     {"OS_REGION_NAME", "East"}},
                                     data_files());
   EXPECT_EQ(c.password.reveal(), "other");
   EXPECT_EQ(c.project.id, "99");
@@ -166,18 +180,26 @@ TEST(CloudConfig, WrongFilesSayWhatAndWhere) {
       {"- a\n", "a", "must be a mapping with the key 'clouds'"},
       {"", "a", "no cloud 'a'; it has: no cloud at all"},
       {"clouds:\n  a: text\n", "a", "/home/me/clouds.yaml:2: cloud 'a' must be a mapping"},
-      {"clouds:\n  a:\n    auth:\n      password: [x]\n", "a", "/home/me/clouds.yaml:4: 'password' must be a plain text"},
+      {"clouds:\n  a:\n    auth:\n      password: [x]\n", "a",
+       "/home/me/clouds.yaml:4: 'password' must be a plain text"},
       {"clouds: {a: {auth: {username: u}}}", "a", "has no auth_url (OS_AUTH_URL)"},
-      {"clouds: {a: {auth: {auth_url: 'ftp://x', username: u, password: p, project_id: q}}}", "a", "must begin with https://"},
+      {"clouds: {a: {auth: {auth_url: 'ftp://x', username: u, password: p, project_id: q}}}", "a",
+       "must begin with https://"},
       {"clouds: {a: {auth: {auth_url: 'http://x'}}}", "a", "has no username"},
       {"clouds: {a: {auth: {auth_url: 'http://x', username: u}}}", "a", "has no password"},
       {"clouds: {a: {auth: {auth_url: 'http://x', username: u, password: p}}}", "a", "has no project"},
-      {"clouds: {a: {auth: {auth_url: 'http://x', application_credential_id: i}}}", "a", "has no application_credential_secret"},
-      {"clouds: {a: {auth: {auth_url: 'http://x', application_credential_name: i, application_credential_secret: s}}}", "a", "username or user_id"},
+      {"clouds: {a: {auth: {auth_url: 'http://x', application_credential_id: i}}}", "a",
+       "has no application_credential_secret"},
+      {"clouds: {a: {auth: {auth_url: 'http://x', application_credential_name: i, application_credential_secret: s}}}",
+       "a", "username or user_id"},
       {"clouds: {a: {auth_type: token, auth: {auth_url: 'http://x'}}}", "a", "has no token"},
-      {"clouds: {a: {interface: sideways, auth: {auth_url: 'http://x', username: u, password: p, project_id: q}}}", "a", "interface 'sideways'"},
-      {"clouds: {a: {verify: maybe, auth: {auth_url: 'http://x', username: u, password: p, project_id: q}}}", "a", "'verify' of the cloud must be true or false"},
-      {"clouds: {a: {identity_api_version: 2.0, auth: {auth_url: 'http://x', username: u, password: p, project_id: q}}}", "a", "identity_api_version 2.0"},
+      {"clouds: {a: {interface: sideways, auth: {auth_url: 'http://x', username: u, password: p, project_id: q}}}", "a",
+       "interface 'sideways'"},
+      {"clouds: {a: {verify: maybe, auth: {auth_url: 'http://x', username: u, password: p, project_id: q}}}", "a",
+       "'verify' of the cloud must be true or false"},
+      {"clouds: {a: {identity_api_version: 2.0, auth: {auth_url: 'http://x', username: u, password: p, project_id: "
+       "q}}}",
+       "a", "identity_api_version 2.0"},
   };
   for (const Wrong& row : table) {
     const std::string said = failure({}, only(row.yaml), row.cloud);
@@ -187,7 +209,8 @@ TEST(CloudConfig, WrongFilesSayWhatAndWhere) {
 
 TEST(CloudConfig, VendorsAndIdentityProvidersAreRefusedInWords) {
   EXPECT_NE(failure({}, data_files(), "vendor").find("profile: rackspace"), std::string::npos);
-  EXPECT_NE(failure({}, data_files(), "oidc").find("auth_type 'v3oidcpassword', which is not supported"), std::string::npos);
+  EXPECT_NE(failure({}, data_files(), "oidc").find("auth_type 'v3oidcpassword', which is not supported"),
+            std::string::npos);
 }
 
 TEST(CloudConfig, NothingConfigured) {
@@ -196,10 +219,13 @@ TEST(CloudConfig, NothingConfigured) {
 }
 
 TEST(CloudConfig, AYamlErrorNeverQuotesAPassword) {
-  for (const char* text : {"clouds:\n  a:\n    auth:\n      password: *hunter2\n", "clouds:\n  a:\n    auth:\n      password: &hunter2\n",
-                           "clouds:\n  a:\n    auth:\n      password: !hunter2 [x]\n", "clouds:\n  a:\n    auth:\n      password: %hunter2\n",
-                           "clouds:\n  a:\n    auth:\n      password: 'hunter2\n", "clouds:\n  a:\n    auth:\n      password: hunter2: x\n",
-                           "clouds:\n  a:\n    auth:\n      password: @hunter2\n", "clouds:\n  a:\n    auth:\n      password: hunter2: {\n"}) {
+  for (const char* text :
+       {"clouds:\n  a:\n    auth:\n      password: *hunter2\n", "clouds:\n  a:\n    auth:\n      password: &hunter2\n",
+        "clouds:\n  a:\n    auth:\n      password: !hunter2 [x]\n",
+        "clouds:\n  a:\n    auth:\n      password: %hunter2\n", "clouds:\n  a:\n    auth:\n      password: 'hunter2\n",
+        "clouds:\n  a:\n    auth:\n      password: hunter2: x\n",
+        "clouds:\n  a:\n    auth:\n      password: @hunter2\n",
+        "clouds:\n  a:\n    auth:\n      password: hunter2: {\n"}) {
     const std::string said = failure({}, only(text), "a");
     EXPECT_EQ(said.find("hunter2"), std::string::npos) << said;
     EXPECT_NE(said, "no error") << text;
@@ -244,8 +270,12 @@ TEST(FindFiles, SearchOrder) {
   ASSERT_TRUE(by_home.clouds && by_home.secure);
   EXPECT_EQ(by_home.clouds->text, "home");
   EXPECT_EQ(by_home.secure->text, "home-secure");
-  EXPECT_EQ(find_files({{"HOME", home.string()}, {"XDG_CONFIG_HOME", (temporary.path() / "xdg").string()}}).clouds->text, "xdg");
-  EXPECT_EQ(find_files({{"HOME", home.string()}, {"OS_CLIENT_CONFIG_FILE", (temporary.path() / "given.yaml").string()}}).clouds->text, "given");
+  EXPECT_EQ(
+      find_files({{"HOME", home.string()}, {"XDG_CONFIG_HOME", (temporary.path() / "xdg").string()}}).clouds->text,
+      "xdg");
+  EXPECT_EQ(find_files({{"HOME", home.string()}, {"OS_CLIENT_CONFIG_FILE", (temporary.path() / "given.yaml").string()}})
+                .clouds->text,
+            "given");
   EXPECT_THROW(find_files({{"OS_CLIENT_CONFIG_FILE", "/nonexistent/clouds.yaml"}}), Error);
 }
 

@@ -31,25 +31,28 @@ Error thrown(F f) {
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
-[[noreturn]] void lose(bool acted = true) { throw http::Broken(Fault::unavailable, "the connection was closed", acted); }
+[[noreturn]] void lose(bool acted = true) {
+  throw http::Broken(Fault::unavailable, "the connection was closed", acted);
+}
 
 // Cinder and Nova in a few lines: volumes by id, and who has them.
 struct TinyCloud {
   std::map<std::string, json> volumes;
   std::map<std::string, std::string> attached;  // volume -> server, as Nova sees it
   int made = 0;
-  int lose_creations = 0;        // replies of creations lost after the act
-  int fail_creations = 0;        // answered 502 before the act
-  std::string quota;             // body of a 413 for creations
+  int lose_creations = 0;                       // replies of creations lost after the act
+  int fail_creations = 0;                       // answered 502 before the act
+  std::string quota;                            // body of a 413 for creations
   std::vector<http::Response> attach_refusals;  // given first
-  int attach_delay = 2;          // looks until it is in-use
-  bool attach_fails = false;     // goes back to available
+  int attach_delay = 2;                         // looks until it is in-use
+  bool attach_fails = false;                    // goes back to available
   int pending = 0;
   std::string pending_volume, pending_status;
 
   json view(const std::string& id) {
     json v = volumes.at(id);
-    if (v["status"] == "in-use" && attached.count(id) > 0) v["attachments"] = {{{"server_id", attached[id]}, {"device", "/dev/vdb"}}};
+    if (v["status"] == "in-use" && attached.count(id) > 0)
+      v["attachments"] = {{{"server_id", attached[id]}, {"device", "/dev/vdb"}}};
     return v;
   }
   void tick() {
@@ -74,8 +77,14 @@ struct TinyCloud {
       for (const auto& [id, v] : volumes) list.push_back(view(id));
       return answer(200, json{{"volumes", list}}.dump());
     }
-    if (path == "/limits") return answer(200, R"({"limits":{"absolute":{"maxTotalVolumeGigabytes":100,"totalGigabytesUsed":95,"maxTotalVolumes":10,"totalVolumesUsed":3}}})");
-    if (path.rfind("/messages", 0) == 0) return answer(200, R"({"messages":[{"user_message":"schedule allocate volume:Could not find any available weighted backend."}]})");
+    if (path == "/limits")
+      return answer(
+          200,
+          R"({"limits":{"absolute":{"maxTotalVolumeGigabytes":100,"totalGigabytesUsed":95,"maxTotalVolumes":10,"totalVolumesUsed":3}}})");
+    if (path.rfind("/messages", 0) == 0)
+      return answer(
+          200,
+          R"({"messages":[{"user_message":"schedule allocate volume:Could not find any available weighted backend."}]})");
     const std::string id = path.substr(9, path.find('/', 9) - 9);
     if (volumes.count(id) == 0) return answer(404, R"({"itemNotFound":{"message":"Volume could not be found."}})");
     if (r.method == "GET") {
@@ -189,7 +198,8 @@ TEST(Volumes, ATagIsNeeded) {
 
 TEST(Volumes, QuotaInWordsWithNumbers) {
   TinyBench bench;
-  bench.tiny.quota = R"({"overLimit":{"code":413,"message":"VolumeSizeExceedsAvailableQuota: Requested volume exceeds allowed quota."}})";
+  bench.tiny.quota =
+      R"({"overLimit":{"code":413,"message":"VolumeSizeExceedsAvailableQuota: Requested volume exceeds allowed quota."}})";
   const Error e = thrown([&] { volumes::create(bench.volume(), wish(), {}); });
   EXPECT_EQ(e.fault(), Fault::quota);
   EXPECT_EQ(e.name(), "overLimit");
@@ -258,7 +268,9 @@ TEST(Limits, WhatIsLacking) {
 
 // A volume "v1" that is available, on a bench.
 struct AttachBench : TinyBench {
-  AttachBench() { tiny.volumes["v1"] = {{"id", "v1"}, {"name", "web01-1-2000"}, {"status", "available"}, {"size", 10}}; }
+  AttachBench() {
+    tiny.volumes["v1"] = {{"id", "v1"}, {"name", "web01-1-2000"}, {"status", "available"}, {"size", 10}};
+  }
   void attach() { attachments::attach(compute(), volume(), ServerId{"host"}, VolumeId{"v1"}, 60s, {}); }
   void detach() { attachments::detach(compute(), volume(), ServerId{"host"}, VolumeId{"v1"}, 60s, {}); }
   std::size_t posts() { return script->count("POST", "os-volume_attachments"); }
@@ -278,8 +290,14 @@ TEST(Attachments, Cycle) {
 
 TEST(Attachments, StatesInBetweenAreWaitedFor) {
   AttachBench bench;
-  const http::Response busy = answer(409, R"({"conflictingRequest":{"code":409,"message":"Cannot 'attach_volume' instance host while it is in task_state rebooting"}})");
-  bench.tiny.attach_refusals = {busy, busy, answer(400, R"({"badRequest":{"code":400,"message":"Invalid volume: Volume v1 status must be available or downloading to reserve"}})")};
+  const http::Response busy = answer(
+      409,
+      R"({"conflictingRequest":{"code":409,"message":"Cannot 'attach_volume' instance host while it is in task_state rebooting"}})");
+  bench.tiny.attach_refusals = {
+      busy, busy,
+      answer(
+          400,
+          R"({"badRequest":{"code":400,"message":"Invalid volume: Volume v1 status must be available or downloading to reserve"}})")};
   bench.attach();
   EXPECT_EQ(bench.posts(), 4u);
   // Detaching in the middle of another change: waits, then detaches.
@@ -291,7 +309,11 @@ TEST(Attachments, StatesInBetweenAreWaitedFor) {
 
 TEST(Attachments, AConflictThatStaysEndsInTimeWithNovasWords) {
   AttachBench bench;
-  bench.tiny.attach_refusals.assign(1000, answer(409, R"({"conflictingRequest":{"code":409,"message":"Cannot 'attach_volume' instance host while it is in vm_state error"}})"));
+  bench.tiny.attach_refusals.assign(
+      1000,
+      answer(
+          409,
+          R"({"conflictingRequest":{"code":409,"message":"Cannot 'attach_volume' instance host while it is in vm_state error"}})"));
   const Error e = thrown([&] { bench.attach(); });
   EXPECT_EQ(e.fault(), Fault::timeout);
   EXPECT_TRUE(has(e.what(), "while it is in vm_state error")) << e.what();
@@ -299,7 +321,8 @@ TEST(Attachments, AConflictThatStaysEndsInTimeWithNovasWords) {
 
 TEST(Attachments, ABadRequestThatIsNoStateEndsAtOnce) {
   AttachBench bench;
-  bench.tiny.attach_refusals.assign(10, answer(400, R"({"badRequest":{"code":400,"message":"The supplied device path (/dev/vda) is invalid."}})"));
+  bench.tiny.attach_refusals.assign(
+      10, answer(400, R"({"badRequest":{"code":400,"message":"The supplied device path (/dev/vda) is invalid."}})"));
   EXPECT_EQ(thrown([&] { bench.attach(); }).fault(), Fault::config);
   EXPECT_EQ(bench.posts(), 2u);
 }
@@ -367,7 +390,8 @@ TEST(Servers, BodyAndLostReply) {
   });
   EXPECT_EQ(servers::create(bench.compute(), server_wish(), {}).id.value, "s1");
   ASSERT_EQ(made.size(), 1u);
-  EXPECT_EQ(made.front(), json::parse(R"({"name":"web01","flavorRef":"f1","availability_zone":"nova","metadata":{"vmferry_job":"j1"},
+  EXPECT_EQ(made.front(),
+            json::parse(R"({"name":"web01","flavorRef":"f1","availability_zone":"nova","metadata":{"vmferry_job":"j1"},
     "networks":[{"port":"p1"}],"block_device_mapping_v2":[
     {"source_type":"volume","destination_type":"volume","uuid":"v1","boot_index":0,"delete_on_termination":false},
     {"source_type":"volume","destination_type":"volume","uuid":"v2","boot_index":1,"delete_on_termination":false}]})"));
@@ -375,7 +399,9 @@ TEST(Servers, BodyAndLostReply) {
 
 TEST(Servers, AFaultIsTold) {
   Bench bench([](const http::Request&) {
-    return answer(200, R"({"server":{"id":"s1","name":"web01","status":"ERROR","fault":{"code":500,"message":"No valid host was found. There are not enough hosts available."}}})");
+    return answer(
+        200,
+        R"({"server":{"id":"s1","name":"web01","status":"ERROR","fault":{"code":500,"message":"No valid host was found. There are not enough hosts available."}}})");
   });
   const Error e = thrown([&] { servers::wait_for_active(bench.compute(), ServerId{"s1"}, 60s, {}); });
   EXPECT_TRUE(has(e.what(), "No valid host was found")) << e.what();
@@ -385,9 +411,19 @@ TEST(Ports, FoundWhateverTheCaseOfItsMac) {
   Bench bench([](const http::Request& r) {
     if (has(r.url, "mac_address=")) return answer(200, R"({"ports":[]})");
     EXPECT_EQ(r.method, "GET") << "a port must not be made";
-    return answer(200, R"({"ports":[{"id":"p0","mac_address":"00:50:56:AA:BB:01"},{"id":"p1","mac_address":"00:50:56:AA:BB:02","fixed_ips":[{"subnet_id":"s","ip_address":"10.0.0.5"}]}]})");
+    return answer(
+        200,
+        R"({"ports":[{"id":"p0","mac_address":"00:50:56:AA:BB:01"},{"id":"p1","mac_address":"00:50:56:AA:BB:02","fixed_ips":[{"subnet_id":"s","ip_address":"10.0.0.5"}]}]})");
   });
-  const MadePort made = ports::ensure(bench.network(), {.name = "n", .description = "d", .network = "net", .subnet = "", .mac = "00:50:56:aa:BB:02", .ip = "", .security_groups = {}}, {});
+  const MadePort made = ports::ensure(bench.network(),
+                                      {.name = "n",
+                                       .description = "d",
+                                       .network = "net",
+                                       .subnet = "",
+                                       .mac = "00:50:56:aa:BB:02",
+                                       .ip = "",
+                                       .security_groups = {}},
+                                      {});
   EXPECT_EQ(made.port.id.value, "p1");
   EXPECT_EQ(made.port.mac, "00:50:56:aa:bb:02");
   EXPECT_FALSE(made.created);
@@ -398,15 +434,26 @@ TEST(Ports, MadeWithALostReplyIsOurs) {
   bool made = false;
   Bench bench([&](const http::Request& r) {
     if (r.method == "POST") {
-      EXPECT_EQ(json::parse(r.body), json::parse(R"({"port":{"network_id":"net","mac_address":"00:50:56:aa:bb:02","name":"n","description":"vmferry j1",
+      EXPECT_EQ(
+          json::parse(r.body),
+          json::parse(
+              R"({"port":{"network_id":"net","mac_address":"00:50:56:aa:bb:02","name":"n","description":"vmferry j1",
         "fixed_ips":[{"subnet_id":"sub","ip_address":"10.0.0.9"}],"security_groups":["g"]}})"));
       made = true;
       lose();
     }
-    return answer(200, made ? R"({"ports":[{"id":"p1","mac_address":"00:50:56:aa:bb:02","description":"vmferry j1"}]})" : R"({"ports":[]})");
+    return answer(200, made ? R"({"ports":[{"id":"p1","mac_address":"00:50:56:aa:bb:02","description":"vmferry j1"}]})"
+                            : R"({"ports":[]})");
   });
-  const MadePort port = ports::ensure(bench.network(), {.name = "n", .description = "vmferry j1", .network = "net", .subnet = "sub",
-                                                        .mac = "00:50:56:AA:BB:02", .ip = "10.0.0.9", .security_groups = {"g"}}, {});
+  const MadePort port = ports::ensure(bench.network(),
+                                      {.name = "n",
+                                       .description = "vmferry j1",
+                                       .network = "net",
+                                       .subnet = "sub",
+                                       .mac = "00:50:56:AA:BB:02",
+                                       .ip = "10.0.0.9",
+                                       .security_groups = {"g"}},
+                                      {});
   EXPECT_TRUE(port.created);
   EXPECT_EQ(bench.script->count("POST", "/ports"), 1u);
 }
@@ -414,9 +461,21 @@ TEST(Ports, MadeWithALostReplyIsOurs) {
 TEST(Ports, ThePolicyOnSharedNetworksIsExplained) {
   Bench bench([](const http::Request& r) {
     if (r.method == "GET") return answer(200, R"({"ports":[]})");
-    return answer(403, R"({"NeutronError":{"type":"PolicyNotAuthorized","message":"(rule:create_port and rule:create_port:mac_address) is disallowed by policy","detail":""}})");
+    return answer(
+        403,
+        R"({"NeutronError":{"type":"PolicyNotAuthorized","message":"(rule:create_port and rule:create_port:mac_address) is disallowed by policy","detail":""}})");
   });
-  const Error e = thrown([&] { ports::ensure(bench.network(), {.name = "n", .description = "d", .network = "net", .subnet = "", .mac = "00:50:56:aa:bb:02", .ip = "", .security_groups = {}}, {}); });
+  const Error e = thrown([&] {
+    ports::ensure(bench.network(),
+                  {.name = "n",
+                   .description = "d",
+                   .network = "net",
+                   .subnet = "",
+                   .mac = "00:50:56:aa:bb:02",
+                   .ip = "",
+                   .security_groups = {}},
+                  {});
+  });
   EXPECT_EQ(e.fault(), Fault::auth);
   EXPECT_TRUE(has(e.what(), "rule:create_port:mac_address")) << e.what();
   EXPECT_TRUE(has(e.what(), "only its owner or an administrator may choose the MAC")) << e.what();
@@ -424,9 +483,14 @@ TEST(Ports, ThePolicyOnSharedNetworksIsExplained) {
 
 TEST(Lookups, ByIdOrNameAndWhatThereIs) {
   Bench bench([](const http::Request& r) {
-    if (has(r.url, "/flavors")) return answer(200, R"({"flavors":[{"id":"1","name":"small","vcpus":1,"ram":512,"disk":0},{"id":"2","name":"big","vcpus":8},{"id":"3","name":"big"}]})");
-    if (has(r.url, "/networks")) return answer(200, R"({"networks":[{"id":"n1","name":"lan","subnets":["s1"]},{"id":"n2","name":""}]})");
-    if (has(r.url, "/subnets")) return answer(200, R"({"subnets":[{"id":"s1","name":"lan4","network_id":"n1","cidr":"10.0.0.0/24"}]})");
+    if (has(r.url, "/flavors"))
+      return answer(
+          200,
+          R"({"flavors":[{"id":"1","name":"small","vcpus":1,"ram":512,"disk":0},{"id":"2","name":"big","vcpus":8},{"id":"3","name":"big"}]})");
+    if (has(r.url, "/networks"))
+      return answer(200, R"({"networks":[{"id":"n1","name":"lan","subnets":["s1"]},{"id":"n2","name":""}]})");
+    if (has(r.url, "/subnets"))
+      return answer(200, R"({"subnets":[{"id":"s1","name":"lan4","network_id":"n1","cidr":"10.0.0.0/24"}]})");
     return answer(200, R"({"volume_types":[{"id":"t1","name":"fast"}]})");
   });
   EXPECT_EQ(flavors::find(bench.compute(), "small", {}).ram_mib, 512);
@@ -451,10 +515,14 @@ class OneAnswer final : public http::Transport {
 };
 
 TEST(Instance, TheHostsOwnIdOrAnExplanation) {
-  OneAnswer good([](const http::Request&) { return answer(200, R"({"uuid":"83679162-1378-4288-a2d4-70e13ec132aa","name":"mover"})"); });
+  OneAnswer good([](const http::Request&) {
+    return answer(200, R"({"uuid":"83679162-1378-4288-a2d4-70e13ec132aa","name":"mover"})");
+  });
   EXPECT_EQ(this_instance(good, default_metadata_url, {}).value, "83679162-1378-4288-a2d4-70e13ec132aa");
-  for (const Answer& act : std::vector<Answer>{[](const http::Request&) -> http::Response { lose(false); }, [](const http::Request&) { return answer(404, ""); },
-                                               [](const http::Request&) { return answer(200, "<html>"); }, [](const http::Request&) { return answer(200, "{}"); }}) {
+  for (const Answer& act : std::vector<Answer>{[](const http::Request&) -> http::Response { lose(false); },
+                                               [](const http::Request&) { return answer(404, ""); },
+                                               [](const http::Request&) { return answer(200, "<html>"); },
+                                               [](const http::Request&) { return answer(200, "{}"); }}) {
     OneAnswer bad(act);
     const Error e = thrown([&] { this_instance(bad, default_metadata_url, {}); });
     EXPECT_EQ(e.fault(), Fault::config);

@@ -72,12 +72,14 @@ class ScriptedTransport final : public http::Transport {
       std::scoped_lock lock(script_->mutex);
       script_->asked.push_back(request);
       if (request.url == "http://cloud/identity/v3/auth/tokens" && request.method == "POST" && !script_->act_on_login)
-        return answer(201, token_json(script_->lifetime_s), {{"X-Subject-Token", "t" + std::to_string(++script_->logins)}});
+        return answer(201, token_json(script_->lifetime_s),
+                      {{"X-Subject-Token", "t" + std::to_string(++script_->logins)}});
       if (request.url == "http://cloud/volume/v3/")
         return answer(200, R"({"versions":[{"id":"v3.0","version":"3.70","min_version":"3.0"}]})");
       if (request.url == "http://cloud/compute/v2.1/")
         return answer(200, R"({"version":{"id":"v2.1","version":"2.93","min_version":"2.1"}})");
-      if (request.url == "http://cloud/network/") return answer(200, R"({"versions":[{"id":"v2.0","status":"CURRENT"}]})");
+      if (request.url == "http://cloud/network/")
+        return answer(200, R"({"versions":[{"id":"v2.0","status":"CURRENT"}]})");
       act = script_->act;
     }
     return act(request);
@@ -88,7 +90,11 @@ class ScriptedTransport final : public http::Transport {
 };
 
 inline CloudConfig demo_config() {
-  return read_config({{"OS_AUTH_URL", "http://cloud/identity"}, {"OS_USERNAME", "demo"}, {"OS_PASSWORD", "pass-of-demo"}, {"OS_PROJECT_NAME", "demo"}}, {});
+  return read_config({{"OS_AUTH_URL", "http://cloud/identity"},
+                      {"OS_USERNAME", "demo"},
+                      {"OS_PASSWORD", "pass-of-demo"},
+                      {"OS_PROJECT_NAME", "demo"}},
+                     {});
 }
 
 // A Cloud on the script, logged in.

@@ -80,8 +80,9 @@ TEST(ImageProperties, FollowFirmwareAndWishes) {
   vm.secure_boot = true;
   const auto all = image_properties(vm, {"auto", true, "scsi"});
   const std::map<std::string, std::string> want = {
-      {"hw_disk_bus", "scsi"},       {"hw_firmware_type", "uefi"}, {"hw_machine_type", "q35"}, {"hw_qemu_guest_agent", "yes"},
-      {"hw_scsi_model", "virtio-scsi"}, {"os_secure_boot", "required"}, {"os_type", "windows"}};
+      {"hw_disk_bus", "scsi"},        {"hw_firmware_type", "uefi"},     {"hw_machine_type", "q35"},
+      {"hw_qemu_guest_agent", "yes"}, {"hw_scsi_model", "virtio-scsi"}, {"os_secure_boot", "required"},
+      {"os_type", "windows"}};
   EXPECT_EQ(all, want);
 }
 

@@ -19,8 +19,7 @@ DomainWish wish() {
   wish.vm.memory = 1536ull << 20;
   wish.name = file_name(wish.vm.name);
   wish.images = {"/srv/vms/web/boot.img", "/srv/vms/web/data & more.img"};
-  wish.nics = {
-      {"00:50:56:aa:bb:cc", "default"}, {"00:50:56:aa:bb:cd", "bridge:br0"}, {"00:50:56:aa:bb:ce", ""}};
+  wish.nics = {{"00:50:56:aa:bb:cc", "default"}, {"00:50:56:aa:bb:cd", "bridge:br0"}, {"00:50:56:aa:bb:ce", ""}};
   return wish;
 }
 
@@ -35,9 +34,7 @@ pugi::xml_document parsed(const DomainWish& wish) {
 std::string attribute(const pugi::xml_node& node, const char* path, const char* name) {
   return node.select_node(path).node().attribute(name).value();
 }
-std::string text(const pugi::xml_node& node, const char* path) {
-  return node.select_node(path).node().text().get();
-}
+std::string text(const pugi::xml_node& node, const char* path) { return node.select_node(path).node().text().get(); }
 
 TEST(DomainXml, bios_machine_with_virtio_disks_in_boot_order) {
   const pugi::xml_document xml = parsed(wish());
@@ -135,8 +132,7 @@ TEST(FileName, a_machines_name_never_leads_elsewhere) {
   EXPECT_EQ(file_name(".hidden"), "-hidden");
   EXPECT_EQ(file_name(""), "-");
   EXPECT_EQ(file_name(std::string(199, 'x') + "\xc3\xa4"), std::string(199, 'x'));
-  for (const std::string text : {"a/b", "..", "", ".x"})
-    EXPECT_EQ(file_name(file_name(text)), file_name(text));
+  for (const std::string text : {"a/b", "..", "", ".x"}) EXPECT_EQ(file_name(file_name(text)), file_name(text));
 }
 
 }  // namespace

@@ -31,8 +31,7 @@ class LocalTarget : public testing::Test {
  protected:
   VolumeWish wish() const {
     VolumeWish wish;
-    wish.tag = {JobId{"job-1"}, model::VmId{"vm-42"}, "web01", model::DiskKey{2000},
-                "42-2000",      "web01-42-2000"};
+    wish.tag = {JobId{"job-1"}, model::VmId{"vm-42"}, "web01", model::DiskKey{2000}, "42-2000", "web01-42-2000"};
     wish.bytes = size;
     return wish;
   }
@@ -156,13 +155,11 @@ TEST_F(LocalTarget, a_damaged_or_newer_record_is_an_error_in_words) {
   open()->allocate(wish(), {});
   const std::string good = slurp(record_);
   std::ofstream(record_) << "{";
-  EXPECT_NE(refusal([&] { open()->find(wish().tag, {}); }, Fault::data).find(record_.string()),
-            std::string::npos);
+  EXPECT_NE(refusal([&] { open()->find(wish().tag, {}); }, Fault::data).find(record_.string()), std::string::npos);
   std::ofstream(record_) << R"({"vmferry":1})";
   refusal([&] { open()->find(wish().tag, {}); }, Fault::data);
   std::ofstream(record_) << R"({"vmferry":99})";
-  EXPECT_NE(refusal([&] { open()->find(wish().tag, {}); }, Fault::unsupported).find("newer"),
-            std::string::npos);
+  EXPECT_NE(refusal([&] { open()->find(wish().tag, {}); }, Fault::unsupported).find("newer"), std::string::npos);
   std::ofstream(record_) << good;
   EXPECT_TRUE(open()->find(wish().tag, {}));
 }
@@ -185,8 +182,7 @@ TEST_F(LocalTarget, settings_name_what_is_wrong) {
       Fault::config);
   const std::string why = refusal(
       [&] {
-        local_cloud({directory_.path() / "none" / "deeper", "virtio", "kvm"}, clock_, log_)
-            ->check_settings({}, {});
+        local_cloud({directory_.path() / "none" / "deeper", "virtio", "kvm"}, clock_, log_)->check_settings({}, {});
       },
       Fault::config);
   EXPECT_NE(why.find("deeper"), std::string::npos) << why;

@@ -24,7 +24,8 @@ inline std::string golden(const std::string& name) {
 
 inline std::string envelope(const std::string& body) {
   return "<?xml version=\"1.0\"?><soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" "
-         "xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>" + body + "</soapenv:Body></soapenv:Envelope>";
+         "xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>" +
+         body + "</soapenv:Body></soapenv:Envelope>";
 }
 
 class FakeServer final : public http::Transport {
@@ -36,11 +37,15 @@ class FakeServer final : public http::Transport {
   }
   static Answer file(const std::string& name) { return xml(golden(name), name.starts_with("fault-") ? 500 : 200); }
   static Answer lost(bool acted) {
-    return [=](const http::Request&) -> http::Response { throw http::Broken(Fault::unavailable, "the connection broke", acted); };
+    return [=](const http::Request&) -> http::Response {
+      throw http::Broken(Fault::unavailable, "the connection broke", acted);
+    };
   }
   static Answer logged_in(const std::string& cookie) {
     return [=](const http::Request&) {
-      return http::Response{200, {{"Set-Cookie", "vmware_soap_session=\"" + cookie + "\"; Path=/; HttpOnly; Secure;"}}, golden("login.xml")};
+      return http::Response{200,
+                            {{"Set-Cookie", "vmware_soap_session=\"" + cookie + "\"; Path=/; HttpOnly; Secure;"}},
+                            golden("login.xml")};
     };
   }
 

@@ -19,9 +19,12 @@ ListedVm vm(const std::string& id, const std::string& path, const std::string& u
   return made;
 }
 
-const std::vector<ListedVm> house{
-    vm("vm-1", "/DC0/vm/web01", "423C6E10-aaaa-bbbb-cccc-0123456789ab"), vm("vm-2", "/DC0/vm/test/web02"), vm("vm-3", "/DC1/vm/web02"),
-    vm("vm-4", "/DC0/vm/a%2fb"), vm("12", "/ha-datacenter/vm/host"), vm("vm-6", "/DC0/vm/42")};
+const std::vector<ListedVm> house{vm("vm-1", "/DC0/vm/web01", "423C6E10-aaaa-bbbb-cccc-0123456789ab"),
+                                  vm("vm-2", "/DC0/vm/test/web02"),
+                                  vm("vm-3", "/DC1/vm/web02"),
+                                  vm("vm-4", "/DC0/vm/a%2fb"),
+                                  vm("12", "/ha-datacenter/vm/host"),
+                                  vm("vm-6", "/DC0/vm/42")};
 
 TEST(Choose, TakesPathsNamesUuidsAndMorefs) {
   EXPECT_EQ(choose("/DC0/vm/web01", house).value, "vm-1");
@@ -64,7 +67,8 @@ TEST(Miss, ShowsNearNamesFirstAndThenEverything) {
 
 TEST(Miss, ShowsFiftyPathsAtMost) {
   std::vector<ListedVm> many;
-  for (int i = 0; i < 60; ++i) many.push_back(vm("vm-" + std::to_string(i), "/DC/vm/machine" + std::to_string(100 + i)));
+  for (int i = 0; i < 60; ++i)
+    many.push_back(vm("vm-" + std::to_string(i), "/DC/vm/machine" + std::to_string(100 + i)));
   const std::string said = explain_miss("zzz", many);
   EXPECT_NE(said.find("machine149"), std::string::npos);
   EXPECT_EQ(said.find("machine150"), std::string::npos);
@@ -75,13 +79,15 @@ TEST(Miss, AnEmptyInventoryIsAMatterOfRoles) { EXPECT_NE(explain_miss("x", {}).f
 
 TEST(List, FollowsPagesAndBuildsPathsThroughFoldersAndVapps) {
   FakeServer server;
-  server.on("CreateContainerView", FakeServer::xml(envelope("<R><returnval type=\"ContainerView\">view-1</returnval></R>")));
+  server.on("CreateContainerView",
+            FakeServer::xml(envelope("<R><returnval type=\"ContainerView\">view-1</returnval></R>")));
   server.on("RetrievePropertiesEx", FakeServer::file("listing-1.xml"));
   server.on("ContinueRetrievePropertiesEx", FakeServer::file("listing-2.xml"));
   server.on("DestroyView", FakeServer::xml(envelope("<R/>")));
   support::FakeClock clock;
   log::Log log;
-  Session session(server, {"vc.example:443", "u", Secret(std::string("secret")), std::chrono::seconds(0)}, clock, log, {});
+  Session session(server, {"vc.example:443", "u", Secret(std::string("secret")), std::chrono::seconds(0)}, clock, log,
+                  {});
   const std::vector<ListedVm> all = list(session, {});
   ASSERT_EQ(all.size(), 2U);
   EXPECT_EQ(all[0].path, "/north/DC0/vm/a%2fb");

@@ -125,11 +125,13 @@ TEST(MachineConfig, TrackingNeedsHardwareVersionSeven) {
 }
 
 TEST(MachineConfig, RefusesImpossibleNumbers) {
-  const Reply reply = decode_reply(envelope("<R><device xsi:type=\"VirtualDisk\"><key>2000</key><capacityInBytes>-1</capacityInBytes></device></R>"));
+  const Reply reply = decode_reply(envelope(
+      "<R><device xsi:type=\"VirtualDisk\"><key>2000</key><capacityInBytes>-1</capacityInBytes></device></R>"));
   EXPECT_THROW(parse_disks(reply.value.all("device")), Error);
   const Reply wide = decode_reply(envelope("<R><device xsi:type=\"VirtualDisk\"><key>99999999999</key></device></R>"));
   EXPECT_THROW(parse_disks(wide.value.all("device")), Error);
-  const Reply kib = decode_reply(envelope("<R><device xsi:type=\"VirtualDisk\"><key>1</key><capacityInKB>9223372036854775807</capacityInKB></device></R>"));
+  const Reply kib = decode_reply(envelope(
+      "<R><device xsi:type=\"VirtualDisk\"><key>1</key><capacityInKB>9223372036854775807</capacityInKB></device></R>"));
   EXPECT_THROW(parse_disks(kib.value.all("device")), Error);
 }
 

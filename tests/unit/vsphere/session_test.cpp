@@ -19,8 +19,10 @@ const std::string ok = envelope("<OkResponse><returnval>fine</returnval></OkResp
 class SessionTest : public testing::Test {
  protected:
   std::unique_ptr<Session> open() {
-    return std::make_unique<Session>(server, SessionOptions{"vc.example:443", "user@vsphere.local", Secret(std::string("pa<ss")), std::chrono::seconds(0)},
-                                     clock, log, std::stop_token());
+    return std::make_unique<Session>(
+        server,
+        SessionOptions{"vc.example:443", "user@vsphere.local", Secret(std::string("pa<ss")), std::chrono::seconds(0)},
+        clock, log, std::stop_token());
   }
   static std::string header(const http::Request& request, const std::string& name) {
     for (const auto& [key, value] : request.headers)
@@ -44,7 +46,8 @@ TEST_F(SessionTest, LogsInAndOut) {
     EXPECT_EQ(header(server.last("X"), "Cookie"), "vmware_soap_session=\"cookie-1\"");
     EXPECT_EQ(header(server.last("X"), "SOAPAction"), "urn:vim25/8.0.2.0");
     EXPECT_EQ(header(server.last("Login"), "Cookie"), "") << "a login inside a session is refused";
-    EXPECT_NE(server.last("Login").body.find("<userName>user@vsphere.local</userName><password>pa&lt;ss</password>"), std::string::npos);
+    EXPECT_NE(server.last("Login").body.find("<userName>user@vsphere.local</userName><password>pa&lt;ss</password>"),
+              std::string::npos);
   }
   EXPECT_EQ(server.count("Logout"), 1);
 }
@@ -128,7 +131,8 @@ TEST_F(SessionTest, ManyThreadsMakeOneNewLogin) {
   {
     std::vector<std::jthread> threads;
     for (int i = 0; i < 8; ++i)
-      threads.emplace_back([&] { fine += session->call(Call("X", vm42), Repeat::freely, {})["returnval"].text() == "fine"; });
+      threads.emplace_back(
+          [&] { fine += session->call(Call("X", vm42), Repeat::freely, {})["returnval"].text() == "fine"; });
   }
   EXPECT_EQ(fine, 8);
   EXPECT_TRUE(renewed);
@@ -156,12 +160,14 @@ TEST_F(SessionTest, LostRepliesAreRepeatedOnlyWhenHarmless) {
   }
   EXPECT_EQ(server.count("Y"), 1);
   server.on("Z", FakeServer::lost(false)).then("Z", FakeServer::xml(ok));
-  EXPECT_EQ(session->call(Call("Z", vm42), Repeat::never, {})["returnval"].text(), "fine") << "it surely was not acted on";
+  EXPECT_EQ(session->call(Call("Z", vm42), Repeat::never, {})["returnval"].text(), "fine")
+      << "it surely was not acted on";
 }
 
 TEST_F(SessionTest, AGatewayThatFailsAfterTheActCountsAsLost) {
   auto session = open();
-  for (auto answer : {FakeServer::xml("<html>bad gateway</html>", 502), FakeServer::xml("garbage", 200), FakeServer::xml("oops", 500)}) {
+  for (auto answer : {FakeServer::xml("<html>bad gateway</html>", 502), FakeServer::xml("garbage", 200),
+                      FakeServer::xml("oops", 500)}) {
     server.on("X", answer);
     try {
       session->call(Call("X", vm42), Repeat::never, {});
@@ -195,15 +201,18 @@ TEST_F(SessionTest, ARefusedCookieIsCheckedBeforeItIsReplaced) {
   EXPECT_EQ(session->cookie(true, {}).reveal(), "vmware_soap_session=\"cookie-1\"");
   EXPECT_EQ(server.count("Login"), 1);
   server.on("Login", FakeServer::logged_in("cookie-2"));
-  server.on("RetrievePropertiesEx", FakeServer::file("fault-not-authenticated.xml")).then("RetrievePropertiesEx", FakeServer::file("machine.xml"));
+  server.on("RetrievePropertiesEx", FakeServer::file("fault-not-authenticated.xml"))
+      .then("RetrievePropertiesEx", FakeServer::file("machine.xml"));
   EXPECT_EQ(session->cookie(true, {}).reveal(), "vmware_soap_session=\"cookie-2\"");
 }
 
 TEST_F(SessionTest, PagesBeginAgainWhenTheLoginEndsBetweenThem) {
   auto session = open();
-  server.on("CreateContainerView", FakeServer::xml(envelope("<R><returnval type=\"ContainerView\">view-1</returnval></R>")));
+  server.on("CreateContainerView",
+            FakeServer::xml(envelope("<R><returnval type=\"ContainerView\">view-1</returnval></R>")));
   server.on("RetrievePropertiesEx", FakeServer::file("listing-1.xml"));
-  server.on("ContinueRetrievePropertiesEx", FakeServer::file("fault-not-authenticated.xml")).then("ContinueRetrievePropertiesEx", FakeServer::file("listing-2.xml"));
+  server.on("ContinueRetrievePropertiesEx", FakeServer::file("fault-not-authenticated.xml"))
+      .then("ContinueRetrievePropertiesEx", FakeServer::file("listing-2.xml"));
   server.on("DestroyView", FakeServer::xml(ok));
   const auto objects = read_inventory(*session, {{"VirtualMachine", {"name"}}}, 2, {});
   EXPECT_EQ(objects.size(), 7U) << "no object twice, none missing";

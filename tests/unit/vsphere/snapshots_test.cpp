@@ -22,20 +22,24 @@ class Machine {
     server.on("CreateSnapshot_Task", [this](const http::Request& r) { return create(r.body); });
     server.on("RemoveSnapshot_Task", [this](const http::Request& r) { return remove(r.body); });
     server.on("PowerOffVM_Task", [this](const http::Request&) { return power_off(); });
-    server.on("CreatePropertyCollector", FakeServer::xml(envelope("<R><returnval type=\"PropertyCollector\">pc-1</returnval></R>")));
+    server.on("CreatePropertyCollector",
+              FakeServer::xml(envelope("<R><returnval type=\"PropertyCollector\">pc-1</returnval></R>")));
     server.on("CreateFilter", [this](const http::Request& r) {
       watched_ = between(r.body, "<pathSet>", "</pathSet>");
       return ok("<R><returnval type=\"PropertyFilter\">f</returnval></R>");
     });
     server.on("WaitForUpdatesEx", [this](const http::Request&) {
       const std::string value = watched_ == "info.state" ? task_error_.empty() ? "success" : "error" : power_;
-      return ok(fmt::format("<R><returnval><version>1</version><filterSet><objectSet><kind>enter</kind><changeSet><name>{}</name><op>assign</op>"
-                            "<val>{}</val></changeSet></objectSet></filterSet></returnval></R>", watched_, value));
+      return ok(
+          fmt::format("<R><returnval><version>1</version><filterSet><objectSet><kind>enter</kind><changeSet><name>{}</"
+                      "name><op>assign</op>"
+                      "<val>{}</val></changeSet></objectSet></filterSet></returnval></R>",
+                      watched_, value));
     });
     server.on("DestroyPropertyCollector", FakeServer::xml(envelope("<R/>")));
   }
 
-  std::vector<std::pair<int, std::string>> snapshots;  // number, name
+  std::vector<std::pair<int, std::string>> snapshots;    // number, name
   int lose_create = 0, lose_remove = 0, lose_power = 0;  // replies still to lose, after the act
   int drop_create = 0;                                   // requests still to lose, before the act
   int busy = 0;                                          // TaskInProgress still to answer
@@ -63,7 +67,8 @@ class Machine {
   }
   http::Response remove(const std::string& body) {
     const std::string id = between(body, "snapshot-", "</_this>");
-    const auto at = std::find_if(snapshots.begin(), snapshots.end(), [&](const auto& s) { return std::to_string(s.first) == id; });
+    const auto at =
+        std::find_if(snapshots.begin(), snapshots.end(), [&](const auto& s) { return std::to_string(s.first) == id; });
     if (at == snapshots.end()) return {500, {}, golden("fault-gone.xml")};
     snapshots.erase(at);
     http::Response reply = task();
@@ -82,15 +87,21 @@ class Machine {
     if (path == "snapshot" && !snapshots.empty()) {
       value = "<val>";
       for (const auto& [n, name] : snapshots)
-        value += fmt::format("<rootSnapshotList><snapshot type=\"VirtualMachineSnapshot\">snapshot-{}</snapshot><name>{}</name>"
-                             "<description/></rootSnapshotList>", n, name);
+        value += fmt::format(
+            "<rootSnapshotList><snapshot type=\"VirtualMachineSnapshot\">snapshot-{}</snapshot><name>{}</name>"
+            "<description/></rootSnapshotList>",
+            n, name);
       value += "</val>";
     }
     if (path == "runtime.powerState") value = "<val>" + power_ + "</val>";
     if (path == "info" && task_error_.empty())
-      value = fmt::format("<val><state>success</state><result type=\"VirtualMachineSnapshot\">snapshot-{}</result></val>", number_);
+      value = fmt::format(
+          "<val><state>success</state><result type=\"VirtualMachineSnapshot\">snapshot-{}</result></val>", number_);
     if (path == "info" && !task_error_.empty())
-      value = fmt::format("<val><state>error</state><error><fault xsi:type=\"{}\"/><localizedMessage>no.</localizedMessage></error></val>", task_error_);
+      value = fmt::format(
+          "<val><state>error</state><error><fault "
+          "xsi:type=\"{}\"/><localizedMessage>no.</localizedMessage></error></val>",
+          task_error_);
     const std::string property = value.empty() ? "" : "<propSet><name>" + path + "</name>" + value + "</propSet>";
     return ok("<R><returnval><objects><obj type=\"X\">x</obj>" + property + "</objects></returnval></R>");
   }
@@ -113,7 +124,8 @@ class SnapshotsTest : public testing::Test {
   Machine machine{server};
   support::FakeClock clock;
   log::Log log;
-  Session session{server, {"vc.example:443", "u", Secret(std::string("secret")), std::chrono::seconds(0)}, clock, log, {}};
+  Session session{
+      server, {"vc.example:443", "u", Secret(std::string("secret")), std::chrono::seconds(0)}, clock, log, {}};
   const model::VmId vm{"vm-42"};
 };
 
@@ -122,10 +134,13 @@ TEST_F(SnapshotsTest, AreMadeAndRemoved) {
   const SnapshotId id = create_snapshot(session, vm, wish(), {});
   EXPECT_EQ(id.value, "snapshot-1");
   const std::string body = server.last("CreateSnapshot_Task").body;
-  EXPECT_NE(body.find("<name>vmferry</name><description>d</description><memory>false</memory><quiesce>false</quiesce>"), std::string::npos);
+  EXPECT_NE(body.find("<name>vmferry</name><description>d</description><memory>false</memory><quiesce>false</quiesce>"),
+            std::string::npos);
   remove_snapshot(session, vm, id, {});
   EXPECT_EQ(machine.snapshots.size(), 1U);
-  EXPECT_NE(server.last("RemoveSnapshot_Task").body.find("<removeChildren>false</removeChildren><consolidate>true</consolidate>"), std::string::npos);
+  EXPECT_NE(server.last("RemoveSnapshot_Task")
+                .body.find("<removeChildren>false</removeChildren><consolidate>true</consolidate>"),
+            std::string::npos);
 }
 
 TEST_F(SnapshotsTest, TheOneThatIsThereIsTaken) {

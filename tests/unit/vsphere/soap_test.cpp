@@ -13,16 +13,18 @@ TEST(Call, KeepsTheOrderOfItsElementsAndEscapesText) {
   Call call("CreateSnapshot_Task", {"VirtualMachine", "vm-42"});
   call.text("name", "a<b>&\"c\"").flag("memory", false).number("n", -3);
   call.open("spec", "VirtualMachineConfigSpec").object("ref", {"Folder", "group-1"}).close();
-  EXPECT_NE(call.envelope().find("<soapenv:Body><CreateSnapshot_Task xmlns=\"urn:vim25\"><_this type=\"VirtualMachine\">vm-42</_this>"
-                                 "<name>a&lt;b&gt;&amp;&quot;c&quot;</name><memory>false</memory><n>-3</n>"
-                                 "<spec xsi:type=\"VirtualMachineConfigSpec\"><ref type=\"Folder\">group-1</ref></spec>"
-                                 "</CreateSnapshot_Task></soapenv:Body>"),
-            std::string::npos) << call.envelope();
+  EXPECT_NE(call.envelope().find(
+                "<soapenv:Body><CreateSnapshot_Task xmlns=\"urn:vim25\"><_this type=\"VirtualMachine\">vm-42</_this>"
+                "<name>a&lt;b&gt;&amp;&quot;c&quot;</name><memory>false</memory><n>-3</n>"
+                "<spec xsi:type=\"VirtualMachineConfigSpec\"><ref type=\"Folder\">group-1</ref></spec>"
+                "</CreateSnapshot_Task></soapenv:Body>"),
+            std::string::npos)
+      << call.envelope();
 }
 
 TEST(Call, RefusesWhatXmlCannotCarry) {
-  for (const std::string& bad : {std::string("a\x01"), std::string("\xff"), std::string("\xc0\x80"), std::string("\xed\xa0\x80"),
-                                 std::string("\xe2\x82"), std::string("a\0b", 3)})
+  for (const std::string& bad : {std::string("a\x01"), std::string("\xff"), std::string("\xc0\x80"),
+                                 std::string("\xed\xa0\x80"), std::string("\xe2\x82"), std::string("a\0b", 3)})
     EXPECT_THROW(escape_xml(bad), Error) << bad;
   EXPECT_EQ(escape_xml("gr\xc3\xbc\xc3\x9f \xf0\x9f\x9a\x80\t\n\r"), "gr\xc3\xbc\xc3\x9f \xf0\x9f\x9a\x80\t\n&#13;");
 }
@@ -61,8 +63,8 @@ TEST(Reply, OutlivesItsDocument) {
 }
 
 TEST(Reply, RefusesWhatIsNoEnvelope) {
-  for (const char* bad : {"", "hello", "<html><body>Bad gateway</body></html>", "<a>", "<Envelope/>", "<Envelope><Body/></Envelope>",
-                          "<Envelope><Body>text</Body></Envelope>"}) {
+  for (const char* bad : {"", "hello", "<html><body>Bad gateway</body></html>", "<a>", "<Envelope/>",
+                          "<Envelope><Body/></Envelope>", "<Envelope><Body>text</Body></Envelope>"}) {
     try {
       decode_reply(bad);
       ADD_FAILURE() << bad;
@@ -73,7 +75,8 @@ TEST(Reply, RefusesWhatIsNoEnvelope) {
 }
 
 TEST(Reply, RefusesNumbersAndFlagsThatAreNone) {
-  const Reply reply = decode_reply(envelope("<R><n> 12 </n><big>99999999999999999999</big><x>1x</x><e/><t>1</t><f>false</f><m>maybe</m></R>"));
+  const Reply reply = decode_reply(
+      envelope("<R><n> 12 </n><big>99999999999999999999</big><x>1x</x><e/><t>1</t><f>false</f><m>maybe</m></R>"));
   EXPECT_EQ(reply.value["n"].integer(), 12);
   EXPECT_THROW(reply.value["big"].integer(), Error);
   EXPECT_THROW(reply.value["x"].integer(), Error);
@@ -98,20 +101,30 @@ TEST_P(Faults, BecomeErrorsThatSayWhatToDo) {
   const FaultError error = fault_error("vc.example:443", "X on Y:z", *reply.fault);
   EXPECT_EQ(error.name(), row.name);
   EXPECT_EQ(error.fault(), row.fault) << to_string(error.fault());
-  for (const std::string& words : row.says) EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+  for (const std::string& words : row.says)
+    EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
 }
 INSTANTIATE_TEST_SUITE_P(
     Table, Faults,
-    testing::Values(
-        FaultRow{"fault-invalid-login.xml", "InvalidLogin", Fault::auth, {"vc.example:443", "X on Y:z", "incorrect user name", "Check"}},
-        FaultRow{"fault-not-authenticated.xml", "NotAuthenticated", Fault::auth, {"not authenticated"}},
-        FaultRow{"fault-no-permission.xml", "NoPermission", Fault::auth, {"VirtualMachine.State.CreateSnapshot", "VirtualMachine:vm-42", "role"}},
-        FaultRow{"fault-restricted.xml", "RestrictedVersion", Fault::unsupported, {"prohibits execution", "free ESXi licence", "vCenter"}},
-        FaultRow{"fault-change-id.xml", "InvalidArgument", Fault::data, {"changeId"}},
-        FaultRow{"fault-file.xml", "FileFault", Fault::data, {"web01-ctk.vmdk"}},
-        FaultRow{"fault-task-in-progress.xml", "TaskInProgress", Fault::conflict, {"other task", "start again"}},
-        FaultRow{"fault-gone.xml", "ManagedObjectNotFound", Fault::not_found, {"snapshot-7"}},
-        FaultRow{"fault-unnamed.xml", "", Fault::unavailable, {"something went wrong."}}),
+    testing::Values(FaultRow{"fault-invalid-login.xml",
+                             "InvalidLogin",
+                             Fault::auth,
+                             {"vc.example:443", "X on Y:z", "incorrect user name", "Check"}},
+                    FaultRow{"fault-not-authenticated.xml", "NotAuthenticated", Fault::auth, {"not authenticated"}},
+                    FaultRow{"fault-no-permission.xml",
+                             "NoPermission",
+                             Fault::auth,
+                             {"VirtualMachine.State.CreateSnapshot", "VirtualMachine:vm-42", "role"}},
+                    FaultRow{"fault-restricted.xml",
+                             "RestrictedVersion",
+                             Fault::unsupported,
+                             {"prohibits execution", "free ESXi licence", "vCenter"}},
+                    FaultRow{"fault-change-id.xml", "InvalidArgument", Fault::data, {"changeId"}},
+                    FaultRow{"fault-file.xml", "FileFault", Fault::data, {"web01-ctk.vmdk"}},
+                    FaultRow{
+                        "fault-task-in-progress.xml", "TaskInProgress", Fault::conflict, {"other task", "start again"}},
+                    FaultRow{"fault-gone.xml", "ManagedObjectNotFound", Fault::not_found, {"snapshot-7"}},
+                    FaultRow{"fault-unnamed.xml", "", Fault::unavailable, {"something went wrong."}}),
     [](const auto& row) { return std::string(row.param.name[0] ? row.param.name : "Unnamed"); });
 
 TEST(Faults, KnowTheirArgument) {
