@@ -48,9 +48,11 @@ std::unique_ptr<http::Transport> recorded(std::unique_ptr<http::Transport> inner
 
 void check_endpoint(const std::string& endpoint) {
   if (endpoint.find("://") != std::string::npos || endpoint.find('/') != std::string::npos)
-    throw Error(Fault::usage, fmt::format("--vmware-endpoint {}: give the host alone (vcenter.example or "
-                                          "vcenter.example:443), without https:// and path",
-                                          endpoint));
+    throw Error(
+        Fault::usage,
+        fmt::format(
+            "--vmware-endpoint {}: give the host alone (vcenter.example or vcenter.example:443), without https:// and path",
+            endpoint));
 }
 
 }  // namespace
@@ -59,8 +61,7 @@ Secret vmware_password(const config::Options& options, log::Log& log) {
   const config::Vmware& vmware = options.vmware;
   if (vmware.password_on_command_line)
     print_err(
-        "warning: a password on the command line can be seen by others until vmferry has wiped it, and stays in the "
-        "shell's history; "
+        "warning: a password on the command line can be seen by others until vmferry has wiped it, and stays in the shell's history; "
         "use --vmware-password-file, VMFERRY_VMWARE_PASSWORD or the prompt\n");
   if (!vmware.password.empty()) return vmware.password.share();
   if (!vmware.password_file.empty()) {
@@ -72,9 +73,9 @@ Secret vmware_password(const config::Options& options, log::Log& log) {
       typed && !typed->empty())
     return std::move(*typed);
   log.debug("no password given");
-  throw Error(Fault::usage,
-              "no password for vSphere: give --vmware-password-file FILE, set VMFERRY_VMWARE_PASSWORD, or run in a "
-              "terminal to be asked");
+  throw Error(
+      Fault::usage,
+      "no password for vSphere: give --vmware-password-file FILE, set VMFERRY_VMWARE_PASSWORD, or run in a terminal to be asked");
 }
 
 std::string VmwareSide::source() const {
@@ -88,8 +89,7 @@ VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop) {
   check_endpoint(vmware.endpoint);
   if (vmware.insecure)
     print_err(
-        "warning: --vmware-insecure: the endpoint's certificate is not checked; anybody in between can read the "
-        "password and the disks\n");
+        "warning: --vmware-insecure: the endpoint's certificate is not checked; anybody in between can read the password and the disks\n");
   Secret password = vmware_password(around.options, around.log);
   around.log.redactor().add(password);
   VmwareSide side;

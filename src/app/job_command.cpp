@@ -44,10 +44,12 @@ Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& 
     const job::State state = job::fold(store.journal(found->job)->facts());
     if (const std::string& uuid = state.job->instance_uuid;
         !uuid.empty() && !vm.instance_uuid.empty() && uuid != vm.instance_uuid)
-      throw Error(Fault::conflict, fmt::format("{} is another machine ({}) than the one this job began with ({}, {}): "
-                                               "its id was given away. Undo that job's "
-                                               "volumes by hand, and start with another --state-dir",
-                                               vm.path, vm.instance_uuid, state.job->vm_name, uuid));
+      throw Error(
+          Fault::conflict,
+          fmt::format(
+              "{} is another machine ({}) than the one this job began with ({}, {}): its id was given away. Undo that job's "
+              "volumes by hand, and start with another --state-dir",
+              vm.path, vm.instance_uuid, state.job->vm_name, uuid));
     if (!state.aborted && (!wish.again || !state.cutover)) return {*found, false};
     store.close(found->job);
   }

@@ -55,9 +55,9 @@ void add_vmware(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--vmware-username", o.vmware.username, "User, e.g. administrator@vsphere.local")
       ->type_name("USER")
       ->group(connection_group);
-  app.add_option("--vmware-password", raw.password,
-                 "Password; better by --vmware-password-file, VMFERRY_VMWARE_PASSWORD or the prompt, since other users "
-                 "see command lines")
+  app.add_option(
+         "--vmware-password", raw.password,
+         "Password; better by --vmware-password-file, VMFERRY_VMWARE_PASSWORD or the prompt, since other users see command lines")
       ->type_name("PASSWORD")
       ->group(connection_group);
   app.add_option("--vmware-password-file", o.vmware.password_file, "File whose first line is the password (mode 0600)")
@@ -264,9 +264,9 @@ void finish(Options& o, Raw& raw) {
     if (o.target == "openstack" && o.cutover.flavor.empty())
       throw Error(Fault::usage, "cutover needs --flavor ID, the flavor of the new server");
     if (o.run_v2v)
-      throw Error(Fault::unsupported,
-                  "this version does not convert guests yet: prepare the guest's virtio drivers beforehand and add "
-                  "--run-v2v=false");
+      throw Error(
+          Fault::unsupported,
+          "this version does not convert guests yet: prepare the guest's virtio drivers beforehand and add --run-v2v=false");
   }
 }
 
@@ -342,10 +342,8 @@ constexpr const char* cutover_footer =
     "    --vmware-password-file ~/.vcenter --vmware-path /DC0/vm/web01 --os-cloud mycloud --flavor m1.small \\\n"
     "    --network-mapping mac=00:50:56:01:02:03,network-id=NET,subnet-id=SUBNET --run-v2v=false";
 constexpr const char* abort_footer =
-    "Removes our snapshot, detaches the volumes and deletes the ports that vmferry made. The volumes stay unless "
-    "--delete-volumes.\n\n"
-    "Example:\n  vmferry abort --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local --vmware-path "
-    "web01 --delete-volumes";
+    "Removes our snapshot, detaches the volumes and deletes the ports that vmferry made. The volumes stay unless --delete-volumes.\n\n"
+    "Example:\n  vmferry abort --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local --vmware-path web01 --delete-volumes";
 constexpr const char* inventory_footer =
     "Example:\n  vmferry inventory --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local";
 constexpr const char* status_footer = "Example:\n  vmferry status --watch";
@@ -369,8 +367,7 @@ struct Parser {
     app.require_subcommand(0, 1);
     app.set_version_flag("--version", [] { return std::string("vmferry ") + VMFERRY_VERSION; });
     app.footer(
-        "Start with:  vmferry lab up   (a whole vCenter and OpenStack on this machine)\nExit codes: "
-        "docs/exit-codes.md");
+        "Start with:  vmferry lab up   (a whole vCenter and OpenStack on this machine)\nExit codes: docs/exit-codes.md");
     CLI::App* migrate = add(Verb::migrate, "migrate", "Run one migration cycle of a running VM", migrate_footer);
     CLI::App* cutover =
         add(Verb::cutover, "cutover", "Shut the VM down and start it on the other side", cutover_footer);

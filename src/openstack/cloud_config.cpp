@@ -201,9 +201,9 @@ void check(const CloudConfig& config, const Settings& settings) {
       require(!config.application_secret.empty(), config,
               "application_credential_secret (OS_APPLICATION_CREDENTIAL_SECRET)");
       if (config.application_credential.id.empty())
-        require(!config.user.empty(), config,
-                "username or user_id, which an application credential given by name needs (or give "
-                "application_credential_id)");
+        require(
+            !config.user.empty(), config,
+            "username or user_id, which an application credential given by name needs (or give application_credential_id)");
       break;
     case AuthMethod::token:
       require(!config.token.empty(), config, "token (OS_TOKEN)");

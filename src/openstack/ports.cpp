@@ -68,13 +68,13 @@ Port post(Service& network, const PortWish& wish, const std::string& doing, std:
   } catch (const Refused& refused) {
     if (refused.status() != 403 || refused.fault() != Fault::auth) throw;
     // Neutron's default policy for create_port:mac_address and :fixed_ips.
-    throw Error(Fault::auth,
-                fmt::format("{} (on a network that is shared by another project, only its owner or an administrator "
-                            "may choose the MAC or IP "
-                            "of a port: use a network of this project, or have the port made for you; a port with this "
-                            "MAC is used as it is)",
-                            refused.what()),
-                refused.name());
+    throw Error(
+        Fault::auth,
+        fmt::format(
+            "{} (on a network that is shared by another project, only its owner or an administrator may choose the MAC or IP "
+            "of a port: use a network of this project, or have the port made for you; a port with this MAC is used as it is)",
+            refused.what()),
+        refused.name());
   }
 }
 

@@ -80,15 +80,13 @@ std::optional<std::string> impossible(const model::Disk& disk) {
   using model::Backing;
   using model::DiskMode;
   if (disk.backing == Backing::rdm_physical || disk.backing == Backing::raw_device)
-    return "it is a physical raw device mapping, which vSphere cannot snapshot; copy it inside the guest or through "
-           "the array";
+    return "it is a physical raw device mapping, which vSphere cannot snapshot; copy it inside the guest or through the array";
   if (disk.mode == DiskMode::independent_persistent || disk.mode == DiskMode::independent_nonpersistent)
     return "it is an independent disk, which snapshots leave out; set its mode to \"dependent\" while the VM is off";
   if (disk.mode == DiskMode::nonpersistent || disk.mode == DiskMode::undoable || disk.mode == DiskMode::append)
     return "its disk mode throws writes away; set its mode to \"persistent\" while the VM is off";
   if (disk.shared)
-    return "it is shared with other VMs (bus sharing or multi-writer), and vSphere takes no snapshot of a VM that has "
-           "such a disk; "
+    return "it is shared with other VMs (bus sharing or multi-writer), and vSphere takes no snapshot of a VM that has such a disk; "
            "detach it from this VM first";
   if (disk.backing == Backing::other) return "its kind of backing is not known to vmferry";
   return std::nullopt;

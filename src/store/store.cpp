@@ -26,12 +26,10 @@ namespace {
 // Each entry lifts the schema by one version; entries are never edited once released, only added.
 constexpr const char* migrations[] = {
     // 1
-    "CREATE TABLE job (id TEXT PRIMARY KEY, source TEXT NOT NULL, vm TEXT NOT NULL, vm_name TEXT NOT NULL, target TEXT "
-    "NOT NULL,"
+    "CREATE TABLE job (id TEXT PRIMARY KEY, source TEXT NOT NULL, vm TEXT NOT NULL, vm_name TEXT NOT NULL, target TEXT NOT NULL,"
     " created_at INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0) STRICT;"
     "CREATE UNIQUE INDEX job_open ON job (source, vm, target) WHERE closed = 0;"
-    "CREATE TABLE fact (job TEXT NOT NULL REFERENCES job (id), number INTEGER NOT NULL, at INTEGER NOT NULL, body TEXT "
-    "NOT NULL,"
+    "CREATE TABLE fact (job TEXT NOT NULL REFERENCES job (id), number INTEGER NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL,"
     " PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID;"};
 constexpr int newest = static_cast<int>(std::size(migrations));
 
@@ -232,9 +230,9 @@ std::unique_ptr<job::Journal> Store::journal(const JobId& id) {
       [state, id](const job::Body& body) {
         state->guarded([&](SQLite::Database& db) {
           SQLite::Transaction transaction(db, SQLite::TransactionBehavior::IMMEDIATE);
-          SQLite::Statement insert(db,
-                                   "INSERT INTO fact (job, number, at, body) SELECT ?1, coalesce(max(number), 0) + 1, "
-                                   "?2, ?3 FROM fact WHERE job = ?1");
+          SQLite::Statement insert(
+              db,
+              "INSERT INTO fact (job, number, at, body) SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3 FROM fact WHERE job = ?1");
           insert.bind(1, id.value);
           insert.bind(2, now_ms(state->clock));
           insert.bind(3, job::encode(body));

@@ -46,8 +46,7 @@ constexpr Row rows[] = {
     {"OutOfBounds", Fault::quota, ""},
     {"SnapshotNoChange", Fault::conflict, ""},
     {"RestrictedVersion", Fault::unsupported,
-     "The free ESXi licence offers a read-only API: use the vCenter that manages the host, or give the host a "
-     "licence."},
+     "The free ESXi licence offers a read-only API: use the vCenter that manages the host, or give the host a licence."},
     {"NotEnoughLicenses", Fault::unsupported, "Give the host or the vCenter a licence."},
     {"LicenseExpired", Fault::unsupported, "Renew the licence of the host or the vCenter."},
     {"InvalidLicense", Fault::unsupported, ""},

@@ -264,8 +264,7 @@ bool VsphereMachine::ensure_tracking(const Tag& tag, std::stop_token stop) {
   vm = describe(stop);
   if (acts(vm)) return true;
   log_.warning(
-      "change tracking is switched on but does not act on every disk; snapshots that were there before can be the "
-      "reason",
+      "change tracking is switched on but does not act on every disk; snapshots that were there before can be the reason",
       {{"vm", vm.name}, {"snapshots", std::to_string(vm.snapshots.size())}});
   return std::any_of(vm.disks.begin(), vm.disks.end(),
                      [](const model::Disk& disk) { return trackable(disk) && disk.change_id; });
@@ -299,12 +298,13 @@ SnapshotId VsphereMachine::take_quiesced(const Tag& tag, const model::Vm& vm, Qu
   } catch (const vsphere::FaultError& e) {
     if (!may_be_the_quiescing(e)) throw;
     if (quiesce == Quiesce::always)
-      throw Error(Fault::conflict,
-                  fmt::format("the quiesced snapshot of {} failed ({}). See the guest's event log, or allow a "
-                              "crash-consistent snapshot "
-                              "with --quiesce auto or never.",
-                              vm.name, e.what()),
-                  e.name());
+      throw Error(
+          Fault::conflict,
+          fmt::format(
+              "the quiesced snapshot of {} failed ({}). See the guest's event log, or allow a crash-consistent snapshot "
+              "with --quiesce auto or never.",
+              vm.name, e.what()),
+          e.name());
     log_.warning("quiescing failed; taking a crash-consistent snapshot instead",
                  {{"vm", vm.name}, {"reason", e.what()}});
     const std::string said =
@@ -317,8 +317,7 @@ Point VsphereMachine::freeze(const Tag& tag, Quiesce quiesce, std::stop_token st
   const model::Vm vm = describe(stop);
   if (vm.consolidation_needed)
     log_.warning(
-        "the machine's disks need consolidation, which slows its snapshots down: consolidate them in vSphere when it "
-        "is convenient",
+        "the machine's disks need consolidation, which slows its snapshots down: consolidate them in vSphere when it is convenient",
         {{"vm", vm.name}});
   SnapshotId snapshot;
   if (vm.power == model::Power::off)

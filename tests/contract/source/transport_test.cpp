@@ -333,8 +333,7 @@ TEST_F(TransportTest, FileTransportFindsFlatAndRawDisks) {
   const std::vector<char> content = random_content(1024 * 1024);
   const std::string bytes(content.begin(), content.end());
   const std::string head =
-      "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\n# Extent "
-      "description\n";
+      "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\n# Extent description\n";
   write("web01/web01.vmdk", head + "RW 2048 VMFS \"web01-flat.vmdk\"\n");
   write("web01/web01-flat.vmdk", bytes);
   write("alone-flat.vmdk", bytes);                                    // without its descriptor

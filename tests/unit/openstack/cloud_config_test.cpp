@@ -197,8 +197,7 @@ TEST(CloudConfig, WrongFilesSayWhatAndWhere) {
        "interface 'sideways'"},
       {"clouds: {a: {verify: maybe, auth: {auth_url: 'http://x', username: u, password: p, project_id: q}}}", "a",
        "'verify' of the cloud must be true or false"},
-      {"clouds: {a: {identity_api_version: 2.0, auth: {auth_url: 'http://x', username: u, password: p, project_id: "
-       "q}}}",
+      {"clouds: {a: {identity_api_version: 2.0, auth: {auth_url: 'http://x', username: u, password: p, project_id: q}}}",
        "a", "identity_api_version 2.0"},
   };
   for (const Wrong& row : table) {

@@ -35,11 +35,11 @@ TEST(ChangedPage, IsReadAsItStands) {
 }
 
 TEST(ChangedPage, RefusesImpossibleNumbers) {
-  for (const char* bad :
-       {"<R><startOffset>-1</startOffset><length>1</length></R>", "<R><startOffset>0</startOffset></R>",
-        "<R><startOffset>0</startOffset><length>9</length><changedArea><start>1</start></changedArea></R>",
-        "<R><startOffset>0</startOffset><length>9</length><changedArea><start>1</start><length>-4</length></"
-        "changedArea></R>"})
+  for (
+      const char* bad :
+      {"<R><startOffset>-1</startOffset><length>1</length></R>", "<R><startOffset>0</startOffset></R>",
+       "<R><startOffset>0</startOffset><length>9</length><changedArea><start>1</start></changedArea></R>",
+       "<R><startOffset>0</startOffset><length>9</length><changedArea><start>1</start><length>-4</length></changedArea></R>"})
     EXPECT_THROW(parse_changed_page(decode_reply(envelope(bad)).value), Error) << bad;
   EXPECT_THROW(parse_changed_page(Node()), Error);
 }

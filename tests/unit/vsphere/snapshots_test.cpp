@@ -30,11 +30,10 @@ class Machine {
     });
     server.on("WaitForUpdatesEx", [this](const http::Request&) {
       const std::string value = watched_ == "info.state" ? task_error_.empty() ? "success" : "error" : power_;
-      return ok(
-          fmt::format("<R><returnval><version>1</version><filterSet><objectSet><kind>enter</kind><changeSet><name>{}</"
-                      "name><op>assign</op>"
-                      "<val>{}</val></changeSet></objectSet></filterSet></returnval></R>",
-                      watched_, value));
+      return ok(fmt::format(
+          "<R><returnval><version>1</version><filterSet><objectSet><kind>enter</kind><changeSet><name>{}</name><op>assign</op>"
+          "<val>{}</val></changeSet></objectSet></filterSet></returnval></R>",
+          watched_, value));
     });
     server.on("DestroyPropertyCollector", FakeServer::xml(envelope("<R/>")));
   }
@@ -99,8 +98,7 @@ class Machine {
           "<val><state>success</state><result type=\"VirtualMachineSnapshot\">snapshot-{}</result></val>", number_);
     if (path == "info" && !task_error_.empty())
       value = fmt::format(
-          "<val><state>error</state><error><fault "
-          "xsi:type=\"{}\"/><localizedMessage>no.</localizedMessage></error></val>",
+          "<val><state>error</state><error><fault xsi:type=\"{}\"/><localizedMessage>no.</localizedMessage></error></val>",
           task_error_);
     const std::string property = value.empty() ? "" : "<propSet><name>" + path + "</name>" + value + "</propSet>";
     return ok("<R><returnval><objects><obj type=\"X\">x</obj>" + property + "</objects></returnval></R>");
