@@ -142,7 +142,6 @@ TEST_F(CopyFaults, FailedReadsGoAgainOnFreshConnections) {
   EXPECT_EQ(difference(target.content(), get(source_file(), 0, size)), std::nullopt);
   EXPECT_GT(report.retries, 0u);
   EXPECT_GT(source.connects, 1);
-  EXPECT_FALSE(fast_clock_.sleeps().empty()) << "no back-off";
   EXPECT_TRUE(source.server_alive());
 }
 
@@ -156,13 +155,15 @@ TEST_F(CopyFaults, BadSectorIsNamedAfterAllAttempts) {
       size);
   FileTarget target(target_file(), size, true);
   Tuning tuning = full();
-  tuning.attempts = 3;
+  tuning.attempts = 5;
   const auto list = work(whole(size));
   const Error error = failure_of([&] { run(source, target, *list, tuning, heard_, fast_clock_, log_, {}); });
   EXPECT_EQ(error.fault(), Fault::unavailable);
   EXPECT_NE(std::string(error.what()).find("5242880"), std::string::npos) << error.what();
-  EXPECT_NE(std::string(error.what()).find("3 times"), std::string::npos) << error.what();
-  EXPECT_GE(source.connects, 3);
+  EXPECT_NE(std::string(error.what()).find("5 times"), std::string::npos) << error.what();
+  EXPECT_GE(source.connects, 5);
+  // A connection that was under way already may serve the first of the new attempts; the others are waited for.
+  EXPECT_GE(fast_clock_.sleeps().size(), 2u) << "no back-off";
 }
 
 TEST_F(CopyFaults, ServerKilledInMidReadIsStartedAgain) {
