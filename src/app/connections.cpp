@@ -8,6 +8,7 @@
 
 #include "app/console.hpp"
 #include "base/error.hpp"
+#include "convert/virt_v2v.hpp"
 #include "openstack/cloud.hpp"
 #include "openstack/cloud_config.hpp"
 #include "source/vmware/machine.hpp"
@@ -103,6 +104,14 @@ VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop) {
   side.session =
       std::make_unique<vsphere::Session>(*side.transport, std::move(session), around.clock, around.log, stop);
   return side;
+}
+
+std::unique_ptr<convert::Converter> make_converter(const Surroundings& around, const JobId& job) {
+  convert::VirtV2vOptions options;
+  options.directory = around.places.conversion(job);
+  options.run_directory = around.places.run;
+  options.environment = convert::conversion_environment(openstack::process_environment());
+  return convert::virt_v2v(std::move(options), around.runner, around.log);
 }
 
 std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm,

@@ -6,6 +6,7 @@
 
 #include "base/clock.hpp"
 #include "config/options.hpp"
+#include "convert/converter.hpp"
 #include "http/http.hpp"
 #include "log/log.hpp"
 #include "process/process.hpp"
@@ -20,6 +21,8 @@ struct Places {
   std::filesystem::path state;
   std::filesystem::path logs() const { return state / "logs"; }
   std::filesystem::path locks() const { return state / "locks"; }
+  // Overlays of conversions, one folder a job.
+  std::filesystem::path conversion(const JobId& job) const { return state / "convert" / job.value; }
   // For sockets: short (107 bytes are all a socket's path may have), 0700, of this process alone.
   std::filesystem::path run;
 };
@@ -47,5 +50,7 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
 
 std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm,
                                               std::stop_token stop);
+
+std::unique_ptr<convert::Converter> make_converter(const Surroundings& around, const JobId& job);
 
 }  // namespace vmferry::app

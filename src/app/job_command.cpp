@@ -137,7 +137,8 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
       {{"job", opened.row.job.value}, {"vm", vm.path}, {"target", opened.row.target}, {"version", VMFERRY_VERSION}});
 
   const std::unique_ptr<source::Machine> machine = open_machine(around, vmware, vm, stop);
-  const job::Parts parts{*machine, *cloud, clock, log};
+  const std::unique_ptr<convert::Converter> converter = make_converter(around, opened.row.job);
+  const job::Parts parts{*machine, *cloud, *converter, clock, log};
   const std::unique_ptr<job::Journal> journal = store.journal(opened.row.job);
   const std::size_t known = journal->facts().size();
   {

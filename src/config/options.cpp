@@ -175,7 +175,8 @@ void add_cutover(CLI::App& app, Options& o, Raw& raw) {
       ->delimiter(',')
       ->type_name("GROUPS")
       ->group(cutover_group);
-  app.add_option("--run-v2v", o.run_v2v, "Convert the guest for KVM; this version needs --run-v2v=false")
+  app.add_option("--run-v2v", o.cutover.convert,
+                 "Convert the guest for KVM with virt-v2v-in-place (the default); =false leaves it as it is")
       ->type_name("BOOL")
       ->group(cutover_group);
   app.add_option("--shutdown-timeout", raw.shutdown_timeout, "Seconds the guest may take to shut down (default 300)")
@@ -257,16 +258,12 @@ void finish(Options& o, Raw& raw) {
       if (choice.subnet.empty())
         throw Error(Fault::usage, fmt::format("--network-mapping mac={}: subnet-id= is missing", choice.mac));
   if (o.verb == Verb::cutover) {
+    std::string missing;
+    if (o.target == "openstack" && o.cutover.flavor.empty()) missing = "--flavor ID, the flavor of the new server";
     if (o.cutover.networks.empty())
-      throw Error(
-          Fault::usage,
-          "cutover needs a --network-mapping mac=MAC,network-id=ID,subnet-id=ID for each network adapter of the VM");
-    if (o.target == "openstack" && o.cutover.flavor.empty())
-      throw Error(Fault::usage, "cutover needs --flavor ID, the flavor of the new server");
-    if (o.run_v2v)
-      throw Error(
-          Fault::unsupported,
-          "this version does not convert guests yet: prepare the guest's virtio drivers beforehand and add --run-v2v=false");
+      missing += std::string(missing.empty() ? "" : ", and ") +
+                 "a --network-mapping mac=MAC,network-id=ID,subnet-id=ID for each network adapter of the VM";
+    if (!missing.empty()) throw Error(Fault::usage, "cutover needs " + missing);
   }
 }
 
@@ -467,7 +464,6 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
         for (const char* flag : {"--vmware-endpoint", "--vmware-username"}) require(*sub, flag);
       if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::abort) require(*sub, "--vmware-path");
       if (verb == Verb::lab) o.rest = sub->remaining();
-      if (verb == Verb::cutover) o.run_v2v_given = sub->count("--run-v2v") > 0;
     }
   if (o.verb == Verb::none) {
     parsed.finished = true;

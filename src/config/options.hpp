@@ -59,8 +59,6 @@ struct Options {
   std::string os_type;
   bool guest_agent = false;
   job::CutoverOptions cutover;
-  bool run_v2v = true;
-  bool run_v2v_given = false;
   bool delete_volumes = false;    // abort
   bool watch = false;             // status
   bool all = false;               // status: aborted jobs too

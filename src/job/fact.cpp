@@ -31,6 +31,14 @@ struct adl_serializer<std::optional<vmferry::model::ChangeId>> {
   }
 };
 
+template <>
+struct adl_serializer<vmferry::ByteRange> {
+  static void to_json(json& j, const vmferry::ByteRange& range) { j = json::array({range.offset, range.length}); }
+  static void from_json(const json& j, vmferry::ByteRange& range) {
+    range = {j.at(0).get<std::uint64_t>(), j.at(1).get<std::uint64_t>()};
+  }
+};
+
 }  // namespace nlohmann
 
 namespace vmferry::job {
@@ -42,7 +50,7 @@ VMFERRY_FACT(VolumeAllocated, disk, volume, bytes, adopted, base)
 VMFERRY_FACT(CycleBegan, cycle, final)
 VMFERRY_FACT(FrozenDiskFact, disk, capacity, change_id)
 VMFERRY_FACT(SnapshotTaken, cycle, snapshot, consistency, remark, disks)
-VMFERRY_FACT(DiskCopied, cycle, disk, full, reason, read, written, seconds, capacity, change_id)
+VMFERRY_FACT(DiskCopied, cycle, disk, full, reason, read, written, seconds, capacity, change_id, conversion_kept)
 VMFERRY_FACT(DiskRemembered, cycle, disk)
 VMFERRY_FACT(SnapshotRemoved, cycle, snapshot)
 VMFERRY_FACT(DiskAttaching, disk, volume)
@@ -50,6 +58,8 @@ VMFERRY_FACT(DiskDetached, disk, volume)
 VMFERRY_FACT(CycleEnded, cycle)
 VMFERRY_FACT(PortEnsured, mac, port, created)
 VMFERRY_FACT(ShutdownBegan, at)
+VMFERRY_FACT(ConversionCommitting, disk, ranges)
+VMFERRY_FACT(GuestConverted, seconds, bytes)
 VMFERRY_FACT(ServerLaunched, server, state)
 VMFERRY_FACT(CutoverDone, at, downtime_seconds)
 VMFERRY_FACT(VolumeDiscarded, disk, volume)
@@ -71,10 +81,11 @@ namespace {
 
 // In the order of Body's alternatives; the table test in tests/unit/job holds the two together.
 constexpr std::string_view names[] = {
-    "JobCreated",     "TrackingEnsured", "VolumeAllocated", "CycleBegan",       "SnapshotTaken", "DiskCopied",
-    "DiskRemembered", "SnapshotRemoved", "DiskAttaching",   "DiskDetached",     "CycleEnded",    "PortEnsured",
-    "ShutdownBegan",  "PoweredOff",      "PoweredOnAgain",  "FinalCopyDoubted", "HandedOver",    "HandoverTakenBack",
-    "ServerLaunched", "CutoverDone",     "VolumeDiscarded", "PortDiscarded",    "Aborted"};
+    "JobCreated",       "TrackingEnsured", "VolumeAllocated",   "CycleBegan",           "SnapshotTaken",
+    "DiskCopied",       "DiskRemembered",  "SnapshotRemoved",   "DiskAttaching",        "DiskDetached",
+    "CycleEnded",       "PortEnsured",     "ShutdownBegan",     "PoweredOff",           "PoweredOnAgain",
+    "FinalCopyDoubted", "HandedOver",      "HandoverTakenBack", "ConversionCommitting", "GuestConverted",
+    "ServerLaunched",   "CutoverDone",     "VolumeDiscarded",   "PortDiscarded",        "Aborted"};
 static_assert(std::size(names) == std::variant_size_v<Body>);
 
 template <std::size_t index = 0>

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/ranges.hpp"
 #include "model/vm.hpp"
 
 namespace vmferry::job {
@@ -60,6 +61,8 @@ struct DiskCopied {
   double seconds = 0;
   std::uint64_t capacity = 0;
   std::optional<model::ChangeId> change_id;  // the base of the next delta
+  // Nothing had changed since the guest was converted, so the conversion stands and nothing was copied.
+  bool conversion_kept = false;
 };
 // The volume's metadata say so too.
 struct DiskRemembered {
@@ -100,6 +103,17 @@ struct FinalCopyDoubted {};
 struct HandedOver {};
 // ...unless it is certain that no server ever came of it.
 struct HandoverTakenBack {};
+// The conversion's result is about to be written over these bytes of the volume: until the disk is copied again they
+// hold no point of the source.
+struct ConversionCommitting {
+  model::DiskKey disk;
+  std::vector<ByteRange> ranges;
+};
+// All of it is on the volumes, flushed.
+struct GuestConverted {
+  double seconds = 0;
+  std::uint64_t bytes = 0;
+};
 struct ServerLaunched {
   ServerId server;
   std::string state;
@@ -119,10 +133,11 @@ struct Aborted {
   bool volumes_deleted = false;
 };
 
-using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskCopied,
-                          DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured,
-                          ShutdownBegan, PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack,
-                          ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
+using Body =
+    std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskCopied, DiskRemembered,
+                 SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan, PoweredOff,
+                 PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ConversionCommitting, GuestConverted,
+                 ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
 
 struct Fact {
   std::int64_t at = 0;  // milliseconds since the epoch

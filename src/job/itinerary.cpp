@@ -15,7 +15,7 @@ void add(Itinerary& itinerary, std::unique_ptr<Step> step) { itinerary.push_back
 
 void rest_of_warm_cycle(Itinerary& itinerary, const Parts& parts, const CopyOptions& copy) {
   add(itinerary, steps::freeze(parts, copy, Kind::warm));
-  add(itinerary, steps::copy_disks(parts, copy, Kind::warm));
+  add(itinerary, steps::copy_disks(parts, copy, Kind::warm, false));
   add(itinerary, steps::thaw(parts, Kind::warm));
   add(itinerary, steps::detach(parts));
   add(itinerary, steps::end_cycle(parts, Kind::warm));
@@ -57,7 +57,8 @@ Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& cop
   add(itinerary, steps::shut_down(parts, options));
   add(itinerary, steps::begin_cycle(parts, Kind::final));
   add(itinerary, steps::freeze(parts, copy, Kind::final));
-  add(itinerary, steps::copy_disks(parts, copy, Kind::final));
+  add(itinerary, steps::copy_disks(parts, copy, Kind::final, options.convert));
+  if (options.convert) add(itinerary, steps::convert_guest(parts, copy));
   add(itinerary, steps::detach(parts));
   add(itinerary, steps::launch(parts, copy, options));
   add(itinerary, steps::finish(parts));

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/clock.hpp"
+#include "convert/converter.hpp"
 #include "job/step.hpp"
 #include "source/machine.hpp"
 #include "target/cloud.hpp"
@@ -25,19 +26,22 @@ struct CutoverOptions {
   std::string availability_zone;
   std::chrono::seconds shutdown_patience{300};
   bool force_power_off = false;
+  bool convert = true;
 };
 
 // Everything a step talks to. Outlives the itinerary.
 struct Parts {
   source::Machine& machine;
   target::Cloud& cloud;
+  convert::Converter& converter;
   Clock& clock;
   log::Log& log;
 };
 
 // One cycle of the running machine: begins a new one, or finishes the one that a crash left open.
 Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy);
-// Ports, a warm cycle, shutdown, confirmed off, the final cycle, the server. Safe to repeat at any point.
+// Ports, a warm cycle, shutdown, confirmed off, the final cycle, the conversion, the server. Safe to repeat at any
+// point.
 Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& copy, const CutoverOptions& options);
 // What a cancelled or failed run must not leave: our snapshots and attachments, found by fact and by tag. Runs under a
 // fresh token with a deadline; throws nothing; tells the observer what it could not undo.

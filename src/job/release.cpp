@@ -111,6 +111,7 @@ void release(const Parts& parts, Journal& journal, Observer& observer, std::chro
     // The snapshot first: it grows on the production datastore, an attachment only waits.
     drop_snapshots(parts, state, journal, observer, time_is_up.get_token());
     drop_attachments(parts, state, journal, observer, time_is_up.get_token(), false);
+    parts.converter.clear();
   });
 }
 
@@ -127,6 +128,7 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
   // All of them: an attachment that was on its way when its run was stopped may have arrived since.
   all &= drop_attachments(parts, state, journal, observer, stop, true);
   all &= drop_ports(parts, state, journal, observer, stop);
+  parts.converter.clear();
   if (delete_volumes)
     for (const auto& [key, disk] : state.disks)
       all &= attempt(observer, fmt::format("delete volume {}", disk.volume.value), [&, key = key] {

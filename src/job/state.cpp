@@ -28,6 +28,7 @@ struct Folding {
     disk.base = f.base;
     disk.complete = f.base.has_value();
     state.disks[f.disk] = disk;
+    state.converted = false;
   }
   void operator()(const CycleBegan& f) {
     CycleState c;
@@ -54,6 +55,10 @@ struct Folding {
     disk.complete = true;
     disk.handed_over = false;
     disk.copied_in = f.cycle;
+    if (!f.conversion_kept) {
+      disk.rewritten = {};
+      state.converted = false;
+    }
     disk.last_full = f.full;
     disk.last_reason = f.reason;
     disk.last_read = f.read;
@@ -78,20 +83,32 @@ struct Folding {
     if (!state.shutdown_at) state.shutdown_at = f.at;
   }
   void operator()(const PoweredOff&) { state.powered_off = true; }
+  // The final cycle's point is no longer the last word on the machine. Nothing goes on from it: the next cycle is a new one.
+  void abandon_final_cycle() {
+    for (CycleState& c : state.cycles) {
+      if (!c.final) continue;
+      c.final = false;
+      if (!c.ended) c.ended_at = at;
+      c.ended = true;
+    }
+  }
   void operator()(const PoweredOnAgain&) {
     state.powered_off = false;
     state.shutdown_at.reset();
-    for (CycleState& c : state.cycles) c.final = false;
+    abandon_final_cycle();
   }
-  void operator()(const FinalCopyDoubted&) {
-    for (CycleState& c : state.cycles) c.final = false;
-  }
+  void operator()(const FinalCopyDoubted&) { abandon_final_cycle(); }
   void operator()(const HandedOver&) {
     for (auto& [key, disk] : state.disks) disk.handed_over = true;
   }
   void operator()(const HandoverTakenBack&) {
     for (auto& [key, disk] : state.disks) disk.handed_over = false;
   }
+  void operator()(const ConversionCommitting& f) {
+    for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);
+    state.converted = false;
+  }
+  void operator()(const GuestConverted&) { state.converted = true; }
   void operator()(const ServerLaunched& f) { state.server = f; }
   void operator()(const CutoverDone& f) { state.cutover = f; }
   void operator()(const VolumeDiscarded& f) { state.disks.erase(f.disk); }

@@ -17,6 +17,7 @@ struct DiskState {
   std::optional<model::ChangeId> base;  // last complete point
   bool complete = false;                // the volume holds a whole point
   bool handed_over = false;             // a server may have written to the volume: nothing builds on it
+  RangeSet rewritten;                   // overwritten by a conversion since: the next copy brings them back
   int copied_in = 0;                    // cycle of the last DiskCopied
   int remembered_in = 0;
   bool attached = false;  // as far as the facts tell: attaching began and no detach since
@@ -44,6 +45,7 @@ struct State {
   std::map<std::string, PortEnsured> ports;  // by MAC
   std::optional<std::int64_t> shutdown_at;
   bool powered_off = false;
+  bool converted = false;  // the volumes hold the whole converted guest
   std::optional<ServerLaunched> server;
   std::optional<CutoverDone> cutover;
   bool aborted = false;

@@ -1,5 +1,5 @@
 // nbdkit as a value: what is installed (Probe), what to serve (Recipe), and a running server (Export) that lives as
-// long as its owner. Nobody else builds an nbdkit command line.
+// long as its owner. Nobody else builds a command line of nbdkit or qemu-nbd.
 #pragma once
 
 #include <filesystem>
@@ -62,8 +62,8 @@ class Export {
   std::string last_words() const;
 
  private:
-  friend Export serve(process::Runner&, const Recipe&, const std::filesystem::path&, log::Log&, std::stop_token);
   struct State;
+  friend struct Server;
   explicit Export(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
@@ -72,5 +72,9 @@ class Export {
 // waits until it accepts connections. Error(tool) with nbdkit's own words when it does not.
 Export serve(process::Runner& runner, const Recipe& recipe, const std::filesystem::path& directory, log::Log& log,
              std::stop_token stop);
+
+// The same for an image that nbdkit has no plugin for (qcow2, with what lies below it): served by qemu-nbd.
+Export serve_image(process::Runner& runner, const std::filesystem::path& file, const std::string& format,
+                   const std::filesystem::path& directory, log::Log& log, std::stop_token stop);
 
 }  // namespace vmferry::nbdkit

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <deque>
+#include <functional>
 
 #include "base/clock.hpp"
 #include "base/error.hpp"
@@ -56,6 +57,7 @@ std::string percent_encode(const std::string& text) {
 }  // namespace
 
 struct Export::State {
+  std::string program;
   std::filesystem::path folder;
   nbd::Uri uri;
   Sync<std::deque<std::string>> words;
@@ -73,7 +75,7 @@ struct Export::State {
 
   void said(std::string_view line) {
     std::string clean = log->redactor().clean(line.substr(0, longest_line));
-    log->debug("nbdkit: " + clean);
+    log->debug(program + ": " + clean);
     auto kept = words.lock();
     kept->push_back(std::move(clean));
     if (kept->size() > kept_lines) kept->pop_front();
@@ -91,16 +93,17 @@ struct Export::State {
   void await_ready(const std::filesystem::path& pid_file, std::stop_token stop) {
     SystemClock clock;
     const auto give_up = clock.mono() + ready_deadline;
-    // nbdkit(1), -P: the file is written when nbdkit is ready to accept connections. Connecting just to see would leave
-    // it with a client that vanished.
+    // nbdkit(1), -P: the file is written when nbdkit is ready to accept connections; qemu-nbd does so too. Connecting
+    // just to see would leave it with a client that vanished.
     std::error_code error;
     for (std::chrono::milliseconds wait{2}; !std::filesystem::exists(pid_file, error);
          wait = std::min(2 * wait, std::chrono::milliseconds(50))) {
       if (const auto ended = child->poll())
-        throw Error(Fault::tool, fmt::format("nbdkit ended while starting ({}): {}", ended->describe(), last_words()));
+        throw Error(Fault::tool,
+                    fmt::format("{} ended while starting ({}): {}", program, ended->describe(), last_words()));
       if (clock.mono() > give_up)
         throw Error(Fault::timeout,
-                    fmt::format("nbdkit was not ready within {} s: {}", ready_deadline.count(), last_words()));
+                    fmt::format("{} was not ready within {} s: {}", program, ready_deadline.count(), last_words()));
       sleep_or_cancel(clock, wait, stop);
     }
   }
@@ -116,40 +119,66 @@ int Export::pid() const noexcept { return state_->child->pid(); }
 bool Export::alive() const { return !state_->child->poll().has_value(); }
 std::string Export::last_words() const { return state_->last_words(); }
 
+// A server program of any kind, from its command line to the moment it is ready.
+struct Server {
+  using CommandLine = std::function<process::Command(const std::string& socket, const std::string& pid_file)>;
+
+  static Export start(process::Runner& runner, const CommandLine& command_line, const std::filesystem::path& directory,
+                      log::Log& log, std::stop_token stop) {
+    auto state = std::make_unique<Export::State>();
+    state->log = &log;
+    state->folder = own_folder(directory);
+    const std::filesystem::path socket = state->folder / "s", pid_file = state->folder / "pid";
+    if (socket.string().size() >= sizeof(sockaddr_un::sun_path))
+      throw Error(Fault::config,
+                  fmt::format("the path {} is too long for a socket (at most {} bytes); choose a shorter run folder",
+                              socket.string(), sizeof(sockaddr_un::sun_path) - 1));
+    state->uri.text = "nbd+unix:///?socket=" + percent_encode(socket.string());
+    const process::Command command = command_line(socket.string(), pid_file.string());
+    state->program = command.program.string();
+    log.debug("starting " + process::describe(command));
+    Export::State* listener = state.get();
+    const auto hear = [listener](std::string_view line) { listener->said(line); };
+    try {
+      state->child = runner.start(command, hear, hear);
+    } catch (Error& error) {
+      throw error.during(fmt::format("starting {} to serve a disk", state->program));
+    }
+    state->await_ready(pid_file, stop);
+    return Export(std::move(state));
+  }
+};
+
 Export serve(process::Runner& runner, const Recipe& recipe, const std::filesystem::path& directory, log::Log& log,
              std::stop_token stop) {
-  auto state = std::make_unique<Export::State>();
-  state->log = &log;
   const bool exits_with_us = can_exit_with_parent(runner, stop);
-  state->folder = own_folder(directory);
-  const std::filesystem::path socket = state->folder / "s", pid_file = state->folder / "pid";
-  if (socket.string().size() >= sizeof(sockaddr_un::sun_path))
-    throw Error(Fault::config,
-                fmt::format("the path {} is too long for a socket (at most {} bytes); choose a shorter run folder",
-                            socket.string(), sizeof(sockaddr_un::sun_path) - 1));
-  state->uri.text = "nbd+unix:///?socket=" + percent_encode(socket.string());
+  const auto command_line = [&](const std::string& socket, const std::string& pid_file) {
+    process::Command command;
+    command.program = "nbdkit";
+    command.args = {"--foreground", "--readonly", "--unix",
+                    socket,         "--pidfile",  pid_file,
+                    "--log=stderr", "--threads",  std::to_string(recipe.threads)};
+    if (exits_with_us) command.args.push_back("--exit-with-parent");
+    for (const std::string& filter : recipe.filters) command.args.push_back("--filter=" + filter);
+    command.args.push_back(recipe.plugin);
+    for (const auto& [key, value] : recipe.parameters) command.args.push_back(key + "=" + value);
+    command.fds = recipe.fds;
+    return command;
+  };
+  return Server::start(runner, command_line, directory, log, stop);
+}
 
-  process::Command command;
-  command.program = "nbdkit";
-  command.args = {"--foreground",  "--readonly", "--unix",
-                  socket.string(), "--pidfile",  pid_file.string(),
-                  "--log=stderr",  "--threads",  std::to_string(recipe.threads)};
-  if (exits_with_us) command.args.push_back("--exit-with-parent");
-  for (const std::string& filter : recipe.filters) command.args.push_back("--filter=" + filter);
-  command.args.push_back(recipe.plugin);
-  for (const auto& [key, value] : recipe.parameters) command.args.push_back(key + "=" + value);
-  command.fds = recipe.fds;
-  log.debug("starting " + process::describe(command));
-
-  Export::State* listener = state.get();
-  const auto hear = [listener](std::string_view line) { listener->said(line); };
-  try {
-    state->child = runner.start(command, hear, hear);
-  } catch (Error& error) {
-    throw error.during("starting nbdkit to serve a disk");
-  }
-  state->await_ready(pid_file, stop);
-  return Export(std::move(state));
+Export serve_image(process::Runner& runner, const std::filesystem::path& file, const std::string& format,
+                   const std::filesystem::path& directory, log::Log& log, std::stop_token stop) {
+  const auto command_line = [&](const std::string& socket, const std::string& pid_file) {
+    process::Command command;
+    command.program = "qemu-nbd";
+    // qemu-nbd(8): without --persistent it ends with its first client; the pid file is written once it listens.
+    command.args = {"--read-only",        "--persistent",           "--shared=16", "--format=" + format,
+                    "--socket=" + socket, "--pid-file=" + pid_file, file.string()};
+    return command;
+  };
+  return Server::start(runner, command_line, directory, log, stop);
 }
 
 }  // namespace vmferry::nbdkit

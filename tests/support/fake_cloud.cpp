@@ -256,6 +256,7 @@ target::Port FakeCloud::ensure_port(const JobId& job, const model::Nic& nic, con
 
 target::Launched FakeCloud::launch(const target::LaunchWish& wish, std::stop_token) {
   note("launch", false);
+  if (!launch_refusal.empty()) throw Error(Fault::quota, launch_refusal);
   ServerId id;
   {
     std::scoped_lock lock(mutex_);

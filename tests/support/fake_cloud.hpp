@@ -42,6 +42,7 @@ class FakeCloud final : public target::Cloud {
   // died or refused, after = lost reply.
   std::function<void(const std::string& call, bool acted)> around;
   // What check_settings() says; empty = nothing to say.
+  std::string launch_refusal;  // Error(quota) from launch() before anything is made
   std::string settings_problem;
 
   std::string describe() const override { return "fake cloud"; }

@@ -35,7 +35,8 @@ struct Failures {
 
 class CopyDisks final : public Step {
  public:
-  CopyDisks(const Parts& parts, const CopyOptions& copy, Kind kind) : parts_(parts), copy_(copy), kind_(kind) {}
+  CopyDisks(const Parts& parts, const CopyOptions& copy, Kind kind, bool keep_conversion)
+      : parts_(parts), copy_(copy), kind_(kind), keep_conversion_(keep_conversion) {}
   std::string_view name() const noexcept override {
     return kind_ == Kind::final ? "copy the last changes" : "copy disks";
   }
@@ -68,6 +69,11 @@ class CopyDisks final : public Step {
                                   "continue with a new one",
                                   cycle.snapshot->snapshot.value, vm.name));
     }
+    if (point && keep_conversion_ && state.converted && unchanged(state, *point, stop)) {
+      keep(cycle, *point, journal);
+      observer.said("nothing changed since the guest was converted: the conversion stands");
+      return;
+    }
     std::stop_source everyone;
     std::stop_callback chain(stop, [&] { everyone.request_stop(); });
     Sync<Failures> failures;
@@ -99,6 +105,43 @@ class CopyDisks final : public Step {
                             key.value, vm.name));
   }
 
+  // Not a byte of any disk is newer than what was converted.
+  bool unchanged(const State& state, const source::Point& point, std::stop_token stop) const {
+    for (const source::FrozenDisk& frozen : point.disks) {
+      if (copy_.skip.contains(frozen.key)) continue;
+      const auto known = state.disks.find(frozen.key);
+      if (known == state.disks.end() || known->second.handed_over) return false;
+      const DiskState& disk = known->second;
+      if (plan::copy_mode({disk.complete, disk.capacity, disk.base}, frozen.capacity, frozen.change_id,
+                          !copy_.no_tracking)
+              .full)
+        return false;
+      try {
+        const auto work = parts_.machine.changed(point, frozen.key, disk.base, stop);
+        while (const auto ranges = work->next(stop))
+          if (!ranges->empty()) return false;
+      } catch (const source::HistoryLost&) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // The volumes' own memory is left as the conversion left it: they hold no point of the source.
+  void keep(const CycleState& cycle, const source::Point& point, Journal& journal) const {
+    for (const source::FrozenDisk& frozen : point.disks) {
+      if (copy_.skip.contains(frozen.key)) continue;
+      DiskCopied fact;
+      fact.cycle = cycle.number;
+      fact.disk = frozen.key;
+      fact.capacity = frozen.capacity;
+      fact.change_id = frozen.change_id;
+      fact.conversion_kept = true;
+      journal.append(fact);
+      journal.append(DiskRemembered{cycle.number, frozen.key});
+    }
+  }
+
   void one_disk(const State& state, const CycleState& cycle, const source::Point* point, const model::Disk& disk,
                 const FrozenDiskFact& frozen, Journal& journal, Observer& observer, std::stop_token stop) const {
     const std::string label = fmt::format("{} ({})", disk.label, disk.key.value);
@@ -108,16 +151,11 @@ class CopyDisks final : public Step {
         throw Error(Fault::conflict,
                     fmt::format("{} was added while this cycle was being prepared; run the same command again", label));
       observer.copied(disk.key, label, 0, 0);  // it is on its way, though nothing is copied yet
-      const target::Tag tag = tag_of(state, disk);
-      const auto volume = parts_.cloud.find(tag, stop);
-      if (!volume || volume->id != known->second.volume)
-        throw Error(Fault::conflict,
-                    fmt::format("volume {} is gone; run the same command again to start with a new one",
-                                known->second.volume.value));
+      const target::Volume volume = volume_of(parts_, state, disk, stop);
       std::optional<model::ChangeId> copied_at = known->second.base;
       if (known->second.copied_in != cycle.number)
-        copied_at = copy_bytes(known->second, cycle, *point, disk, label, *volume, journal, observer, stop);
-      remember(volume->id, state, cycle, frozen.capacity, copied_at, stop);
+        copied_at = copy_bytes(known->second, cycle, *point, disk, label, volume, journal, observer, stop);
+      remember(volume.id, state, cycle, frozen.capacity, copied_at, stop);
       journal.append(DiskRemembered{cycle.number, disk.key});
     } catch (Error& e) {
       e.during("copying " + label);
@@ -149,7 +187,7 @@ class CopyDisks final : public Step {
     copy::Report report;
     if (!mode.full) {
       try {
-        report = delta(point, disk.key, *known.base, *source, *device, progress, stop);
+        report = delta(point, disk.key, known, *source, *device, progress, stop);
       } catch (const source::HistoryLost& lost) {
         mode = {true, fmt::format("the change history was lost ({})", lost.what())};
       }
@@ -159,15 +197,24 @@ class CopyDisks final : public Step {
       report = full(point, *frozen, *source, *device, progress, stop);
     }
     journal.append(DiskCopied{cycle.number, disk.key, mode.full, mode.reason, report.read, report.written,
-                              report.seconds, frozen->capacity, frozen->change_id});
+                              report.seconds, frozen->capacity, frozen->change_id, false});
     observer.disk_finished(disk.key, label, mode.full, report.read, report.written, report.seconds);
     return frozen->change_id;
   }
 
-  copy::Report delta(const source::Point& point, model::DiskKey key, const model::ChangeId& since, copy::Source& source,
+  copy::Report delta(const source::Point& point, model::DiskKey key, const DiskState& known, copy::Source& source,
                      target::Device& device, copy::Progress& progress, std::stop_token stop) const {
-    const auto work = parts_.machine.changed(point, key, since, stop);
-    return copy::run(source, device, *work, copy_.tuning, progress, parts_.clock, parts_.log, stop);
+    const auto changed = parts_.machine.changed(point, key, *known.base, stop);
+    copy::Report report = copy::run(source, device, *changed, copy_.tuning, progress, parts_.clock, parts_.log, stop);
+    if (known.rewritten.empty()) return report;
+    // What a conversion wrote is no part of the source's history.
+    const auto rewritten = copy::work(known.rewritten);
+    const copy::Report more =
+        copy::run(source, device, *rewritten, copy_.tuning, progress, parts_.clock, parts_.log, stop);
+    report.read += more.read;
+    report.written += more.written;
+    report.seconds += more.seconds;
+    return report;
   }
 
   copy::Report full(const source::Point& point, const source::FrozenDisk& disk, copy::Source& source,
@@ -196,12 +243,13 @@ class CopyDisks final : public Step {
   Parts parts_;
   CopyOptions copy_;
   Kind kind_;
+  bool keep_conversion_;
 };
 
 }  // namespace
 
-std::unique_ptr<Step> copy_disks(const Parts& parts, const CopyOptions& copy, Kind kind) {
-  return std::make_unique<CopyDisks>(parts, copy, kind);
+std::unique_ptr<Step> copy_disks(const Parts& parts, const CopyOptions& copy, Kind kind, bool keep_conversion) {
+  return std::make_unique<CopyDisks>(parts, copy, kind, keep_conversion);
 }
 
 }  // namespace vmferry::job::steps

@@ -55,13 +55,8 @@ class Launch final : public Step {
       throw Error(Fault::conflict,
                   fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
     target::LaunchWish wish{state.job->job, vm, {}, {}, options_.flavor, options_.availability_zone};
-    for (const model::Disk& disk : vm.disks) {
-      if (copy_.skip.contains(disk.key)) continue;
-      const auto known = state.disks.find(disk.key);
-      if (known == state.disks.end() || known->second.copied_in != state.cycles.back().number)
-        throw Error(Fault::bug, fmt::format("{} is not part of the final copy", disk.label));
-      wish.volumes.push_back(known->second.volume);
-    }
+    for (const model::Disk& disk : final_disks(vm, state, copy_))
+      wish.volumes.push_back(state.disks.at(disk.key).volume);
     for (const model::Nic& nic : vm.nics) {
       const auto port = state.ports.find(nic.mac);
       if (port == state.ports.end())
@@ -102,7 +97,8 @@ class Launch final : public Step {
 
   void take_back(const State& state, const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
     for (const auto& [key, disk] : state.disks)
-      if (disk.base && std::find(wish.volumes.begin(), wish.volumes.end(), disk.volume) != wish.volumes.end())
+      if (disk.base && disk.rewritten.empty() &&
+          std::find(wish.volumes.begin(), wish.volumes.end(), disk.volume) != wish.volumes.end())
         parts_.cloud.remember(disk.volume, {{"change_id", disk.base->text()}, {"vmferry_complete", "yes"}}, stop);
     journal.append(HandoverTakenBack{});
   }

@@ -43,6 +43,27 @@ target::Tag tag_of(const State& state, const model::Disk& disk) {
   return {job.job, job.vm, job.vm_name, disk.key, disk.object_id, plan::volume_name(job.vm_name, disk.object_id)};
 }
 
+target::Volume volume_of(const Parts& parts, const State& state, const model::Disk& disk, std::stop_token stop) {
+  const VolumeId& known = state.disks.at(disk.key).volume;
+  auto volume = parts.cloud.find(tag_of(state, disk), stop);
+  if (!volume || volume->id != known)
+    throw Error(Fault::conflict,
+                fmt::format("volume {} is gone; run the same command again to start with a new one", known.value));
+  return *std::move(volume);
+}
+
+std::vector<model::Disk> final_disks(const model::Vm& vm, const State& state, const CopyOptions& copy) {
+  std::vector<model::Disk> disks;
+  for (const model::Disk& disk : vm.disks) {
+    if (copy.skip.contains(disk.key)) continue;
+    const auto known = state.disks.find(disk.key);
+    if (known == state.disks.end() || known->second.copied_in != state.cycles.back().number)
+      throw Error(Fault::bug, fmt::format("{} is not part of the final copy", disk.label));
+    disks.push_back(disk);
+  }
+  return disks;
+}
+
 namespace {
 
 class CheckDisks final : public Step {
@@ -93,6 +114,7 @@ class CheckCutover final : public Step {
   bool done(const State& state) const override { return state.server.has_value(); }
   void run(const State&, Journal&, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
+    if (options_.convert) parts_.converter.check(vm, stop);
     std::string unmapped;
     for (const model::Nic& nic : vm.nics)
       if (!choice_for(options_.networks, nic.mac))

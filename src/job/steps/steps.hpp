@@ -13,6 +13,10 @@ enum class Kind { warm, final };
 const CycleState* open_cycle(const State& state, Kind kind) noexcept;
 // What names the volume of a disk, from the job's first fact.
 target::Tag tag_of(const State& state, const model::Disk& disk);
+// The volume of a disk as it is now. Error(conflict) when it is not there, or not the one the facts know.
+target::Volume volume_of(const Parts& parts, const State& state, const model::Disk& disk, std::stop_token stop);
+// The machine's disks that are migrated, boot order, each part of the last, final cycle's copy; Error(bug) else.
+std::vector<model::Disk> final_disks(const model::Vm& vm, const State& state, const CopyOptions& copy);
 
 // prepare.cpp
 // `kind`: the itinerary ends with a warm cycle, or with the final one.
@@ -30,7 +34,11 @@ std::unique_ptr<Step> detach(const Parts& parts);
 std::unique_ptr<Step> end_cycle(const Parts& parts, Kind kind);
 
 // copy_disks.cpp
-std::unique_ptr<Step> copy_disks(const Parts& parts, const CopyOptions& copy, Kind kind);
+// `keep_conversion`: when the guest was converted already and nothing changed since, that stands.
+std::unique_ptr<Step> copy_disks(const Parts& parts, const CopyOptions& copy, Kind kind, bool keep_conversion);
+
+// convert_guest.cpp
+std::unique_ptr<Step> convert_guest(const Parts& parts, const CopyOptions& copy);
 
 // finish.cpp
 std::unique_ptr<Step> shut_down(const Parts& parts, const CutoverOptions& options);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 
+#include "fake_converter.hpp"
 #include "fake_machine.hpp"
 #include "job/itinerary.hpp"
 #include "support/fake_clock.hpp"
@@ -59,9 +60,19 @@ class MemoryJournal final : public Journal {
   std::int64_t at_ = 1000;
 };
 
+// Where two disks differ, in words; empty when they are the same.
+std::string difference(const std::string& a, const std::string& b) {
+  if (a.size() != b.size()) return fmt::format("{} bytes and {}", a.size(), b.size());
+  std::size_t first = a.size(), last = 0, count = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (a[i] != b[i]) first = std::min(first, i), last = i, ++count;
+  return count == 0 ? "" : fmt::format("{} bytes from {} to {}", count, first, last);
+}
+
 struct World {
   FakeMachine machine;
   support::FakeCloud cloud;
+  FakeConverter converter;
   support::FakeClock clock;
   log::Log log;
   std::unique_ptr<MemoryJournal> journal;
@@ -71,6 +82,7 @@ struct World {
   std::vector<std::string> events;
   int dies_at = -1;  // the event after which everything stops
   std::string network = "net";
+  bool convert = true;
 
   World() {
     const auto hook = [this](const std::string& call, bool acted) {
@@ -80,7 +92,7 @@ struct World {
     };
     journal = std::make_unique<MemoryJournal>();
     begin(job);
-    machine.around = cloud.around = journal->around = hook;
+    machine.around = cloud.around = converter.around = journal->around = hook;
   }
   void begin(const JobId& id) {
     journal->append(JobCreated{id, "vcenter x", model::VmId{"vm-1"}, "web01", "/DC0/vm/web01", cloud.describe(), ""});
@@ -92,13 +104,14 @@ struct World {
     begin(id);
   }
 
-  Parts parts() { return {machine, cloud, clock, log}; }
+  Parts parts() { return {machine, cloud, converter, clock, log}; }
   void run(bool cut) {
     const std::vector<Fact> facts = journal->facts();
     const State state = fold(facts);
     CutoverOptions options;
     options.networks = {{"00:50:56:00:00:01", network, "subnet", ""}};
     options.flavor = "small";
+    options.convert = convert;
     CopyOptions copy;
     copy.tuning.connections = 1;
     const Itinerary itinerary = cut ? cutover(parts(), state, copy, options) : warm(parts(), state, copy);
@@ -120,9 +133,15 @@ struct World {
     const std::vector<Fact> facts = journal->facts();
     return fold(facts).disks.at(key).volume;
   }
+  // What the volumes hold after a cutover with a conversion.
+  std::map<model::DiskKey, std::string> converted() {
+    auto all = resting();
+    for (auto& [key, bytes] : all) bytes = FakeConverter::converted(bytes);
+    return all;
+  }
   void expect_equal(const std::map<model::DiskKey, std::string>& wanted) {
     for (const auto& [key, bytes] : wanted)
-      EXPECT_TRUE(cloud.bytes(volume(key), 0, bytes.size()) == bytes) << "disk " << key.value << " differs";
+      EXPECT_EQ(difference(cloud.bytes(volume(key), 0, bytes.size()), bytes), "") << "disk " << key.value;
   }
   std::map<model::DiskKey, std::string> resting() {
     std::map<model::DiskKey, std::string> all;
@@ -144,7 +163,7 @@ void whole_journey(World& world) {
 
 void expect_arrived(World& world) {
   EXPECT_FALSE(world.machine.on());
-  world.expect_equal(world.resting());
+  world.expect_equal(world.convert ? world.converted() : world.resting());
   world.expect_nothing_left();
   EXPECT_EQ(world.cloud.servers().size(), 1u);
   EXPECT_EQ(world.cloud.ports().size(), 1u);
@@ -260,7 +279,7 @@ TEST(Journey, NothingBuildsOnAVolumeThatAServerHad) {
   EXPECT_EQ(world.observer.fulls, fulls + 2);
   EXPECT_EQ(world.observer.deltas, deltas);
   world.run(true);
-  world.expect_equal(world.resting());
+  world.expect_equal(world.converted());
 }
 
 TEST(Journey, AServerDeletedBeforeTheJobKnewOfItIsNoBaseEither) {
@@ -292,6 +311,82 @@ TEST(Journey, AChangedMappingLeavesNoPortBehind) {
     EXPECT_EQ(world.cloud.ports().begin()->second.network, "another");
     if (HasFailure()) return;
   }
+}
+
+TEST(Journey, WithoutConversionTheTargetIsTheSource) {
+  World world;
+  world.convert = false;
+  world.run(true);
+  expect_arrived(world);
+  EXPECT_EQ(world.converter.conversions, 0);
+}
+
+TEST(Journey, AFailedConversionLeavesTheCopyAndTheWayBack) {
+  World world;
+  world.run(false);
+  world.converter.fails = true;
+  EXPECT_THROW(world.run(true), Error);
+  world.expect_equal(world.resting());
+  EXPECT_TRUE(world.cloud.servers().empty());
+  // The way back: the machine runs again and its cycles go on as deltas.
+  world.machine.power_on();
+  const int fulls = world.observer.fulls;
+  world.run(false);
+  EXPECT_EQ(world.observer.fulls, fulls);
+  world.converter.fails = false;
+  world.run(true);
+  expect_arrived(world);
+  EXPECT_EQ(world.observer.fulls, fulls);
+}
+
+TEST(Journey, ACutoverGivenUpAfterTheConversionGoesOnWithDeltas) {
+  World world;
+  world.cloud.launch_refusal = "quota";
+  EXPECT_THROW(world.run(true), Error);
+  EXPECT_EQ(world.converter.conversions, 1);
+  world.expect_equal(world.converted());
+  const int fulls = world.observer.fulls;
+  world.machine.power_on();
+  world.run(false);
+  EXPECT_EQ(world.observer.fulls, fulls) << "only what the conversion wrote and what changed is copied again";
+  const std::vector<Fact> facts = world.journal->facts();
+  const SnapshotId snapshot = fold(facts).cycles.back().snapshot->snapshot;
+  std::map<model::DiskKey, std::string> frozen;
+  for (const model::DiskKey key : world.machine.keys()) frozen[key] = world.machine.frozen(snapshot, key);
+  world.expect_equal(frozen);
+}
+
+TEST(Journey, AConversionIsNotRepeatedWhenNothingChanged) {
+  World world;
+  world.cloud.launch_refusal = "quota";
+  EXPECT_THROW(world.run(true), Error);
+  world.cloud.launch_refusal.clear();
+  world.run(true);
+  EXPECT_EQ(world.converter.conversions, 1);
+  expect_arrived(world);
+}
+
+TEST(Journey, AConversionIsUndoneWhenTheNextTryDoesNotWantIt) {
+  World world;
+  world.cloud.launch_refusal = "quota";
+  EXPECT_THROW(world.run(true), Error);
+  world.cloud.launch_refusal.clear();
+  world.convert = false;
+  world.run(true);
+  expect_arrived(world);
+}
+
+TEST(Journey, AConversionIsRepeatedWhenTheMachineRanInBetween) {
+  World world;
+  world.cloud.launch_refusal = "quota";
+  EXPECT_THROW(world.run(true), Error);
+  world.cloud.launch_refusal.clear();
+  world.machine.power_on();
+  world.machine.describe({});  // its guest writes
+  world.machine.power_off(source::Stop::guest, std::chrono::seconds(1), {});
+  world.run(true);
+  EXPECT_EQ(world.converter.conversions, 2);
+  expect_arrived(world);
 }
 
 TEST(Journey, AbortAfterDeathInACutoverLeavesNothing) {

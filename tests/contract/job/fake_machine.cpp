@@ -6,26 +6,9 @@
 #include <fstream>
 
 #include "base/error.hpp"
-#include "nbdkit/nbdkit.hpp"
+#include "served.hpp"
 
 namespace vmferry::job {
-
-namespace {
-
-class Served final : public copy::Source {
- public:
-  Served(nbdkit::Export server, std::uint64_t bytes) : server_(std::move(server)), bytes_(bytes) {}
-  std::uint64_t bytes() const override { return bytes_; }
-  std::unique_ptr<nbd::Handle> connect(std::stop_token) override {
-    return std::make_unique<nbd::Handle>(server_.uri());
-  }
-
- private:
-  nbdkit::Export server_;
-  std::uint64_t bytes_;
-};
-
-}  // namespace
 
 FakeMachine::FakeMachine() {
   // Odd sizes: neither is a whole number of blocks.
@@ -135,10 +118,7 @@ std::unique_ptr<copy::Source> FakeMachine::serve(const source::Point& point, mod
   const std::string& bytes = snapshots_.at(point.snapshot).disks.at(disk).bytes;
   const auto file = directory_.path() / fmt::format("{}-{}", point.snapshot.value, disk.value);
   std::ofstream(file, std::ios::binary) << bytes;
-  nbdkit::Recipe recipe;
-  recipe.plugin = "file";
-  recipe.parameters = {{"file", file.string()}};
-  return std::make_unique<Served>(nbdkit::serve(runner_, recipe, directory_.path(), log_, stop), bytes.size());
+  return serve_file(runner_, file, directory_.path(), log_, stop);
 }
 
 std::unique_ptr<copy::Work> FakeMachine::changed(const source::Point& point, model::DiskKey key,

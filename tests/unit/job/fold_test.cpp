@@ -39,6 +39,8 @@ std::vector<Body> one_of_each() {
   all.emplace_back(ServerLaunched{ServerId{"s"}, "ACTIVE"});
   all.emplace_back(CutoverDone{18, 1.5});
   all.emplace_back(VolumeDiscarded{DiskKey{2000}, VolumeId{"v"}});
+  all.emplace_back(ConversionCommitting{disk, {{4096, 512}, {1ULL << 42, 1}}});
+  all.emplace_back(GuestConverted{12.5, 1 << 20});
   all.emplace_back(PortDiscarded{PortId{"p"}});
   all.emplace_back(Aborted{true});
   return all;
@@ -127,7 +129,28 @@ TEST(Fold, PoweredOnAgainForgetsTheFinalCycleAndTheDowntime) {
   const State state = fold_of({created, ShutdownBegan{5}, PoweredOff{}, CycleBegan{3, true}, PoweredOnAgain{}});
   EXPECT_FALSE(state.powered_off);
   EXPECT_FALSE(state.shutdown_at);
-  EXPECT_FALSE(state.open_cycle()->final);
+  EXPECT_EQ(state.open_cycle(), nullptr) << "nothing goes on from a moment before it ran again";
+}
+
+TEST(Fold, WhatAConversionOverwroteIsKnownUntilTheDiskIsCopiedAgain) {
+  std::vector<Body> facts = {created, VolumeAllocated{disk, VolumeId{"v"}, 5, false, {}}, CycleBegan{1, true}};
+  facts.push_back(ConversionCommitting{disk, {{0, 10}, {50, 10}}});
+  facts.push_back(ConversionCommitting{disk, {{5, 10}}});  // by a second try
+  EXPECT_EQ(fold_of(facts).disks.at(disk).rewritten, RangeSet(std::vector<ByteRange>{{0, 15}, {50, 10}}));
+  EXPECT_FALSE(fold_of(facts).converted) << "half a conversion is none";
+  facts.push_back(GuestConverted{1, 25});
+  EXPECT_TRUE(fold_of(facts).converted);
+  DiskCopied kept;
+  kept.cycle = 2;
+  kept.disk = disk;
+  kept.conversion_kept = true;
+  facts.push_back(kept);
+  EXPECT_TRUE(fold_of(facts).converted);
+  EXPECT_FALSE(fold_of(facts).disks.at(disk).rewritten.empty());
+  kept.conversion_kept = false;
+  facts.push_back(kept);
+  EXPECT_FALSE(fold_of(facts).converted);
+  EXPECT_TRUE(fold_of(facts).disks.at(disk).rewritten.empty());
 }
 
 TEST(Fold, TheFirstShutdownStartsTheDowntime) {

@@ -1,0 +1,98 @@
+// The guest is converted on overlays above its volumes, and only a conversion that succeeded is written to them. What
+// it is about to overwrite is a fact first: a retry, or the way back to warm cycles, copies just those bytes again.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "job/steps/steps.hpp"
+#include "target/memory_keys.hpp"
+
+namespace vmferry::job::steps {
+
+namespace {
+
+class CommitProgress final : public copy::Progress {
+ public:
+  CommitProgress(Observer& observer, model::DiskKey key, std::string label)
+      : observer_(observer), key_(key), label_(std::move(label)) {}
+  void advanced(std::uint64_t done, std::uint64_t total) noexcept override {
+    observer_.copied(key_, label_, done, total);
+  }
+
+ private:
+  Observer& observer_;
+  model::DiskKey key_;
+  std::string label_;
+};
+
+class ConvertGuest final : public Step {
+ public:
+  ConvertGuest(const Parts& parts, const CopyOptions& copy) : parts_(parts), copy_(copy) {}
+  std::string_view name() const noexcept override { return "convert the guest"; }
+  bool done(const State& state) const override { return state.server || state.converted; }
+
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
+    const model::Vm vm = parts_.machine.describe(stop);
+    if (vm.power != model::Power::off)
+      throw Error(Fault::conflict,
+                  fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
+    const auto began = parts_.clock.mono();
+    const std::vector<Volume> volumes = attach(vm, state, journal, stop);
+    std::vector<convert::Disk> disks;
+    for (const Volume& volume : volumes)
+      disks.push_back({volume.disk.key, open_path(*volume.device), volume.device->bytes()});
+    const auto conversion = parts_.converter.convert(
+        vm, disks, [&](std::string_view what) { observer.said(fmt::format("converting: {}", what)); }, stop);
+    GuestConverted fact;
+    for (const Volume& volume : volumes) fact.bytes += commit(volume, *conversion, journal, observer, stop);
+    fact.seconds = std::chrono::duration<double>(parts_.clock.mono() - began).count();
+    journal.append(fact);
+  }
+
+ private:
+  struct Volume {
+    model::Disk disk;
+    VolumeId id;
+    std::unique_ptr<target::Device> device;
+  };
+
+  std::vector<Volume> attach(const model::Vm& vm, const State& state, Journal& journal, std::stop_token stop) const {
+    std::vector<Volume> volumes;
+    for (const model::Disk& disk : final_disks(vm, state, copy_)) {
+      const target::Volume volume = volume_of(parts_, state, disk, stop);
+      journal.append(DiskAttaching{disk.key, volume.id});
+      volumes.push_back({disk, volume.id, parts_.cloud.attach(volume, stop)});
+    }
+    return volumes;
+  }
+
+  // What was opened and proven, whatever its name may lead to by now.
+  static std::filesystem::path open_path(const target::Device& device) {
+    return fmt::format("/proc/{}/fd/{}", ::getpid(), device.fd());
+  }
+
+  std::uint64_t commit(const Volume& volume, convert::Conversion& conversion, Journal& journal, Observer& observer,
+                       std::stop_token stop) const {
+    const RangeSet changed = conversion.changed(volume.disk.key);
+    if (changed.empty()) return 0;
+    // The volume's own memory first: whoever finds it without this journal must not build on what it holds from now on.
+    parts_.cloud.remember(volume.id, {{target::memory_key::change_id, ""}, {target::memory_key::complete, ""}}, stop);
+    journal.append(ConversionCommitting{volume.disk.key, {changed.ranges().begin(), changed.ranges().end()}});
+    const auto source = conversion.open(volume.disk.key, stop);
+    const auto work = copy::work(changed);
+    const std::string label = fmt::format("{} ({}), converted", volume.disk.label, volume.disk.key.value);
+    CommitProgress progress(observer, volume.disk.key, label);
+    copy::run(*source, *volume.device, *work, copy_.tuning, progress, parts_.clock, parts_.log, stop);
+    return changed.bytes();
+  }
+
+  Parts parts_;
+  CopyOptions copy_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> convert_guest(const Parts& parts, const CopyOptions& copy) {
+  return std::make_unique<ConvertGuest>(parts, copy);
+}
+
+}  // namespace vmferry::job::steps
