@@ -110,7 +110,7 @@ std::unique_ptr<convert::Converter> make_converter(const Surroundings& around, c
   convert::VirtV2vOptions options;
   options.directory = around.places.conversion(job);
   options.run_directory = around.places.run;
-  options.environment = convert::conversion_environment(openstack::process_environment());
+  options.environment = convert::conversion_environment(environment());
   return convert::virt_v2v(std::move(options), around.runner, around.log);
 }
 
@@ -191,9 +191,11 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
   if (::gethostname(host, sizeof host - 1) == 0) target.host = host;
   target.flavor = options.cutover.flavor;
   target.networks = options.cutover.networks;
+  http::CurlOptions metadata;
+  metadata.direct = true;
   return target::openstack::openstack_cloud(std::move(target), std::move(session),
-                                            recorded(http::curl({}, around.log), around, "metadata"), around.clock,
-                                            around.log);
+                                            recorded(http::curl(metadata, around.log), around, "metadata"),
+                                            around.clock, around.log);
 }
 
 }  // namespace vmferry::app

@@ -17,6 +17,8 @@
 #include "base/fd.hpp"
 #include "base/finally.hpp"
 
+extern char** environ;
+
 namespace vmferry::app {
 
 namespace {
@@ -93,6 +95,14 @@ std::optional<Secret> ask_secret(const std::string& question) {
   for (char c = 0; ::read(tty.get(), &c, 1) == 1 && c != '\n';) line += c;
   [[maybe_unused]] const ssize_t newline = ::write(tty.get(), "\n", 1);
   return Secret(std::move(line));
+}
+
+std::map<std::string, std::string> environment() {
+  std::map<std::string, std::string> all;
+  for (char** entry = environ; *entry; ++entry)
+    if (const char* equals = std::strchr(*entry, '='))
+      all.emplace(std::string(*entry, static_cast<std::size_t>(equals - *entry)), equals + 1);
+  return all;
 }
 
 void print_out(const std::string& text) {

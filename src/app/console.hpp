@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -38,6 +39,9 @@ Secret read_secret_file(const std::filesystem::path& file);
 bool readable_by_others(const std::filesystem::path& file);
 // Asks on the terminal without showing what is typed; nothing when there is no terminal.
 std::optional<Secret> ask_secret(const std::string& question);
+
+// This process's environment.
+std::map<std::string, std::string> environment();
 
 void print_out(const std::string& text);
 void print_err(const std::string& text);

@@ -7,6 +7,7 @@
 #include "app/commands.hpp"
 #include "app/connections.hpp"
 #include "app/console.hpp"
+#include "app/crash_points.hpp"
 #include "app/run_directory.hpp"
 #include "base/error.hpp"
 #include "job/itinerary.hpp"
@@ -34,8 +35,20 @@ struct Opened {
   bool fresh = false;
 };
 
-Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& vm, const target::Cloud& cloud,
-                const config::Options& wish) {
+// What a finished migration left that the next one would stumble over.
+void let_go(const JobId& finished, const model::Vm& vm, target::Cloud& cloud, std::stop_token stop) {
+  if (const auto server = cloud.find_server(finished, vm, stop))
+    throw Error(
+        Fault::conflict,
+        fmt::format(
+            "server {} of the finished cutover of {} is still there and uses the volumes; delete it (they are kept), "
+            "then run the same command again",
+            server->value, vm.name));
+  for (const PortId& port : cloud.ports_of(finished, stop)) cloud.discard_port(port, finished, stop);
+}
+
+Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& vm, target::Cloud& cloud,
+                const config::Options& wish, std::stop_token stop) {
   const bool may_create = wish.verb != config::Verb::abort;
   const std::string source = vmware.source(), target = cloud.describe();
   if (auto found = store.find(source, vm.id, target)) {
@@ -51,6 +64,7 @@ Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& 
               "volumes by hand, and start with another --state-dir",
               vm.path, vm.instance_uuid, state.job->vm_name, uuid));
     if (!state.aborted && (!wish.again || !state.cutover)) return {*found, false};
+    if (!state.aborted) let_go(found->job, vm, cloud, stop);
     store.close(found->job);
   }
   if (!may_create)
@@ -88,7 +102,7 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
   }
   if (after.cutover && after.server)
     print_out(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name,
-                          after.server->state == "defined" ? "can be started: virsh define" : "runs as server",
+                          after.server->state == "defined" ? "is ready: virsh define" : "runs as server",
                           after.server->server.value, after.server->state,
                           term::human_duration(after.cutover->downtime_seconds)));
   else
@@ -109,6 +123,12 @@ void travel(const config::Options& options, const job::CopyOptions& copy, const 
   } catch (...) {
     // Whatever ended it: no snapshot and no attachment stays behind.
     job::release(parts, journal, observer, std::chrono::seconds(120));
+    const std::vector<job::Fact> by_now = journal.facts();
+    if (const job::State left = job::fold(by_now); left.powered_off && !left.server)
+      observer.warned(fmt::format(
+          "{} is off, and its server does not run yet: run the same command again to finish the cutover, or "
+          "`vmferry abort` and power it on in vSphere to go back",
+          left.job->vm_name));
     throw;
   }
 }
@@ -129,7 +149,7 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   }
 
   const store::JobLock lock(places.locks(), fmt::format("{} {}", vmware.source(), vm.id.value));
-  const Opened opened = open_job(store, vmware, vm, *cloud, wish);
+  const Opened opened = open_job(store, vmware, vm, *cloud, wish, stop);
   log.continue_in(places.logs() /
                   fmt::format("{}-{}.log", plan::volume_name(vm.name, ""), opened.row.job.value.substr(0, 8)));
   log.info(
@@ -142,11 +162,16 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   const std::unique_ptr<job::Journal> journal = store.journal(opened.row.job);
   const std::size_t known = journal->facts().size();
   {
-    const auto observer = term::observer(style_of(wish), wish.json ? STDOUT_FILENO : STDERR_FILENO, clock, log);
+    const auto shown = term::observer(style_of(wish), wish.json ? STDOUT_FILENO : STDERR_FILENO, clock, log);
+    const auto crash = CrashPoints::wanted(environment());
+    const auto watched_observer = crash ? crash->watching(*shown) : nullptr;
+    const auto watched_journal = crash ? crash->watching(*journal) : nullptr;
+    job::Observer& observer = crash ? *watched_observer : *shown;
+    job::Journal& kept = crash ? *watched_journal : *journal;
     if (wish.verb == config::Verb::abort)
-      job::abort(parts, *journal, *observer, wish.delete_volumes, stop);
+      job::abort(parts, kept, observer, wish.delete_volumes, stop);
     else
-      travel(wish, copy, parts, *journal, *observer, stop);
+      travel(wish, copy, parts, kept, observer, stop);
   }
   const std::vector<job::Fact> facts = journal->facts();
   if (job::fold(facts).aborted) store.close(opened.row.job);

@@ -11,19 +11,9 @@
 #include "base/error.hpp"
 #include "term/text.hpp"
 
-extern char** environ;
-
 namespace vmferry::app {
 
 namespace {
-
-std::map<std::string, std::string> environment() {
-  std::map<std::string, std::string> all;
-  for (char** entry = environ; *entry; ++entry)
-    if (const char* equals = std::strchr(*entry, '='))
-      all.emplace(std::string(*entry, static_cast<std::size_t>(equals - *entry)), equals + 1);
-  return all;
-}
 
 int run(const config::Options& options, Clock& clock, std::stop_token stop) {
   switch (options.verb) {

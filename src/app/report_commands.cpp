@@ -66,18 +66,22 @@ std::string show(store::Store& store, const std::filesystem::path& locks, bool j
   const std::vector<store::JobRow> jobs = store.jobs();
   nlohmann::json list = nlohmann::json::array();
   std::vector<std::vector<std::string>> rows;
+  int hidden = 0;
   for (const store::JobRow& row : jobs) {
     const job::State state = job::fold(store.journal(row.job)->facts());
     std::string phase = state.phase();
     if ((phase == "copying" || phase == "cutting over") &&
         !store::is_locked(locks, fmt::format("{} {}", row.source, row.vm.value)))
       phase = "interrupted";
+    if (state.aborted && !all) {
+      ++hidden;
+      continue;
+    }
     if (json) {
       list.push_back(as_json(row, state));
       list.back()["phase"] = phase;
       continue;
     }
-    if (state.aborted && !all) continue;
     std::uint64_t bytes = 0;
     for (const auto& [key, disk] : state.disks) bytes += disk.capacity;
     rows.push_back({row.vm_name, phase, std::to_string(state.cycles.size()), std::to_string(state.disks.size()),
@@ -86,6 +90,9 @@ std::string show(store::Store& store, const std::filesystem::path& locks, bool j
                     short_target(row.target), row.job.value.substr(0, 8)});
   }
   if (json) return nlohmann::json{{"jobs", list}}.dump() + "\n";
+  if (rows.empty() && hidden > 0)
+    return fmt::format("no jobs but {} aborted one{}: `vmferry status --all` shows them too\n", hidden,
+                       hidden == 1 ? "" : "s");
   if (rows.empty()) return "no jobs yet: start one with `vmferry migrate`\n";
   const term::Screen screen = term::screen_of(STDOUT_FILENO);
   return term::table({"VM", "PHASE", "CYCLES", "DISKS", "SIZE", "LAST SYNC", "DOWNTIME", "TARGET", "JOB"}, rows,
@@ -146,7 +153,8 @@ int run_inventory(const config::Options& options, Clock& clock, std::stop_token 
   if (options.json)
     print_out(nlohmann::json{{"machines", list}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   else if (rows.empty())
-    print_out("no virtual machine that this user may see\n");
+    print_out(options.vmware.path.empty() ? std::string("no virtual machine that this user may see\n")
+                                          : fmt::format("no virtual machine matches {}\n", options.vmware.path));
   else
     print_out(term::table({"PATH", "POWER", "DISKS", "SIZE", "CBT", "GUEST", "ID"}, rows,
                           screen.terminal ? screen.columns : 0));

@@ -193,6 +193,7 @@ void add_cutover(CLI::App& app, Options& o, Raw& raw) {
 struct Variable {
   const char* flag;
   const char* name;
+  const char* unless = nullptr;  // a flag that makes it meaningless
 };
 constexpr Variable variables[] = {
     {"--state-dir", "VMFERRY_STATE_DIR"},
@@ -200,8 +201,8 @@ constexpr Variable variables[] = {
     {"--vmware-username", "VMFERRY_VMWARE_USERNAME"},
     {"--vmware-password-file", "VMFERRY_VMWARE_PASSWORD_FILE"},
     {"--vmware-path", "VMFERRY_VMWARE_PATH"},
-    {"--vmware-ca", "VMFERRY_VMWARE_CA"},
-    {"--vmware-fingerprint", "VMFERRY_VMWARE_FINGERPRINT"},
+    {"--vmware-ca", "VMFERRY_VMWARE_CA", "--vmware-insecure"},
+    {"--vmware-fingerprint", "VMFERRY_VMWARE_FINGERPRINT", "--vmware-insecure"},
     {"--instance-id", "VMFERRY_INSTANCE_ID"},
     {"--metadata-url", "VMFERRY_METADATA_URL"},
     {"--device-dir", "VMFERRY_DEVICE_DIR"},
@@ -213,6 +214,7 @@ void apply_environment(CLI::App& sub, const std::map<std::string, std::string>& 
     CLI::Option* option = sub.get_option_no_throw(variable.flag);
     const auto found = environment.find(variable.name);
     if (!option || option->count() > 0 || found == environment.end() || found->second.empty()) continue;
+    if (variable.unless && sub.get_option(variable.unless)->count() > 0) continue;
     option->add_result(found->second);
     option->run_callback();
   }
@@ -456,9 +458,11 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
   }
   wipe_password(argc, argv);
   Options& o = parser.options;
+  bool password_file_flag = false;  // a flag beats the variable with the password itself
   for (const auto& [verb, sub] : parser.verbs)
     if (sub->parsed()) {
       o.verb = verb;
+      password_file_flag = !o.vmware.password_file.empty();
       apply_environment(*sub, environment);
       if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::abort || verb == Verb::inventory)
         for (const char* flag : {"--vmware-endpoint", "--vmware-username"}) require(*sub, flag);
@@ -474,7 +478,7 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
     o.vmware.password_on_command_line = true;
     o.vmware.password = Secret(std::move(parser.raw.password));
   } else if (const auto found = environment.find("VMFERRY_VMWARE_PASSWORD");
-             found != environment.end() && !found->second.empty()) {
+             found != environment.end() && !found->second.empty() && !password_file_flag) {
     o.vmware.password = Secret(std::string(found->second));
   }
   finish(o, parser.raw);

@@ -269,6 +269,8 @@ void set_basics(Line& line, const CurlOptions& options, const std::string& url, 
   if (!options.unix_socket.empty()) {
     set(easy, CURLOPT_UNIX_SOCKET_PATH, options.unix_socket.c_str());
     set(easy, CURLOPT_PROXY, "");
+  } else if (options.direct) {
+    set(easy, CURLOPT_PROXY, "");
   } else if (!options.proxy.empty()) {
     set(easy, CURLOPT_PROXY, options.proxy.c_str());
   }

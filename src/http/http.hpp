@@ -72,7 +72,8 @@ struct Trust {
 
 struct CurlOptions {
   Trust trust;
-  std::string proxy;  // empty = the environment's (https_proxy, no_proxy)
+  std::string proxy;    // empty = the environment's (https_proxy, no_proxy)
+  bool direct = false;  // no proxy at all: a link-local service
   std::chrono::milliseconds connect_timeout{15000};
   std::string user_agent = "vmferry";
   std::filesystem::path unix_socket;  // connect there instead of to the URL's host

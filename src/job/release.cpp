@@ -36,14 +36,12 @@ bool drop_snapshots(const Parts& parts, const State& state, Journal& journal, Ob
     const SnapshotId snapshot = cycle->snapshot->snapshot;
     all &= attempt(observer, fmt::format("remove snapshot {}", snapshot.value), [&] {
       observer.said(fmt::format("removing snapshot {} ...", snapshot.value));
-      parts.machine.thaw(snapshot, state.job->job, stop);
+      steps::remove_snapshot(parts, state, snapshot, observer, stop);
       journal.append(SnapshotRemoved{cycle->number, snapshot});
     });
   }
-  all &= attempt(observer, "look for snapshots left behind", [&] {
-    for (const SnapshotId& left : parts.machine.snapshots_of(state.job->job, stop))
-      parts.machine.thaw(left, state.job->job, stop);
-  });
+  all &= attempt(observer, "look for snapshots left behind",
+                 [&] { steps::remove_snapshots(parts, state, observer, stop); });
   return all;
 }
 
@@ -53,7 +51,8 @@ bool drop_attachments(const Parts& parts, const State& state, Journal& journal, 
   for (const auto& [key, disk] : state.disks)
     if (disk.attached || every)
       all &= attempt(observer, fmt::format("detach volume {}", disk.volume.value), [&, key = key] {
-        observer.said(fmt::format("detaching volume {} ...", state.disks.at(key).volume.value));
+        if (state.disks.at(key).attached)
+          observer.said(fmt::format("detaching volume {} ...", state.disks.at(key).volume.value));
         parts.cloud.detach(state.disks.at(key).volume, stop);
         journal.append(DiskDetached{key, state.disks.at(key).volume});
       });
@@ -142,10 +141,13 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
                 fmt::format("not everything of {} could be undone; see the warnings, then run `vmferry abort` again",
                             state.job->vm_name));
   journal.append(Aborted{delete_volumes});
-  if (state.powered_off)
-    observer.said(
-        fmt::format("{} was shut down by the cutover and is still off: power it on in vSphere when you are ready",
-                    state.job->vm_name));
+  if (!state.shutdown_at) return;
+  if (parts.machine.describe(stop).power != model::Power::off)
+    observer.said(fmt::format("{} runs; if the cutover had asked its guest to shut down, it may still do so",
+                              state.job->vm_name));
+  else
+    observer.said(fmt::format("{} was shut down by the cutover and is off: power it on in vSphere when you are ready",
+                              state.job->vm_name));
 }
 
 }  // namespace vmferry::job

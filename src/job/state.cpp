@@ -83,7 +83,8 @@ struct Folding {
     if (!state.shutdown_at) state.shutdown_at = f.at;
   }
   void operator()(const PoweredOff&) { state.powered_off = true; }
-  // The final cycle's point is no longer the last word on the machine. Nothing goes on from it: the next cycle is a new one.
+  // The final cycle's point is no longer the last word on the machine. Nothing goes on from it: the next cycle is a new
+  // one.
   void abandon_final_cycle() {
     for (CycleState& c : state.cycles) {
       if (!c.final) continue;

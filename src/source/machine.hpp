@@ -66,8 +66,9 @@ class Machine {
   virtual Point freeze(const Tag& tag, Quiesce quiesce, std::stop_token stop) = 0;
   // The point of a snapshot taken earlier, or nothing when it is gone.
   virtual std::optional<Point> recall(const SnapshotId& snapshot, std::stop_token stop) = 0;
-  // Removes it and consolidates. Already gone is success. Refuses a snapshot that does not carry the job's tag.
-  virtual void thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) = 0;
+  // Removes it and consolidates. Already gone is success. Refuses a snapshot that does not carry the job's tag. Gives a
+  // sentence for the operator when something is left to do by hand, else nothing.
+  virtual std::string thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) = 0;
   // Every snapshot that carries the job's tag.
   virtual std::vector<SnapshotId> snapshots_of(const JobId& job, std::stop_token stop) = 0;
   // Throws Error(unsupported) naming the disk and the reason when this way of reading cannot read it.

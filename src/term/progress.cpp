@@ -150,7 +150,9 @@ class Lines final : public Watching {
 class Bars final : public Watching {
  public:
   Bars(int fd, Clock& clock, log::Log& log)
-      : Watching(fd, clock, log), painter_([this](std::stop_token stop) { paint_forever(stop); }) {}
+      : Watching(fd, clock, log),
+        colour_(screen_of(fd).colour),
+        painter_([this](std::stop_token stop) { paint_forever(stop); }) {}
   ~Bars() override {
     painter_.request_stop();
     painter_.join();
@@ -192,7 +194,8 @@ class Bars final : public Watching {
   void finish_step() noexcept {
     if (step_.empty()) return;
     const double took = since_epoch(clock_) - step_began_;
-    const std::string mark = failed_ ? "\x1b[31m✗\x1b[0m" : "\x1b[32m✓\x1b[0m";
+    const std::string sign = failed_ ? "✗" : "✓";
+    const std::string mark = colour_ ? fmt::format("\x1b[{}m{}\x1b[0m", failed_ ? 31 : 32, sign) : sign;
     const std::string text =
         fmt::format("{} {}{}", mark, step_, took >= 0.95 ? fmt::format("  ({})", human_duration(took)) : "");
     step_.clear();
@@ -257,6 +260,7 @@ class Bars final : public Watching {
   double step_began_ = 0;
   bool failed_ = false;
   int painted_ = 0;
+  const bool colour_;
   std::jthread painter_;  // last: it uses everything above
 };
 

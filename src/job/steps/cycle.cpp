@@ -33,10 +33,7 @@ class BeginCycle final : public Step {
   }
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     // Snapshots of ours that no open cycle knows are a crash's remains, and each one slows the machine down.
-    for (const SnapshotId& left : parts_.machine.snapshots_of(state.job->job, stop)) {
-      observer.said(fmt::format("removing snapshot {} that an interrupted run left behind", left.value));
-      parts_.machine.thaw(left, state.job->job, stop);
-    }
+    remove_snapshots(parts_, state, observer, stop);
     const int number = state.cycles.empty() ? 1 : state.cycles.back().number + 1;
     journal.append(CycleBegan{number, kind_ == Kind::final});
   }
@@ -63,7 +60,7 @@ class Freeze final : public Step {
     SnapshotTaken fact{cycle.number, point.snapshot, std::string(word(point.consistency)), point.remark, {}};
     for (const source::FrozenDisk& disk : point.disks) fact.disks.push_back({disk.key, disk.capacity, disk.change_id});
     journal.append(fact);
-    if (!point.remark.empty()) observer.warned(point.remark);
+    if (!point.remark.empty() && copy_.quiesce != source::Quiesce::never) observer.warned(point.remark);
   }
 
  private:
@@ -89,12 +86,11 @@ class Thaw final : public Step {
     const CycleState* cycle = open_cycle(state, kind_);
     return !cycle || !cycle->snapshot || cycle->snapshot_removed;
   }
-  void run(const State& state, Journal& journal, Observer&, std::stop_token stop) override {
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const CycleState& cycle = *open_cycle(state, kind_);
-    parts_.machine.thaw(cycle.snapshot->snapshot, state.job->job, stop);
+    remove_snapshot(parts_, state, cycle.snapshot->snapshot, observer, stop);
     // A creation whose reply was lost may have been carried out late, beside the one that was used.
-    for (const SnapshotId& left : parts_.machine.snapshots_of(state.job->job, stop))
-      parts_.machine.thaw(left, state.job->job, stop);
+    remove_snapshots(parts_, state, observer, stop);
     journal.append(SnapshotRemoved{cycle.number, cycle.snapshot->snapshot});
   }
 
@@ -139,6 +135,19 @@ class EndCycle final : public Step {
 };
 
 }  // namespace
+
+void remove_snapshot(const Parts& parts, const State& state, const SnapshotId& snapshot, Observer& observer,
+                     std::stop_token stop) {
+  const std::string left_to_do = parts.machine.thaw(snapshot, state.job->job, stop);
+  if (!left_to_do.empty()) observer.warned(left_to_do);
+}
+
+void remove_snapshots(const Parts& parts, const State& state, Observer& observer, std::stop_token stop) {
+  for (const SnapshotId& left : parts.machine.snapshots_of(state.job->job, stop)) {
+    observer.said(fmt::format("removing snapshot {} that an interrupted run left behind", left.value));
+    remove_snapshot(parts, state, left, observer, stop);
+  }
+}
 
 std::unique_ptr<Step> begin_cycle(const Parts& parts, Kind kind) { return std::make_unique<BeginCycle>(parts, kind); }
 std::unique_ptr<Step> freeze(const Parts& parts, const CopyOptions& copy, Kind kind) {

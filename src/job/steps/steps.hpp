@@ -13,6 +13,11 @@ enum class Kind { warm, final };
 const CycleState* open_cycle(const State& state, Kind kind) noexcept;
 // What names the volume of a disk, from the job's first fact.
 target::Tag tag_of(const State& state, const model::Disk& disk);
+// Removes it, and passes on what the operator should know of that.
+void remove_snapshot(const Parts& parts, const State& state, const SnapshotId& snapshot, Observer& observer,
+                     std::stop_token stop);
+// Every snapshot of the job: what a crash left, or a lost reply.
+void remove_snapshots(const Parts& parts, const State& state, Observer& observer, std::stop_token stop);
 // The volume of a disk as it is now. Error(conflict) when it is not there, or not the one the facts know.
 target::Volume volume_of(const Parts& parts, const State& state, const model::Disk& disk, std::stop_token stop);
 // The machine's disks that are migrated, boot order, each part of the last, final cycle's copy; Error(bug) else.

@@ -9,6 +9,7 @@
 #include <array>
 #include <charconv>
 
+#include "base/sync.hpp"
 #include "vsphere/changed_areas.hpp"
 #include "vsphere/inventory.hpp"
 #include "vsphere/power.hpp"
@@ -185,7 +186,7 @@ class VsphereMachine final : public Machine {
   bool ensure_tracking(const Tag& tag, std::stop_token stop) override;
   Point freeze(const Tag& tag, Quiesce quiesce, std::stop_token stop) override;
   std::optional<Point> recall(const SnapshotId& snapshot, std::stop_token stop) override;
-  void thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) override;
+  std::string thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) override;
   std::vector<SnapshotId> snapshots_of(const JobId& job, std::stop_token stop) override;
   std::unique_ptr<copy::Source> serve(const Point& point, model::DiskKey disk, std::stop_token stop) override;
   std::unique_ptr<copy::Work> changed(const Point& point, model::DiskKey disk,
@@ -199,17 +200,25 @@ class VsphereMachine final : public Machine {
                   std::stop_token stop);
   SnapshotId take_quiesced(const Tag& tag, const model::Vm& vm, Quiesce quiesce, std::stop_token stop);
   void remove(const SnapshotId& snapshot, std::stop_token stop);
-  void consolidate_after(bool needed_before, std::stop_token stop);
+  std::string consolidate_after(bool needed_before, std::stop_token stop);
   void stop_guest(Stop how, std::chrono::seconds patience, std::stop_token stop);
+
+  // As people know it; its id until it was described.
+  std::string name() {
+    auto known = name_.lock();
+    return known->empty() ? options_.vm.value : *known;
+  }
 
   vsphere::Session& session_;
   MachineOptions options_;
   std::unique_ptr<Transport> transport_;
   log::Log& log_;
+  Sync<std::string> name_;
 };
 
 model::Vm VsphereMachine::describe(std::stop_token stop) {
   model::Vm vm = vsphere::describe(session_, options_.vm, stop);
+  *name_.lock() = vm.name;
   if (!options_.instance_uuid.empty() && vm.instance_uuid != options_.instance_uuid)
     throw Error(
         Fault::conflict,
@@ -357,11 +366,11 @@ std::optional<Point> VsphereMachine::recall(const SnapshotId& snapshot, std::sto
   return point;
 }
 
-void VsphereMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) {
+std::string VsphereMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) {
   try {
     const vsphere::SnapshotTree tree = vsphere::snapshots(session_, options_.vm, stop);
     const model::Snapshot* known = tree.find(snapshot);
-    if (!known) return;
+    if (!known) return {};
     const auto mark = parse_mark(*known);
     if (!mark || mark->tag.job != job)
       throw Error(Fault::conflict,
@@ -369,9 +378,10 @@ void VsphereMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::sto
                               known->name, options_.vm.value));
     const bool needed_before = vsphere::consolidation_needed(session_, options_.vm, stop);
     remove(snapshot, stop);
-    consolidate_after(needed_before, stop);
+    return consolidate_after(needed_before, stop);
   } catch (const vsphere::FaultError& e) {
-    if (e.name() != "ManagedObjectNotFound") throw;  // gone, with its machine perhaps: what was wanted
+    if (e.name() != "ManagedObjectNotFound") throw;
+    return {};  // gone, with its machine perhaps: what was wanted
   }
 }
 
@@ -388,20 +398,22 @@ void VsphereMachine::remove(const SnapshotId& snapshot, std::stop_token stop) {
 
 // What our snapshot left behind is ours to merge; what was there before it is not: it may take hours and stun the
 // machine.
-void VsphereMachine::consolidate_after(bool needed_before, std::stop_token stop) {
-  if (!vsphere::consolidation_needed(session_, options_.vm, stop)) return;
+std::string VsphereMachine::consolidate_after(bool needed_before, std::stop_token stop) {
+  if (!vsphere::consolidation_needed(session_, options_.vm, stop)) return {};
   std::string reason = "it was needed before this snapshot, too";
   if (!needed_before) {
     log_.info("consolidating the machine's disks", {{"vm", options_.vm.value}});
     try {
       vsphere::consolidate_disks(session_, options_.vm, stop);
-      return;
+      return {};
     } catch (const vsphere::FaultError& e) {
       reason = e.what();
     }
   }
-  log_.warning("the machine's disks need consolidation: consolidate them in vSphere when it is convenient",
-               {{"vm", options_.vm.value}, {"reason", reason}});
+  return fmt::format(
+      "the files of removed snapshots of {} are still to be merged ({}): consolidate its disks in vSphere; until then its next "
+      "cycle may not be readable",
+      name(), reason);
 }
 
 std::vector<SnapshotId> VsphereMachine::snapshots_of(const JobId& job, std::stop_token stop) {
@@ -451,7 +463,7 @@ void VsphereMachine::stop_guest(Stop how, std::chrono::seconds patience, std::st
           Fault::conflict,
           fmt::format("the guest of {} cannot be asked to shut down because VMware Tools are not running in it: "
                       "start open-vm-tools, shut it down by hand, or add --force-poweroff",
-                      options_.vm.value),
+                      name()),
           e.name());
     log_.warning("VMware Tools are not running; switching the machine off without asking the guest",
                  {{"vm", options_.vm.value}});
@@ -464,7 +476,7 @@ void VsphereMachine::stop_guest(Stop how, std::chrono::seconds patience, std::st
         Fault::timeout,
         fmt::format("the guest of {} did not shut down within {} seconds: see its console, give it more time with "
                     "--shutdown-timeout, or add --force-poweroff",
-                    options_.vm.value, patience.count()));
+                    name(), patience.count()));
   log_.warning("the guest did not shut down in time; switching the machine off", {{"vm", options_.vm.value}});
   vsphere::power_off(session_, options_.vm, stop);
 }
@@ -478,15 +490,14 @@ void VsphereMachine::power_off(Stop how, std::chrono::seconds patience, std::sto
         Fault::conflict,
         fmt::format("{} is suspended, and what its memory holds would be lost: resume it in vSphere, shut its guest "
                     "down and run the same command again",
-                    options_.vm.value));
+                    name()));
   if (how == Stop::power)
     vsphere::power_off(session_, options_.vm, stop);
   else
     stop_guest(how, patience, stop);
   if (!vsphere::wait_until_off(session_, options_.vm, confirmation, stop))
-    throw Error(
-        Fault::timeout,
-        fmt::format("{} was switched off but is not seen off: somebody may have started it again", options_.vm.value));
+    throw Error(Fault::timeout,
+                fmt::format("{} was switched off but is not seen off: somebody may have started it again", name()));
 }
 
 }  // namespace

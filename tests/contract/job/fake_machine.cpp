@@ -97,13 +97,14 @@ std::optional<source::Point> FakeMachine::recall(const SnapshotId& snapshot, std
   return point_of(found->first, found->second);
 }
 
-void FakeMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token) {
+std::string FakeMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token) {
   const auto found = snapshots_.find(snapshot);
-  if (found == snapshots_.end()) return;
+  if (found == snapshots_.end()) return {};
   if (found->second.tag.job != job) throw Error(Fault::conflict, "somebody else's snapshot");
   around("thaw", false);
   snapshots_.erase(snapshot);
   around("thaw", true);
+  return {};
 }
 
 std::vector<SnapshotId> FakeMachine::snapshots_of(const JobId& job, std::stop_token) {

@@ -27,7 +27,7 @@ class FakeMachine final : public source::Machine {
   bool ensure_tracking(const source::Tag& tag, std::stop_token stop) override;
   source::Point freeze(const source::Tag& tag, source::Quiesce quiesce, std::stop_token stop) override;
   std::optional<source::Point> recall(const SnapshotId& snapshot, std::stop_token stop) override;
-  void thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) override;
+  std::string thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) override;
   std::vector<SnapshotId> snapshots_of(const JobId& job, std::stop_token stop) override;
   std::unique_ptr<copy::Source> serve(const source::Point& point, model::DiskKey disk, std::stop_token stop) override;
   std::unique_ptr<copy::Work> changed(const source::Point& point, model::DiskKey disk,
