@@ -68,3 +68,8 @@ foreach(file IN LISTS python_tests)
     vmferry_lab_test(NAME ${name} TIMEOUT 1500 COST ${cost} COMMAND ${test_python} ${lab_tests}/shard.py 1/1 ${file})
   endif()
 endforeach()
+
+# Whole journeys, repeated for each point or call: a slice of them by default.
+vmferry_sliced_tests(crash SLICES 24 BY_CASE TESTS lab.python_migration.crash)
+vmferry_sliced_tests(faults SLICES 24 BY_CASE TESTS lab.python_migration.faults)
+set_tests_properties(lab.python_migration.crash lab.python_migration.faults PROPERTIES TIMEOUT 7200)

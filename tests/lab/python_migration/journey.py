@@ -38,6 +38,7 @@ class JourneyTest(MigrationTest):
             if key.startswith("OS_"):
                 os.environ[key] = value
         cls.cloud = openstack.connect(cloud="lab")
+        cls.lab.control("openstack", "POST", "/settings", {"create_delay_ms": 50, "attach_delay_ms": 50, "server_delay_ms": 50})
 
     def cutover_flags(self):
         return [flag for flag in self.lab.cutover_flags() if not flag.startswith("--run-v2v")]

@@ -36,11 +36,11 @@ std::vector<Body> one_of_each() {
   all.emplace_back(FinalCopyDoubted{});
   all.emplace_back(HandedOver{});
   all.emplace_back(HandoverTakenBack{});
+  all.emplace_back(ConversionCommitting{model::DiskKey{2000}, {{4096, 512}, {1ULL << 42, 1}}});
+  all.emplace_back(GuestConverted{12.5, 1 << 20});
   all.emplace_back(ServerLaunched{ServerId{"s"}, "ACTIVE"});
   all.emplace_back(CutoverDone{18, 1.5});
   all.emplace_back(VolumeDiscarded{DiskKey{2000}, VolumeId{"v"}});
-  all.emplace_back(ConversionCommitting{disk, {{4096, 512}, {1ULL << 42, 1}}});
-  all.emplace_back(GuestConverted{12.5, 1 << 20});
   all.emplace_back(PortDiscarded{PortId{"p"}});
   all.emplace_back(Aborted{true});
   return all;
