@@ -101,6 +101,20 @@ TEST(Options, AFlagBeatsItsVariableInEverySubcommand) {
   EXPECT_EQ(o.state_directory, "/s");
 }
 
+TEST(Options, AFlagBeatsTheVariablesOfItsNeighbours) {
+  Line file(migrate({"--vmware-password-file", "/secret"}));
+  const Options by_file = std::move(file.parse({{"VMFERRY_VMWARE_PASSWORD", "of the shell"}}).options);
+  EXPECT_TRUE(by_file.vmware.password.empty());
+  EXPECT_EQ(by_file.vmware.password_file, "/secret");
+  Line insecure(migrate({"--vmware-insecure"}));
+  const Options open =
+      std::move(insecure.parse({{"VMFERRY_VMWARE_CA", "/ca"}, {"VMFERRY_VMWARE_FINGERPRINT", "AA"}}).options);
+  EXPECT_TRUE(open.vmware.insecure);
+  EXPECT_TRUE(open.vmware.ca_file.empty() && open.vmware.fingerprint.empty());
+  Line both(migrate({"--vmware-insecure", "--vmware-ca", "/ca"}));
+  EXPECT_THROW(both.parse(), Error);
+}
+
 TEST(Options, WhatIsMissingIsNamed) {
   Line line({"migrate", "--vmware-endpoint", "vc"});
   try {
@@ -122,7 +136,8 @@ TEST(Options, CutoverNeedsItsSettings) {
       {{}, "--network-mapping"},
       {{"--network-mapping", "mac=00:50:56:00:00:01,network-id=n,subnet-id=s"}, "--flavor"},
       {{"--network-mapping", "mac=nonsense,network-id=n,subnet-id=s", "--flavor", "f"}, "no MAC address"},
-      {{"--network-mapping", "mac=00:50:56:00:00:01,network-id=n,subnet-id=s", "--flavor", "f"}, "--run-v2v=false"},
+      {{"--network-mapping", "mac=00:50:56:00:00:01,network-id=n", "--flavor", "f"}, "subnet-id= is missing"},
+      {{}, "--flavor"},
   };
   for (const Case& c : cases) {
     std::vector<std::string> words = migrate(c.more);
@@ -144,6 +159,7 @@ TEST(Options, CutoverNeedsItsSettings) {
   ASSERT_FALSE(parsed.finished) << parsed.text;
   EXPECT_EQ(parsed.options.cutover.networks.at(0), (target::NetworkChoice{"00:50:56:ab:00:01", "n", "s", "192.0.2.7"}));
   EXPECT_EQ(parsed.options.openstack.security_groups, (std::vector<std::string>{"a", "b"}));
+  EXPECT_FALSE(parsed.options.cutover.convert);
 }
 
 TEST(Options, MalformedFlagsEndWithUsage) {
