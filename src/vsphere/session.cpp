@@ -72,6 +72,7 @@ std::uint64_t Session::login() const {
 Session::Exchanged Session::exchange(const Call& call, Repeat repeat, const Secret& cookie, std::chrono::seconds wait,
                                      std::stop_token stop) {
   const std::string what = describe(call);
+  log_.debug("vSphere", {{"call", call.method()}});  // the transport's own line cannot tell them apart
   http::Request request;
   request.method = "POST";
   request.url = fmt::format("https://{}/sdk", options_.endpoint);

@@ -72,4 +72,5 @@ endforeach()
 # Whole journeys, repeated for each point or call: a slice of them by default.
 vmferry_sliced_tests(crash SLICES 24 BY_CASE TESTS lab.python_migration.crash)
 vmferry_sliced_tests(faults SLICES 24 BY_CASE TESTS lab.python_migration.faults)
+vmferry_sliced_tests(flags SLICES 4 BY_CASE TESTS lab.python_migration.flags)
 set_tests_properties(lab.python_migration.crash lab.python_migration.faults PROPERTIES TIMEOUT 7200)
