@@ -10,6 +10,7 @@ namespace vmferry::app {
 
 // migrate, cutover, abort
 int run_job(const config::Options& options, Clock& clock, std::stop_token stop);
+int run_check(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_inventory(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_status(const config::Options& options, Clock& clock, std::stop_token stop);
 // Runs vmferry-lab, which stands beside this program.

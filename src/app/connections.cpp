@@ -123,7 +123,7 @@ std::unique_ptr<source::Machine> open_machine(const Surroundings& around, Vmware
   } else {
     source::vmware::HttpsOptions https;
     https.endpoint = with_port(wish.endpoint);
-    https.datacenter = vsphere::datacenter_path(*vmware.session, vm.id, stop);
+    https.datacenter = vsphere::datacenter_of(*vmware.session, vm.id, stop).path;
     https.trust = vmware_trust(wish);
     https.cookie = [session = vmware.session.get()](bool renew, std::stop_token token) {
       return session->cookie(renew, token);

@@ -21,6 +21,8 @@ int run(const config::Options& options, Clock& clock, std::stop_token stop) {
     case config::Verb::cutover:
     case config::Verb::abort:
       return run_job(options, clock, stop);
+    case config::Verb::check:
+      return run_check(options, clock, stop);
     case config::Verb::inventory:
       return run_inventory(options, clock, stop);
     case config::Verb::status:

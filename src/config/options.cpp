@@ -339,7 +339,13 @@ constexpr const char* cutover_footer =
     "Example:\n"
     "  vmferry cutover --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local \\\n"
     "    --vmware-password-file ~/.vcenter --vmware-path /DC0/vm/web01 --os-cloud mycloud --flavor m1.small \\\n"
-    "    --network-mapping mac=00:50:56:01:02:03,network-id=NET,subnet-id=SUBNET --run-v2v=false";
+    "    --network-mapping mac=00:50:56:01:02:03,network-id=NET,subnet-id=SUBNET";
+constexpr const char* check_footer =
+    "Asks vSphere, OpenStack and this host what stands in the way of a migration: privileges, disks, tools, quota, networks. With the flags of\n"
+    "a cutover it looks at those too. Exit code 1 when there is a problem.\n\n"
+    "Example:\n"
+    "  vmferry check --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local \\\n"
+    "    --vmware-password-file ~/.vcenter --vmware-path /DC0/vm/web01 --os-cloud mycloud --flavor m1.small";
 constexpr const char* abort_footer =
     "Removes our snapshot, detaches the volumes and deletes the ports that vmferry made. The volumes stay unless --delete-volumes.\n\n"
     "Example:\n  vmferry abort --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local --vmware-path web01 --delete-volumes";
@@ -370,13 +376,20 @@ struct Parser {
     CLI::App* migrate = add(Verb::migrate, "migrate", "Run one migration cycle of a running VM", migrate_footer);
     CLI::App* cutover =
         add(Verb::cutover, "cutover", "Shut the VM down and start it on the other side", cutover_footer);
-    for (CLI::App* sub : {migrate, cutover}) {
+    CLI::App* check =
+        add(Verb::check, "check", "Find what a migration would stumble over; changes nothing", check_footer);
+    for (CLI::App* sub : {migrate, cutover, check}) {
       add_vmware(*sub, options, raw);
       add_target(*sub, options);
       add_copy(*sub, options, raw);
-      sub->add_flag("--again", options.again, "Begin anew although this VM was cut over already")->group(general_group);
+      if (sub != check)
+        sub->add_flag("--again", options.again, "Begin anew although this VM was cut over already")
+            ->group(general_group);
     }
     add_cutover(*cutover, options, raw);
+    add_cutover(*check, options, raw);
+    check->add_flag("--print-role", options.print_role,
+                    "Print the vSphere role that is needed, as govc commands, and end");
     CLI::App* abort =
         add(Verb::abort, "abort", "Undo: snapshot, attachments and ports, if wanted the volumes", abort_footer);
     add_vmware(*abort, options, raw);
@@ -387,7 +400,7 @@ struct Parser {
     CLI::App* status = add(Verb::status, "status", "Show the jobs of this host", status_footer);
     status->add_flag("--all", options.all, "Aborted jobs too");
     status->add_flag("--watch", options.watch, "Refresh every two seconds until Ctrl-C");
-    for (CLI::App* sub : {migrate, cutover, abort, inventory, status}) add_general(*sub, options);
+    for (CLI::App* sub : {migrate, cutover, check, abort, inventory, status}) add_general(*sub, options);
     CLI::App* lab = add(Verb::lab, "lab", "A lab on this machine: up, down, status", lab_footer);
     lab->prefix_command();
     CLI::App* complete = add(Verb::completion, "completion", "Print a completion script",
@@ -464,9 +477,12 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
       o.verb = verb;
       password_file_flag = !o.vmware.password_file.empty();
       apply_environment(*sub, environment);
-      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::abort || verb == Verb::inventory)
+      if (verb == Verb::check && o.print_role) continue;  // asks nobody
+      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::check || verb == Verb::abort ||
+          verb == Verb::inventory)
         for (const char* flag : {"--vmware-endpoint", "--vmware-username"}) require(*sub, flag);
-      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::abort) require(*sub, "--vmware-path");
+      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::check || verb == Verb::abort)
+        require(*sub, "--vmware-path");
       if (verb == Verb::lab) o.rest = sub->remaining();
     }
   if (o.verb == Verb::none) {

@@ -14,7 +14,7 @@
 
 namespace vmferry::config {
 
-enum class Verb { none, migrate, cutover, status, abort, inventory, lab, completion, version };
+enum class Verb { none, migrate, cutover, check, status, abort, inventory, lab, completion, version };
 
 struct Vmware {
   std::string endpoint;  // host[:port]
@@ -60,6 +60,7 @@ struct Options {
   bool guest_agent = false;
   job::CutoverOptions cutover;
   bool delete_volumes = false;    // abort
+  bool print_role = false;        // check
   bool watch = false;             // status
   bool all = false;               // status: aborted jobs too
   bool again = false;             // migrate, cutover: after a finished cutover

@@ -230,8 +230,8 @@ model::VmId find(Session& session, const std::string& wanted, std::stop_token st
 namespace {
 
 struct Ancestors {
-  std::string path;        // "/DC0/vm/folder", without the object itself
-  std::string datacenter;  // "folder/DC0"
+  std::string path;  // "/DC0/vm/folder", without the object itself
+  Datacenter datacenter;
 };
 
 // Up the tree, object by object: a lone VM does not deserve a listing of everything.
@@ -249,9 +249,9 @@ Ancestors ancestors(Session& session, const Moref& object, std::stop_token stop)
     const std::string name = place["name"].text();
     found.path = "/" + name + found.path;
     if (at.type == "Datacenter")
-      found.datacenter = name;
-    else if (!found.datacenter.empty())
-      found.datacenter = name + "/" + found.datacenter;
+      found.datacenter = {at, name};
+    else if (!found.datacenter.path.empty())
+      found.datacenter.path = name + "/" + found.datacenter.path;
     at = parent_of(place);
   }
   return found;
@@ -297,15 +297,15 @@ model::Vm describe(Session& session, const model::VmId& vm, std::stop_token stop
   }
 }
 
-std::string datacenter_path(Session& session, const model::VmId& vm, std::stop_token stop) {
+Datacenter datacenter_of(Session& session, const model::VmId& vm, std::stop_token stop) {
   try {
-    const std::string path = ancestors(session, vm_ref(vm), stop).datacenter;
-    if (path.empty())
+    const Datacenter found = ancestors(session, vm_ref(vm), stop).datacenter;
+    if (found.path.empty())
       throw Error(Fault::not_found,
                   fmt::format("{} shows no datacenter above {}: the user lacks System.View on it, which reading its "
                               "datastore over https needs",
                               session.server(), vm.value));
-    return path;
+    return found;
   } catch (const FaultError& e) {
     if (e.name() == "ManagedObjectNotFound") throw_no_such(session, vm);
     throw;

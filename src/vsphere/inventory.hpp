@@ -35,8 +35,13 @@ model::VmId find(Session& session, const std::string& wanted, std::stop_token st
 // Everything about one machine, its inventory path and host included. Error(not_found) when it is gone.
 model::Vm describe(Session& session, const model::VmId& vm, std::stop_token stop);
 
-// The path of the datacenter a VM lives in, as /folder's dcPath wants it: "DC0", "folder/DC0"; "ha-datacenter" on ESXi.
-std::string datacenter_path(Session& session, const model::VmId& vm, std::stop_token stop);
+// The datacenter a VM lives in, with its path as /folder's dcPath wants it: "DC0", "folder/DC0"; "ha-datacenter" on
+// ESXi.
+struct Datacenter {
+  Moref ref;
+  std::string path;
+};
+Datacenter datacenter_of(Session& session, const model::VmId& vm, std::stop_token stop);
 
 Moref vm_ref(const model::VmId& vm);
 

@@ -176,6 +176,7 @@ void Session::retrieve_content(std::stop_token stop) {
   content_.session_manager = content["sessionManager"].moref();
   content_.view_manager = content["viewManager"].moref();
   content_.search_index = content["searchIndex"].moref();
+  content_.authorization_manager = content["authorizationManager"].moref();
   // Set last: from here on requests carry it.
   content_.api_version = about["apiVersion"].text();
   if (content_.session_manager.empty() || content_.property_collector.empty() || content_.root_folder.empty())

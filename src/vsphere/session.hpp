@@ -40,6 +40,7 @@ struct ServiceContent {
   Moref session_manager;
   Moref view_manager;
   Moref search_index;
+  Moref authorization_manager;
 };
 
 // May a call be sent again when its reply was lost? `never` gives http::Broken to the caller, who looks for the result.

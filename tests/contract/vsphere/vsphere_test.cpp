@@ -118,7 +118,7 @@ TEST_P(Vsphere, DescribesTheMachine) {
     EXPECT_EQ(vm.disks[i].capacity, truth["disks"][i]["bytes"]) << "odd sizes to the byte";
     EXPECT_EQ(vm.disks[i].file, truth["disks"][i]["file"]);
   }
-  EXPECT_EQ(datacenter_path(*session_, vm_, {}), is_vcenter() ? "DC0" : "ha-datacenter");
+  EXPECT_EQ(datacenter_of(*session_, vm_, {}).path, is_vcenter() ? "DC0" : "ha-datacenter");
 }
 
 TEST_P(Vsphere, ListsTheInventoryWhateverThePageSize) {
@@ -330,7 +330,7 @@ TEST_P(Vsphere, AShutdownNeedsTools) {
 
 TEST_P(Vsphere, AMachineThatIsGoneIsNotFound) {
   for (const auto& act : std::vector<std::function<void()>>{[&] { describe(*session_, {"vm-987654"}, {}); },
-                                                            [&] { datacenter_path(*session_, {"vm-987654"}, {}); }}) {
+                                                            [&] { datacenter_of(*session_, {"vm-987654"}, {}); }}) {
     try {
       act();
       ADD_FAILURE();

@@ -1,0 +1,103 @@
+// One small rule for each thing that can be wrong with a machine.
+#include "plan/finding.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "plan/plan.hpp"
+
+namespace vmferry::plan {
+
+namespace {
+
+void judge_disks(const model::Vm& vm, const Wish& wish, std::vector<Finding>& found) {
+  for (const model::Disk& disk : vm.disks) {
+    if (wish.skip.contains(disk.key)) continue;
+    const std::string name = fmt::format("{} ({})", disk.label, disk.key.value);
+    if (const auto reason = impossible(disk))
+      found.push_back(
+          {Level::problem, name, *reason, fmt::format("or leave it out with --skip-disk {}", disk.key.value)});
+    else if (disk.has_parent && wish.reads_flat_files)
+      found.push_back(
+          {Level::problem, name,
+           "it lies above somebody's snapshot, and a disk like that cannot be read over https or from files",
+           "remove the machine's snapshots (a backup in progress removes its own when it ends)"});
+  }
+  const auto kept = std::count_if(vm.disks.begin(), vm.disks.end(),
+                                  [&](const model::Disk& disk) { return !wish.skip.contains(disk.key); });
+  if (kept == 0) found.push_back({Level::problem, vm.name, "it has no disk to migrate", ""});
+}
+
+void judge_tracking(const model::Vm& vm, std::vector<Finding>& found) {
+  if (!vm.tracking_supported)
+    found.push_back(
+        {Level::warning, vm.name,
+         fmt::format("it cannot track changed blocks ({}): every cycle copies everything", vm.hardware_version),
+         "upgrade its virtual hardware to version 7 or later while it is off"});
+  else if (!vm.tracking_enabled)
+    found.push_back(
+        {Level::note, vm.name,
+         "changed block tracking is off; the first migrate switches it on, with a snapshot that stuns it for a moment",
+         ""});
+}
+
+void judge_guest(const model::Vm& vm, const Wish& wish, std::vector<Finding>& found) {
+  if (vm.power == model::Power::suspended) {
+    found.push_back({wish.cutover ? Level::problem : Level::warning, vm.name,
+                     "it is suspended: what its memory holds is on no disk", "resume it before the cutover"});
+    return;
+  }
+  if (vm.power == model::Power::off || vm.tools_running) return;
+  found.push_back({Level::warning, vm.name,
+                   "VMware Tools do not run in its guest: file systems are not at rest in the snapshots",
+                   "install or start open-vm-tools"});
+  if (wish.cutover && !wish.force_power_off)
+    found.push_back({Level::problem, vm.name, "without VMware Tools its guest cannot be asked to shut down",
+                     "start them, add --force-poweroff, or shut it down by hand when the cutover begins"});
+}
+
+}  // namespace
+
+std::string_view word(Level level) noexcept {
+  switch (level) {
+    case Level::problem:
+      return "problem";
+    case Level::warning:
+      return "warning";
+    case Level::note:
+      break;
+  }
+  return "note";
+}
+
+std::vector<Finding> judge_machine(const model::Vm& vm, const Wish& wish) {
+  std::vector<Finding> found;
+  judge_disks(vm, wish, found);
+  if (wish.tracking) judge_tracking(vm, found);
+  if (vm.consolidation_needed)
+    found.push_back(
+        {Level::warning, vm.name,
+         "its disks need consolidation: an earlier snapshot was not fully removed, and the next one may not be readable",
+         "consolidate its disks in vSphere"});
+  judge_guest(vm, wish, found);
+  if (vm.firmware == model::Firmware::efi)
+    found.push_back({Level::note, vm.name,
+                     fmt::format("it boots by UEFI{}: the cloud's hosts must have such a firmware",
+                                 vm.secure_boot ? " with secure boot" : ""),
+                     ""});
+  return found;
+}
+
+Privileges privileges(const Wish& wish) {
+  Privileges needed;
+  if (wish.tracking) needed.on_machine.emplace_back("VirtualMachine.Config.ChangeTracking");
+  for (const char* privilege : {"VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot",
+                                "VirtualMachine.Provisioning.DiskRandomRead"})
+    needed.on_machine.emplace_back(privilege);
+  if (wish.cutover) needed.on_machine.emplace_back("VirtualMachine.Interact.PowerOff");
+  needed.on_datacenter = {"Datastore.Browse", "Datastore.FileManagement"};
+  return needed;
+}
+
+}  // namespace vmferry::plan

@@ -1,0 +1,44 @@
+// What is found before a migration: on which object, what is so, what to do about it. Judging is pure; gathering is the
+// caller's.
+#pragma once
+
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/vm.hpp"
+
+namespace vmferry::plan {
+
+enum class Level { note, warning, problem };  // good to know; works, but less well; will not work
+std::string_view word(Level level) noexcept;  // "note", "warning", "problem"
+
+struct Finding {
+  Level level = Level::note;
+  std::string object;  // "web01", "Hard disk 2 (2001)"
+  std::string fact;
+  std::string remedy;  // empty when there is nothing to do
+  bool operator==(const Finding&) const = default;
+};
+
+struct Wish {
+  std::set<model::DiskKey> skip;
+  bool tracking = true;          // --no-cbt: false
+  bool reads_flat_files = true;  // https and file transports: a disk above somebody's snapshot cannot be read
+  bool cutover = false;
+  bool force_power_off = false;
+};
+
+// What the machine's own configuration says.
+std::vector<Finding> judge_machine(const model::Vm& vm, const Wish& wish);
+
+// Names of the privileges that a migration of that kind needs, as vSphere's API spells them; docs/permissions.md has
+// the sources.
+struct Privileges {
+  std::vector<std::string> on_machine;
+  std::vector<std::string> on_datacenter;  // and on its datastores
+};
+Privileges privileges(const Wish& wish);
+
+}  // namespace vmferry::plan
