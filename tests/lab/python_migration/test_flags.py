@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import subprocess
 
+from ferry import BIN, Result
 from journey import JourneyTest, slice_of
 
 
@@ -134,7 +136,5 @@ class FlagsTest(JourneyTest):
         self.assertIn("CreateSnapshot_Task", methods)
 
     def run_raw(self, verb, *flags):
-        import subprocess
-        from ferry import BIN, Result
         return Result(subprocess.run([str(BIN / "vmferry"), verb, "--state-dir", str(self.state / "s"), *flags], capture_output=True,
                                      text=True, env=self.lab.environment(), stdin=subprocess.DEVNULL, timeout=120))
