@@ -17,7 +17,8 @@ import (
 // Lab is DIR/lab.json.
 type Lab struct {
 	Dir       string    `json:"dir"`
-	Profile   string    `json:"profile"` // vcenter or esxi
+	Profile   string    `json:"profile"`         // vcenter or esxi
+	Guest     string    `json:"guest,omitempty"` // plain or linux; absent in a replay
 	VCenter   VCenter   `json:"vcenter"`
 	OpenStack OpenStack `json:"openstack"`
 	// Recording is the folder that a replay answers from; absent in a lab.

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"vmferry.dev/lab/calls"
+	"vmferry.dev/lab/guest"
 )
 
 // The test program is its own pair of servers: small ones that read the same
@@ -129,6 +131,34 @@ func up(t *testing.T, o Options) *Lab {
 func alive(pid int) bool {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && len(raw) > 0
+}
+
+func TestUpChecksTheGuest(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "lab")
+	for want, flags := range map[string][]string{
+		"plain or linux":         {"--guest", "windows"},
+		"112 MiB there at least": {"--guest", "linux", "--disks", "96M"},
+		"needs 16 MiB at least":  {"--guest", "plain", "--disks", "8M"},
+	} {
+		if err := mainUp(context.Background(), append([]string{"--dir", dir}, flags...), io.Discard); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("up %q: %v", flags, err)
+		}
+	}
+	o := options(t)
+	o.Guest = guest.Linux
+	lab := up(t, o)
+	var settings vcenterSettings
+	raw, err := os.ReadFile(filepath.Join(o.Dir, "vcenter.json"))
+	if err == nil {
+		err = json.Unmarshal(raw, &settings)
+	}
+	if err != nil || lab.Guest != "linux" || settings.Guest != "linux" {
+		t.Errorf("the lab's guest is %q, the vCenter is to make %q (%v)", lab.Guest, settings.Guest, err)
+	}
+	var out bytes.Buffer
+	if err := introduce(lab, &out); err != nil || strings.Contains(out.String(), "%!") || strings.Contains(out.String(), "--flavor f --run-v2v=false") {
+		t.Errorf("%v: %s", err, out.String())
+	}
 }
 
 func TestUpStatusDown(t *testing.T) {

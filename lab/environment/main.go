@@ -71,17 +71,21 @@ func parse(flags *flag.FlagSet, args []string) error {
 
 func mainUp(ctx context.Context, args []string, out io.Writer) error {
 	o := defaultOptions()
-	flags := newFlags("up", "[--dir DIR] [--esxi] [--devices loop|file] [--writer-rate MB/S] [--disks SPEC]")
+	flags := newFlags("up", "[--dir DIR] [--esxi] [--devices loop|file] [--writer-rate MB/S] [--guest plain|linux] [--disks SPEC]")
 	flags.StringVar(&o.Dir, "dir", o.Dir, "the lab's folder, made with mode 0700")
 	flags.BoolVar(&o.ESXi, "esxi", false, "a bare ESXi host instead of a vCenter")
 	flags.StringVar(&o.Devices, "devices", "", "how attached volumes appear: loop or file (default loop where usable)")
 	flags.Float64Var(&o.WriterRate, "writer-rate", o.WriterRate, "what the guest writes, MB/s; 0 = nothing")
+	personality := flags.String("guest", string(o.Guest), "what the guest is: plain files, or a small linux that virt-v2v converts and that boots")
 	disks := flags.String("disks", "", "the guest's disks, e.g. 192M+37s,96M+1s (s = sectors of 512 bytes)")
 	flags.DurationVar(&o.Deadline, "deadline", o.Deadline, "how long the lab may take to answer")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
 	var err error
+	if o.Guest, err = guest.ParsePersonality(*personality); err != nil {
+		return fmt.Errorf("--guest: %w", err)
+	}
 	if *disks != "" {
 		if o.Disks, err = guest.ParseDisks(*disks); err != nil {
 			return err
@@ -158,6 +162,10 @@ func introduce(lab *Lab, out io.Writer) error {
 	for _, mac := range lab.VCenter.MACs {
 		fmt.Fprintf(&mappings, " --network-mapping mac=%s,network-id=%s,subnet-id=%s", mac, lab.OpenStack.NetworkID, lab.OpenStack.SubnetID)
 	}
+	compare, convert := "is every byte there?", " --run-v2v=false"
+	if lab.Guest == string(guest.Linux) {
+		compare, convert = "is every byte there? yes, but for what the conversion changed; --run-v2v=false leaves it out", ""
+	}
 	_, err := fmt.Fprintf(out, `The lab is up: %[1]s with the running guest %[2]s, and an OpenStack.
 
   source     https://%[3]s  as %[4]s, password in %[5]s
@@ -176,8 +184,8 @@ Then try:
   vmferry migrate %[11]s --vmware-path %[2]s
   vmferry status
   # shut it down, last delta, boot the server
-  vmferry cutover %[11]s --vmware-path %[2]s --flavor %[12]s%[17]s --run-v2v=false
-  # is every byte there?
+  vmferry cutover %[11]s --vmware-path %[2]s --flavor %[12]s%[17]s%[19]s
+  # %[18]s
   vmferry-prove --frozen %[16]s --lab %[13]s
   # the same with other people's tools
   GOVC_URL=https://%[3]s GOVC_USERNAME=%[4]s GOVC_PASSWORD=$(cat %[5]s) GOVC_TLS_CA_CERTS=%[14]s govc vm.info %[2]s
@@ -187,6 +195,6 @@ Then try:
   vmferry lab down%[15]s
 `, what, lab.VCenter.VMPath, lab.VCenter.Endpoint, lab.VCenter.Username, quote(lab.VCenter.PasswordFile),
 		lab.OpenStack.AuthURL, lab.OpenStack.Cloud, lab.OpenStack.CloudsYAML, lab.Dir+"/log", quote(lab.Dir+"/env.sh"),
-		source, lab.OpenStack.FlavorID, quote(lab.Dir), quote(lab.VCenter.CA), dir, vmName, mappings.String())
+		source, lab.OpenStack.FlavorID, quote(lab.Dir), quote(lab.VCenter.CA), dir, vmName, mappings.String(), compare, convert)
 	return err
 }

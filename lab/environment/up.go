@@ -25,6 +25,7 @@ type Options struct {
 	ESXi       bool
 	Devices    string  // loop or file; "" = loop when this process may make loop devices
 	WriterRate float64 // MB/s
+	Guest      guest.Personality
 	Disks      []int64 // bytes
 	Executable string  // the program with the subcommands vcenter and openstack
 	Deadline   time.Duration
@@ -43,6 +44,7 @@ type vcenterSettings struct {
 	FrozenDir     string  `json:"frozen_dir"`
 	ESXi          bool    `json:"esxi"`
 	VMName        string  `json:"vm_name"`
+	Guest         string  `json:"guest"`
 	Disks         []int64 `json:"disks"`
 	WriterRate    float64 `json:"writer_rate_mb_s"`
 	ReadyFile     string  `json:"ready_file"`
@@ -76,10 +78,8 @@ func Up(ctx context.Context, o Options, out io.Writer) (*Lab, error) {
 	if len(o.Disks) == 0 {
 		return nil, errors.New("the guest needs a disk at least")
 	}
-	for _, bytes := range o.Disks {
-		if err := guest.CheckSize(bytes); err != nil {
-			return nil, fmt.Errorf("--disks: %w", err)
-		}
+	if err := guest.CheckDisks(o.Guest, o.Disks); err != nil {
+		return nil, fmt.Errorf("--disks: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Deadline)
 	defer cancel()
@@ -201,7 +201,7 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 			return nil, passwords, err
 		}
 	}
-	lab := &Lab{Dir: dir, Profile: "vcenter"}
+	lab := &Lab{Dir: dir, Profile: "vcenter", Guest: string(o.Guest)}
 	lab.VCenter = VCenter{Username: "administrator@vsphere.local", PasswordFile: in("vcenter.password"), CA: in("ca.pem"),
 		Control: in("vcenter.sock"), VMPath: "/DC0/vm/" + vmName, DatastoreDir: in("datastore")}
 	lab.OpenStack = OpenStack{Cloud: "lab", CloudsYAML: in("clouds.yaml"), CA: in("ca.pem"), Control: in("openstack.sock"),
@@ -220,7 +220,7 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 	err = writeJSON(in("vcenter.json"), vcenterSettings{
 		Listen: "127.0.0.1:0", Cert: in("vcenter.crt"), Key: in("vcenter.key"),
 		Username: lab.VCenter.Username, PasswordFile: lab.VCenter.PasswordFile, ControlSocket: lab.VCenter.Control,
-		Dir: lab.VCenter.DatastoreDir, FrozenDir: in("frozen"), ESXi: o.ESXi, VMName: vmName,
+		Dir: lab.VCenter.DatastoreDir, FrozenDir: in("frozen"), ESXi: o.ESXi, VMName: vmName, Guest: string(o.Guest),
 		Disks: o.Disks, WriterRate: o.WriterRate, ReadyFile: in("vcenter.ready")})
 	if err != nil {
 		return nil, passwords, err
@@ -379,5 +379,5 @@ func quote(word string) string {
 
 // defaultOptions are what `up` does without flags.
 func defaultOptions() Options {
-	return Options{Dir: DefaultDir(), WriterRate: guest.DefaultRate, Disks: guest.DefaultDisks(), Deadline: 60 * time.Second}
+	return Options{Dir: DefaultDir(), WriterRate: guest.DefaultRate, Guest: guest.Plain, Disks: guest.DefaultDisks(), Deadline: 60 * time.Second}
 }

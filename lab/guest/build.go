@@ -4,15 +4,11 @@ package guest
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"math/rand"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +48,27 @@ func ParseDisks(spec string) ([]int64, error) {
 	return disks, nil
 }
 
+// CheckDisks says in words why the guest cannot have disks of these capacities.
+func CheckDisks(personality Personality, capacities []int64) error {
+	for i, capacity := range capacities {
+		if err := CheckSize(capacity); err != nil {
+			return err
+		}
+		if personality != Linux || i > 0 {
+			continue
+		}
+		if capacity < SmallestLinuxDisk {
+			return fmt.Errorf("%d bytes is too small for the first disk: a Linux needs %d MiB there at least",
+				capacity, SmallestLinuxDisk/mebibyte)
+		}
+		if capacity > largestBIOSDisk {
+			return fmt.Errorf("%d bytes is too large for the first disk: a Linux boots from %d GiB at most",
+				capacity, largestBIOSDisk>>30)
+		}
+	}
+	return nil
+}
+
 // DiskSpec is one disk to build.
 type DiskSpec struct {
 	Path  string // raw file, made anew
@@ -61,11 +78,14 @@ type DiskSpec struct {
 
 // Spec says what to build.
 type Spec struct {
-	Name    string // host name of the guest
-	Disks   []DiskSpec
-	Seed    int64   // the same seed gives the same files and filling
-	Fill    float64 // share of each disk that holds data at first; 0 = 0.6
-	Scratch string  // existing folder for the files while they are made
+	Name        string // host name of the guest
+	Personality Personality
+	Disks       []DiskSpec
+	Seed        int64   // the same seed gives the same files and filling
+	Fill        float64 // share of each disk that holds data at first; 0 = 0.6
+	Scratch     string  // existing folder for the files while they are made
+
+	host hostFiles // of a Linux; empty = debianFiles
 }
 
 // Layout is one disk as built.
@@ -74,7 +94,8 @@ type Layout struct {
 	FileSystem Range // the ext4 partition
 	Data       Range // the part that the writer may write, whole blocks
 	// Files are the ext4 file system's plain files with their SHA-256, also
-	// inside the file system as /MANIFEST.sha256 in the form of sha256sum.
+	// inside the file system as /MANIFEST.sha256 in the form of sha256sum. Of a
+	// Linux, those that a conversion leaves alone.
 	Files map[string]string
 }
 
@@ -101,8 +122,16 @@ func Build(ctx context.Context, spec Spec) ([]Layout, error) {
 	if spec.Fill == 0 {
 		spec.Fill = 0.6
 	}
+	if spec.host == (hostFiles{}) {
+		spec.host = debianFiles
+	}
 	if spec.Fill < 0 || spec.Fill > 1 {
 		return nil, fmt.Errorf("guest %s: a fill of %v is not a share", spec.Name, spec.Fill)
+	}
+	if spec.Personality == Linux && len(spec.Disks) > 0 {
+		if err := CheckDisks(Linux, []int64{spec.Disks[0].Bytes}); err != nil {
+			return nil, fmt.Errorf("guest %s: %w", spec.Name, err)
+		}
 	}
 	layouts := make([]Layout, len(spec.Disks))
 	errs := make(chan error, len(spec.Disks))
@@ -148,18 +177,24 @@ func buildDisk(ctx context.Context, spec Spec, index int) (Layout, error) {
 		return layout, err
 	}
 	sectors := d.Bytes / sector
-	length := d.Bytes / 3 / mebibyte * mebibyte
-	if length > 512*mebibyte {
-		length = 512 * mebibyte
-	}
+	length := fileSystemLength(spec, index)
 	layout.FileSystem = Range{mebibyte, length}
 	next := mebibyte + length
+	last := lastUsable(sectors)
+	if spec.boots(index) {
+		last = sectors - 1 // an MBR has nothing at the disk's end
+	}
 	parts := []partition{
 		{"system", mebibyte / sector, next/sector - 1},
-		{"data", next / sector, lastUsable(sectors)},
+		{"data", next / sector, last},
 	}
-	layout.Data = Range{next, ((lastUsable(sectors)+1)*sector - next) / BlockSize * BlockSize}
-	if err := writeGPT(file, sectors, parts, random); err != nil {
+	layout.Data = Range{next, ((last+1)*sector - next) / BlockSize * BlockSize}
+	if spec.boots(index) {
+		err = writeMBR(file, parts, random)
+	} else {
+		err = writeGPT(file, sectors, parts, random)
+	}
+	if err != nil {
 		return layout, err
 	}
 	if err := fillData(file, d, layout.Data, spec.Fill, random); err != nil {
@@ -168,7 +203,24 @@ func buildDisk(ctx context.Context, spec Spec, index int) (Layout, error) {
 	if err := makeFileSystem(ctx, spec, index, &layout, random); err != nil {
 		return layout, err
 	}
+	if spec.boots(index) {
+		if err := writeBootloader(ctx, spec, file); err != nil {
+			return layout, err
+		}
+	}
 	return layout, file.Close()
+}
+
+// fileSystemLength is a third of the disk, but no less than a system needs.
+func fileSystemLength(spec Spec, index int) int64 {
+	length := spec.Disks[index].Bytes / 3 / mebibyte * mebibyte
+	if length > 512*mebibyte {
+		length = 512 * mebibyte
+	}
+	if spec.boots(index) && length < smallestLinuxRoot {
+		length = smallestLinuxRoot
+	}
+	return length
 }
 
 // fillData puts stamped blocks of generation 1 into runs of random length, with
@@ -205,31 +257,56 @@ func makeFileSystem(ctx context.Context, spec Spec, index int, layout *Layout, r
 		return err
 	}
 	defer os.RemoveAll(folder)
-	files, err := makeFiles(folder, spec.Name, index, int64(float64(roomForFiles(layout.FileSystem.Length))*spec.Fill*0.8), random)
-	if err != nil {
+	t := &tree{folder: folder, sums: map[string]string{}}
+	room := roomForFiles(layout.FileSystem.Length)
+	if spec.boots(index) {
+		if room, err = installLinux(ctx, t, spec, room); err != nil {
+			return err
+		}
+	} else if err := makeSmallFiles(t, spec.Name, index); err != nil {
 		return err
 	}
-	layout.Files = files
+	if err := makeData(t, fillOf(room, spec.Fill), random); err != nil {
+		return err
+	}
+	if err := t.writeManifest(); err != nil {
+		return err
+	}
+	layout.Files = t.sums
 	var id [16]byte
 	guid(id[:], random)
 	uuid := fmt.Sprintf("%x-%x-%x-%x-%x", id[0:4], id[4:6], id[6:8], id[8:10], id[10:16])
-	mkfs, err := exec.LookPath("mkfs.ext4")
+	mkfs, err := program("mkfs.ext4", "e2fsprogs")
 	if err != nil {
-		// sbin is not in everybody's PATH.
-		if mkfs = "/usr/sbin/mkfs.ext4"; !isFile(mkfs) {
-			return errors.New("mkfs.ext4 is missing: install e2fsprogs")
-		}
+		return err
 	}
 	// "nodiscard": the file is fresh, and punching would also hit our GPT's file.
-	command := exec.CommandContext(ctx, mkfs, "-q", "-F", "-b", "4096", "-U", uuid, "-L", fmt.Sprintf("%.12s-%d", spec.Name, index),
+	_, err = run(exec.CommandContext(ctx, mkfs, "-q", "-F", "-b", "4096", "-U", uuid, "-L", label(spec.Name, index),
 		"-E", fmt.Sprintf("offset=%d,nodiscard,lazy_itable_init=0,hash_seed=%s", layout.FileSystem.Start, uuid),
-		"-d", folder, layout.Spec.Path, strconv.FormatInt(layout.FileSystem.Length/1024, 10)+"k")
-	var said bytes.Buffer
-	command.Stdout, command.Stderr = &said, &said
-	if err := command.Run(); err != nil {
-		return fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(said.String()))
+		"-d", folder, layout.Spec.Path, strconv.FormatInt(layout.FileSystem.Length/1024, 10)+"k"))
+	return err
+}
+
+// program finds one of the programs that a build runs; sbin is not in
+// everybody's PATH.
+func program(name, pkg string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
 	}
-	return nil
+	if path := "/usr/sbin/" + name; isFile(path) {
+		return path, nil
+	}
+	return "", fmt.Errorf("%s is missing: install %s", name, pkg)
+}
+
+// run gives what a program printed; its complaints become the error.
+func run(command *exec.Cmd) ([]byte, error) {
+	var out, said bytes.Buffer
+	command.Stdout, command.Stderr = &out, &said
+	if err := command.Run(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", filepath.Base(command.Path), err, strings.TrimSpace(out.String()+said.String()))
+	}
+	return out.Bytes(), nil
 }
 
 // roomForFiles is what mkfs.ext4 leaves of a small file system with 4 KiB blocks:
@@ -248,85 +325,13 @@ func roomForFiles(length int64) int64 {
 	return length - journal - length/16 - directories
 }
 
+// fillOf is how much of that room the files take.
+func fillOf(room int64, fill float64) int64 { return int64(float64(room) * fill * 0.8) }
+
+// label is the volume label of a disk's file system.
+func label(name string, index int) string { return fmt.Sprintf("%.12s-%d", name, index) }
+
 func isFile(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular()
-}
-
-// makeFiles fills a folder with about total bytes of files of many kinds and
-// sizes, and gives the SHA-256 of each plain file by its path in the guest.
-func makeFiles(folder, name string, index int, total int64, random *rand.Rand) (map[string]string, error) {
-	sums := map[string]string{}
-	write := func(path string, content []byte, mode os.FileMode) error {
-		full := filepath.Join(folder, path)
-		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
-			return err
-		}
-		sum := sha256.Sum256(content)
-		sums["/"+path] = hex.EncodeToString(sum[:])
-		return os.WriteFile(full, content, mode)
-	}
-	small := map[string]string{
-		"etc/hostname":            name + "\n",
-		"etc/fstab":               "LABEL=" + fmt.Sprintf("%.12s-%d", name, index) + " / ext4 defaults 0 1\n",
-		"etc/motd":                "The synthetic guest of the vmferry lab: nothing here boots, everything here is checked.\n",
-		"var/log/empty.log":       "",
-		"srv/www/index.html":      "<!doctype html><title>" + name + "</title><p>Is it still the same page?\n",
-		"srv/www/größe & maß.txt": "file names are bytes, too\n",
-	}
-	names := make([]string, 0, len(small))
-	for path := range small {
-		names = append(names, path)
-	}
-	sort.Strings(names)
-	for _, path := range names {
-		if err := write(path, []byte(small[path]), 0o644); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.Symlink("../srv/www/index.html", filepath.Join(folder, "etc/page")); err != nil {
-		return nil, err
-	}
-	if err := os.Link(filepath.Join(folder, "etc/motd"), filepath.Join(folder, "etc/motd.tail")); err != nil {
-		return nil, err
-	}
-	filling := newNoise(random.Int63())
-	left := total
-	for i := 0; left > 0; i++ {
-		size := int64(1) << uint(8+random.Intn(14)) // 256 B to 2 MiB
-		size += random.Int63n(size)
-		if size > total/12 {
-			size = total/12 + 1 // a small file system has many files, too
-		}
-		if size > left {
-			size = left
-		}
-		content := make([]byte, (size+7)/8*8)
-		filling.fill(content)
-		if i%4 == 0 { // every fourth file is text that repeats itself
-			line := []byte(fmt.Sprintf("%08d %x the quick brown fox jumps over the lazy dog\n", i, content[:8]))
-			content = bytes.Repeat(line, int(size)/len(line)+1)
-		}
-		if err := write(fmt.Sprintf("srv/data/%02d/%02d/file-%05d.bin", i%7, i%13, i), content[:size], 0o640); err != nil {
-			return nil, err
-		}
-		left -= size
-	}
-	// A file with a hole in its middle.
-	hole := make([]byte, 300*1024)
-	filling.fill(hole[:4096])
-	filling.fill(hole[len(hole)-4096:])
-	if err := write("srv/data/hole.img", hole, 0o600); err != nil {
-		return nil, err
-	}
-	paths := make([]string, 0, len(sums))
-	for path := range sums {
-		paths = append(paths, path)
-	}
-	sort.Strings(paths)
-	var manifest strings.Builder
-	for _, path := range paths {
-		fmt.Fprintf(&manifest, "%s  .%s\n", sums[path], path)
-	}
-	return sums, os.WriteFile(filepath.Join(folder, "MANIFEST.sha256"), []byte(manifest.String()), 0o644)
 }

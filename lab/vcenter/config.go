@@ -27,6 +27,7 @@ type Config struct {
 	FrozenDir     string  `json:"frozen_dir"` // "" = Dir with -frozen behind it
 	ESXi          bool    `json:"esxi"`
 	VMName        string  `json:"vm_name"`
+	Guest         string  `json:"guest"` // plain or linux; "" = plain
 	Disks         []int64 `json:"disks"`
 	Nics          int     `json:"nics"`
 	WriterRate    float64 `json:"writer_rate_mb_s"` // 0 = the guest starts without load
@@ -55,6 +56,11 @@ func (c *Config) fill() error {
 	if c.VMName == "" || strings.ContainsAny(c.VMName, "/[]% ") {
 		return fmt.Errorf("VM name %q: not empty, and without / [ ] %% and blanks", c.VMName)
 	}
+	personality, err := guest.ParsePersonality(c.Guest)
+	if err != nil {
+		return err
+	}
+	c.Guest = string(personality)
 	if len(c.Disks) == 0 {
 		c.Disks = guest.DefaultDisks()
 	}
@@ -88,6 +94,7 @@ func Parse(args []string) (Config, error) {
 	flags.StringVar(&c.ControlSocket, "control-socket", "", "control socket")
 	flags.StringVar(&c.ReadyFile, "ready-file", "", "file to write when the server answers")
 	flags.StringVar(&c.VMName, "vm-name", c.VMName, "name of the VM with disks")
+	flags.StringVar(&c.Guest, "guest", "", "what is on its first disk: plain files, or a small linux that boots")
 	flags.StringVar(&disks, "disks", "", `capacities of its disks, for example "192M+37s,96M+1s"`)
 	flags.IntVar(&c.Nics, "nics", c.Nics, "its network cards")
 	flags.Float64Var(&c.WriterRate, "writer-rate", c.WriterRate, "load of the guest in MB/s; 0 = none")

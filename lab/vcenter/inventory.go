@@ -244,8 +244,12 @@ func (inv *inventory) addMachine(name string) (*machine, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, err
 	}
+	guestID, fullName, annotation := "debian11_64Guest", "Debian GNU/Linux 11 (64-bit)", "The lab's synthetic guest"
+	if s.config.Guest == string(guest.Linux) {
+		guestID, fullName, annotation = "debian12_64Guest", "Debian GNU/Linux 12 (64-bit)", "The lab's small Linux"
+	}
 	vm, err := inv.create("", types.VirtualMachineConfigSpec{
-		Name: name, GuestId: "debian11_64Guest", NumCPUs: 2, MemoryMB: 2048, Version: "vmx-19",
+		Name: name, GuestId: guestID, NumCPUs: 2, MemoryMB: 2048, Version: "vmx-19",
 		Uuid: "4210f0a8-7b1e-4d4c-9c52-0c1ab0de0001", InstanceUuid: "5010f0a8-7b1e-4d4c-9c52-0c1ab0de0001",
 		Files: &types.VirtualMachineFileInfo{VmPathName: fmt.Sprintf("[%s] %s/%s.vmx", store.name, name, name)},
 	})
@@ -255,8 +259,8 @@ func (inv *inventory) addMachine(name string) (*machine, error) {
 	m := &machine{s: s, ref: vm.Self, name: name, folder: folder, datastore: store, group: disk.NewGroup(),
 		extra: map[string]string{"svga.present": "TRUE", "disk.EnableUUID": "TRUE"}, wrong: wrongOff,
 		rememberIDs: map[string]int64{}}
-	m.hardware = hardware{firmware: "bios", guestID: "debian11_64Guest", fullName: "Debian GNU/Linux 11 (64-bit)",
-		version: "vmx-19", annotation: "The lab's synthetic guest", cpus: 2, memoryMB: 2048,
+	m.hardware = hardware{firmware: "bios", guestID: guestID, fullName: fullName,
+		version: "vmx-19", annotation: annotation, cpus: 2, memoryMB: 2048,
 		fixed: append([]types.BaseVirtualDevice(nil), vm.Config.Hardware.Device...)}
 	vm.Config.InstanceUuid = "5010f0a8-7b1e-4d4c-9c52-0c1ab0de0001"
 	if m.hardware.nics, err = inv.nics(vm); err != nil {
@@ -322,7 +326,7 @@ func (inv *inventory) nics(vm *simulator.VirtualMachine) ([]types.BaseVirtualDev
 
 // openDisks builds the guest and starts its (paused) writer.
 func (m *machine) openDisks(ctx context.Context) error {
-	spec := guest.Spec{Name: m.name, Seed: m.s.config.Seed, Scratch: m.s.config.Dir + "-scratch"}
+	spec := guest.Spec{Name: m.name, Personality: guest.Personality(m.s.config.Guest), Seed: m.s.config.Seed, Scratch: m.s.config.Dir + "-scratch"}
 	for i, bytes := range m.s.config.Disks {
 		d := &machineDisk{unit: int32(i), controller: scsiKey, mode: "persistent", backing: backingFlat, name: m.name}
 		if i > 0 {
