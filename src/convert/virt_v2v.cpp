@@ -136,9 +136,15 @@ void VirtV2v::clear() {
 }
 
 void VirtV2v::make_overlay(const Disk& disk, const std::filesystem::path& file, std::stop_token stop) {
+  // We hold the base ourselves, an image file under an exclusive lock: QEMU's own locks (image locking, qemu(1)) would
+  // refuse it.
+  const bool block = std::filesystem::is_block_file(disk.base);
+  const nlohmann::json below = {
+      {"driver", "raw"},
+      {"file", {{"driver", block ? "host_device" : "file"}, {"filename", disk.base.string()}, {"locking", "off"}}}};
   const process::Output output =
       process::run(runner_,
-                   command("qemu-img", {"create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.base.string(),
+                   command("qemu-img", {"create", "-q", "-f", "qcow2", "-F", "raw", "-b", "json:" + below.dump(),
                                         file.string(), std::to_string(disk.bytes)}),
                    1min, stop);
   if (!output.status.ok())

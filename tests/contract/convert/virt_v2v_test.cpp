@@ -97,6 +97,19 @@ TEST_F(VirtV2vTest, WhatItChangedIsFoundAndTheBaseIsNotTouched) {
   EXPECT_EQ(read(*source, {size - 512, 512}), before_.substr(size - 512));
 }
 
+TEST_F(VirtV2vTest, OurOwnLockOnTheImageDoesNotStandInTheWay) {
+  // What target::OpenedDevice does to an image file.
+  const int held = ::open(base().c_str(), O_RDWR | O_CLOEXEC);
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  ASSERT_EQ(::fcntl(held, F_OFD_SETLK, &lock), 0);
+  program("qemu-io -f qcow2 -c 'write -q -P 0x41 0 64k' \"$disk\"");
+  const auto conversion = convert();
+  const auto source = conversion->open(model::DiskKey{2000}, {});
+  EXPECT_EQ(read(*source, {65536, 4096}), before_.substr(65536, 4096));
+  ::close(held);
+}
+
 TEST_F(VirtV2vTest, TheOverlaysGoWithTheConversion) {
   auto conversion = convert();
   EXPECT_TRUE(conversion->changed(model::DiskKey{2000}).empty());
