@@ -3,26 +3,13 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "job/steps/disk_progress.hpp"
 #include "job/steps/steps.hpp"
 #include "target/memory_keys.hpp"
 
 namespace vmferry::job::steps {
 
 namespace {
-
-class CommitProgress final : public copy::Progress {
- public:
-  CommitProgress(Observer& observer, model::DiskKey key, std::string label)
-      : observer_(observer), key_(key), label_(std::move(label)) {}
-  void advanced(std::uint64_t done, std::uint64_t total) noexcept override {
-    observer_.copied(key_, label_, done, total);
-  }
-
- private:
-  Observer& observer_;
-  model::DiskKey key_;
-  std::string label_;
-};
 
 class ConvertGuest final : public Step {
  public:
@@ -80,7 +67,7 @@ class ConvertGuest final : public Step {
     const auto source = conversion.open(volume.disk.key, stop);
     const auto work = copy::work(changed);
     const std::string label = fmt::format("{} ({}), converted", volume.disk.label, volume.disk.key.value);
-    CommitProgress progress(observer, volume.disk.key, label);
+    DiskProgress progress(observer, volume.disk.key, label);
     copy::run(*source, *volume.device, *work, copy_.tuning, progress, parts_.clock, parts_.log, stop);
     return changed.bytes();
   }

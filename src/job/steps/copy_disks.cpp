@@ -6,26 +6,13 @@
 #include <thread>
 
 #include "base/sync.hpp"
+#include "job/steps/disk_progress.hpp"
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
 
 namespace vmferry::job::steps {
 
 namespace {
-
-class DiskProgress final : public copy::Progress {
- public:
-  DiskProgress(Observer& observer, model::DiskKey key, std::string label)
-      : observer_(observer), key_(key), label_(std::move(label)) {}
-  void advanced(std::uint64_t done, std::uint64_t total) noexcept override {
-    observer_.copied(key_, label_, done, total);
-  }
-
- private:
-  Observer& observer_;
-  model::DiskKey key_;
-  std::string label_;
-};
 
 // The first failure of several threads; the others are told to stop.
 struct Failures {
