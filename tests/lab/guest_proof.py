@@ -55,11 +55,13 @@ def files(images, wait=600):
     """e2fsck and the manifest of the file system in each image's first partition."""
     environment = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg", **os.environ}
     with tempfile.TemporaryDirectory(prefix="guest-proof-") as folder:
-        command = ["guestfish", "--ro"]
-        script = ["run"]
+        # By label: the appliance's kernel names its disks in any order, and "debug sh" sees those names.
+        command = ["guestfish"]
+        letters = [chr(ord("a") + i) for i in range(len(images))]
+        script = [f'add-drive "{image}" readonly:true format:{image_format(image)} label:image{letter}' for image, letter in zip(images, letters)]
+        script.append("run")
         for i, image in enumerate(images):
-            command += [f"--format={image_format(image)}", "-a", str(image)]
-            device = f"/dev/sd{chr(ord('a') + i)}1"
+            device = f"/dev/disk/guestfs/image{letters[i]}1"
             # guestfish's own e2fsck command would repair, which -n does not. "-": go on, so that one run tells all.
             script += [
                 f"echo checking {image}",
