@@ -70,12 +70,6 @@ class Overlays final : public Conversion {
   log::Log& log_;
 };
 
-bool is_windows(const model::Vm& vm) {
-  const auto properties = plan::image_properties(vm, {"auto", false, "virtio"});
-  const auto os = properties.find("os_type");
-  return os != properties.end() && os->second == "windows";
-}
-
 class VirtV2v final : public Converter {
  public:
   VirtV2v(VirtV2vOptions options, process::Runner& runner, log::Log& log)
@@ -113,7 +107,7 @@ void VirtV2v::check(const model::Vm& vm, std::stop_token stop) {
       throw Error(Fault::tool,
                   fmt::format("{} does not work here ({}): {}", program, output.status.describe(), output.err));
   }
-  if (!is_windows(vm)) return;
+  if (!plan::is_windows(vm)) return;
   // virt-v2v(1), VIRTIO_WIN: a folder or an ISO image. Without the drivers it converts to IDE and a network card that
   // a cloud does not offer.
   const auto given = options_.environment.find("VIRTIO_WIN");

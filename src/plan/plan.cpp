@@ -92,15 +92,7 @@ std::optional<std::string> impossible(const model::Disk& disk) {
   return std::nullopt;
 }
 
-namespace {
-
-std::string os_type_of(const model::Vm& vm) {
-  const std::string id = lower(vm.guest_id);
-  if (id.starts_with("win")) return "windows";
-  return "linux";
-}
-
-}  // namespace
+bool is_windows(const model::Vm& vm) { return lower(vm.guest_id).starts_with("win"); }
 
 // The property names are Glance's: https://docs.openstack.org/glance/latest/admin/useful-image-properties.html
 std::map<std::string, std::string> image_properties(const model::Vm& vm, const ImageWish& wish) {
@@ -117,7 +109,7 @@ std::map<std::string, std::string> image_properties(const model::Vm& vm, const I
     properties["hw_disk_bus"] = "virtio";
   }
   if (wish.os_type == "auto")
-    properties["os_type"] = os_type_of(vm);
+    properties["os_type"] = is_windows(vm) ? "windows" : "linux";
   else if (!wish.os_type.empty())
     properties["os_type"] = wish.os_type;
   if (wish.guest_agent) properties["hw_qemu_guest_agent"] = "yes";

@@ -35,6 +35,9 @@ std::uint64_t gib_for(std::uint64_t bytes);
 // Why this disk cannot be moved by change tracking and snapshots; nothing when it can.
 std::optional<std::string> impossible(const model::Disk& disk);
 
+// By vSphere's guest id ("windows2019srv_64Guest").
+bool is_windows(const model::Vm& vm);
+
 // Image properties of the boot volume: firmware, secure boot, bus, os_type ("auto" = by guest id), guest agent.
 struct ImageWish {
   std::string os_type;  // "", "auto", or a value

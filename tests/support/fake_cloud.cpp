@@ -113,7 +113,7 @@ VolumeId FakeCloud::make(const target::Tag& tag, std::uint64_t bytes) {
   const VolumeId id{fmt::format("volume-{}", next_++)};
   FakeVolume volume;
   volume.file = directory_.path() / id.value;
-  volume.bytes = (bytes + 511) / 512 * 512;
+  volume.bytes = (bytes / 65536 + 2) * 65536;  // larger than the disk, as whole GiB are
   volume.vm = tag.vm.value;
   volume.disk = tag.disk_object_id;
   const Fd fd(::open(volume.file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));

@@ -9,6 +9,8 @@
 #include <pugixml.hpp>
 #include <sstream>
 
+#include "plan/plan.hpp"
+
 namespace vmferry::target::local {
 
 namespace {
@@ -51,12 +53,6 @@ bool is_uuid(const std::string& text) {
     if (dash ? text[i] != '-' : std::isxdigit(static_cast<unsigned char>(text[i])) == 0) return false;
   }
   return true;
-}
-
-bool is_windows(const model::Vm& vm) {
-  std::string id = vm.guest_id.substr(0, 3);
-  std::transform(id.begin(), id.end(), id.begin(), [](unsigned char c) { return std::tolower(c); });
-  return id == "win";
 }
 
 void add_firmware(pugi::xml_node domain, const model::Vm& vm) {
@@ -132,7 +128,7 @@ std::string domain_xml(const DomainWish& wish) {
   add_text(domain, "vcpu", std::to_string(std::max(wish.vm.vcpus, 1)), {{"placement", "static"}});
   add_firmware(domain, wish.vm);
   add(domain, "cpu", {{"mode", wish.kind == "kvm" ? "host-model" : "maximum"}});
-  add(domain, "clock", {{"offset", is_windows(wish.vm) ? "localtime" : "utc"}});
+  add(domain, "clock", {{"offset", plan::is_windows(wish.vm) ? "localtime" : "utc"}});
   add_text(domain, "on_poweroff", "destroy");
   add_text(domain, "on_reboot", "restart");
   add_text(domain, "on_crash", "destroy");

@@ -20,7 +20,10 @@ class Images final : public convert::Conversion {
  public:
   std::map<model::DiskKey, std::filesystem::path> files;
   std::function<std::unique_ptr<copy::Source>(const std::filesystem::path&, std::stop_token)> serve;
-  RangeSet changed(model::DiskKey) const override { return RangeSet(std::vector<ByteRange>{touched}); }
+  // Something at the volume's end too, where the source's disk has no bytes.
+  RangeSet changed(model::DiskKey disk) const override {
+    return RangeSet(std::vector<ByteRange>{touched, {std::filesystem::file_size(files.at(disk)) - 1024, 1024}});
+  }
   std::unique_ptr<copy::Source> open(model::DiskKey disk, std::stop_token stop) override {
     return serve(files.at(disk), stop);
   }
