@@ -8,7 +8,7 @@
 
 namespace vmferry::app {
 
-// migrate, cutover, abort
+// migrate, cutover, verify, abort
 int run_job(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_check(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_inventory(const config::Options& options, Clock& clock, std::stop_token stop);

@@ -23,6 +23,8 @@ struct Places {
   std::filesystem::path locks() const { return state / "locks"; }
   // Overlays of conversions, one folder a job.
   std::filesystem::path conversion(const JobId& job) const { return state / "convert" / job.value; }
+  // What was written to each disk of a job.
+  std::filesystem::path digests(const JobId& job) const { return state / "digests" / job.value; }
   // For sockets: short (107 bytes are all a socket's path may have), 0700, of this process alone.
   std::filesystem::path run;
 };

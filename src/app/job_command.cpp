@@ -1,4 +1,4 @@
-// migrate, cutover and abort: one machine, one job, one log.
+// migrate, cutover, verify and abort: one machine, one job, one log.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -8,6 +8,7 @@
 #include "app/connections.hpp"
 #include "app/console.hpp"
 #include "app/crash_points.hpp"
+#include "app/janitor.hpp"
 #include "app/run_directory.hpp"
 #include "base/error.hpp"
 #include "job/itinerary.hpp"
@@ -49,7 +50,7 @@ void let_go(const JobId& finished, const model::Vm& vm, target::Cloud& cloud, st
 
 Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& vm, target::Cloud& cloud,
                 const config::Options& wish, std::stop_token stop) {
-  const bool may_create = wish.verb != config::Verb::abort;
+  const bool may_create = wish.verb == config::Verb::migrate || wish.verb == config::Verb::cutover;
   const std::string source = vmware.source(), target = cloud.describe();
   if (auto found = store.find(source, vm.id, target)) {
     // A finished job stays open, so that a repeated cutover only says so and a migrate does not begin to overwrite the
@@ -100,12 +101,18 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
     print_out(result.dump() + "\n");
     return;
   }
-  if (after.cutover && after.server)
-    print_out(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name,
-                          after.server->state == "defined" ? "is ready: virsh define" : "runs as server",
-                          after.server->server.value, after.server->state,
+  if (options.verb == config::Verb::verify) {
+    print_out(fmt::format("{}: the volumes hold what was written to them\n", after.job->vm_name));
+    return;
+  }
+  if (after.cutover && after.server) {
+    const std::string& state = after.server->state;
+    const char* how = state == "defined"              ? "is ready: virsh define"
+                      : options.target == "openstack" ? "runs as server"
+                                                      : "runs as the domain of";
+    print_out(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name, how, after.server->server.value, state,
                           term::human_duration(after.cutover->downtime_seconds)));
-  else
+  } else
     print_out(fmt::format(
         "{}: {} disk{} in sync, {} copied\nnext: `vmferry migrate` to catch up again, or `vmferry cutover` to move\n",
         after.job->vm_name, after.disks.size(), after.disks.size() == 1 ? "" : "s", term::human_bytes(read)));
@@ -115,9 +122,10 @@ void travel(const config::Options& options, const job::CopyOptions& copy, const 
             job::Journal& journal, job::Observer& observer, std::stop_token stop) {
   const std::vector<job::Fact> facts = journal.facts();
   const job::State state = job::fold(facts);
-  const job::Itinerary itinerary = options.verb == config::Verb::cutover
-                                       ? job::cutover(parts, state, copy, options.cutover)
-                                       : job::warm(parts, state, copy);
+  const job::Itinerary itinerary =
+      options.verb == config::Verb::cutover  ? job::cutover(parts, state, copy, options.cutover)
+      : options.verb == config::Verb::verify ? job::verify(parts, state, copy, options.verify)
+                                             : job::warm(parts, state, copy);
   try {
     job::drive(itinerary, journal, observer, stop);
   } catch (...) {
@@ -158,9 +166,18 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
 
   const std::unique_ptr<source::Machine> machine = open_machine(around, vmware, vm, stop);
   const std::unique_ptr<convert::Converter> converter = make_converter(around, opened.row.job);
-  const job::Parts parts{*machine, *cloud, *converter, clock, log};
+  const std::filesystem::path digests = places.digests(opened.row.job);
+  std::filesystem::create_directories(digests);
+  const job::Parts parts{*machine, *cloud, *converter, clock, log, digests};
   const std::unique_ptr<job::Journal> journal = store.journal(opened.row.job);
   const std::size_t known = journal->facts().size();
+  // A run that died after the conversion would leave its overlays for good: nothing converts once more.
+  converter->clear();
+  sweep_overlays(places, store, opened.row.job, log);
+  for (const std::string& sentence : interrupted_jobs(places, store, opened.row, clock)) {
+    log.warning(sentence);
+    print_err("warning: " + sentence + "\n");
+  }
   {
     const auto shown = term::observer(style_of(wish), wish.json ? STDOUT_FILENO : STDERR_FILENO, clock, log);
     const auto crash = CrashPoints::wanted(environment());
@@ -174,7 +191,11 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
       travel(wish, copy, parts, kept, observer, stop);
   }
   const std::vector<job::Fact> facts = journal->facts();
-  if (job::fold(facts).aborted) store.close(opened.row.job);
+  if (job::fold(facts).aborted) {
+    store.close(opened.row.job);
+    std::error_code ignored;
+    std::filesystem::remove_all(digests, ignored);
+  }
   if (wish.verb == config::Verb::abort)
     print_out(wish.json
                   ? nlohmann::json{{"event", "result"}, {"job", opened.row.job.value}, {"phase", "aborted"}}.dump() +

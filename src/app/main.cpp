@@ -19,6 +19,7 @@ int run(const config::Options& options, Clock& clock, std::stop_token stop) {
   switch (options.verb) {
     case config::Verb::migrate:
     case config::Verb::cutover:
+    case config::Verb::verify:
     case config::Verb::abort:
       return run_job(options, clock, stop);
     case config::Verb::check:

@@ -29,6 +29,7 @@ struct Raw {
   std::vector<std::string> networks;
   std::string request_size;
   int shutdown_timeout = 300;
+  double sample = 100;
   std::string volume_bus;
 };
 
@@ -87,6 +88,11 @@ void add_target(CLI::App& app, Options& o) {
   app.add_option("--target", o.target,
                  "Where to: openstack (the default), or local:DIR (raw images and a libvirt domain)")
       ->type_name("TARGET")
+      ->group(target_group);
+  app.add_option("--libvirt", o.libvirt,
+                 "With local:DIR: define and start the domain in this libvirt, e.g. qemu:///system (else only its XML "
+                 "is written)")
+      ->type_name("URI")
       ->group(target_group);
   app.add_option("--os-cloud", o.openstack.cloud, "Cloud of clouds.yaml (else OS_CLOUD, else the OS_* variables)")
       ->type_name("NAME")
@@ -234,6 +240,7 @@ void finish(Options& o, Raw& raw) {
                                             : source::Quiesce::automatic;
   for (const std::int32_t key : raw.skip_disks) o.copy.skip.insert(model::DiskKey{key});
   for (const std::string& text : raw.networks) o.cutover.networks.push_back(parse_network_mapping(text));
+  o.verify.sample = raw.sample / 100;
   o.cutover.shutdown_patience = std::chrono::seconds(raw.shutdown_timeout);
   o.cutover.availability_zone = o.openstack.availability_zone;
   o.disk_bus = lower(o.disk_bus);
@@ -250,6 +257,8 @@ void finish(Options& o, Raw& raw) {
   if (!o.vmware.datastore_directory.empty()) o.vmware.transport = "file";
   if (o.target != "openstack" && !(o.target.starts_with("local:") && o.target.size() > 6))
     throw Error(Fault::usage, fmt::format("--target {}: give openstack, or local:DIR", o.target));
+  if (!o.libvirt.empty() && o.target == "openstack")
+    throw Error(Fault::usage, "--libvirt URI goes with --target local:DIR only");
   const bool insecure_and_pinned = o.vmware.insecure && (!o.vmware.fingerprint.empty() || !o.vmware.ca_file.empty());
   if (insecure_and_pinned)
     throw Error(
@@ -340,6 +349,12 @@ constexpr const char* cutover_footer =
     "  vmferry cutover --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local \\\n"
     "    --vmware-password-file ~/.vcenter --vmware-path /DC0/vm/web01 --os-cloud mycloud --flavor m1.small \\\n"
     "    --network-mapping mac=00:50:56:01:02:03,network-id=NET,subnet-id=SUBNET";
+constexpr const char* verify_footer =
+    "Reads the volumes again and compares every 64 KiB with the digest that was kept when it was written: no byte is read from VMware.\n"
+    "With --repair, what differs is copied again by a cycle.\n\n"
+    "Example:\n"
+    "  vmferry verify --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local \\\n"
+    "    --vmware-password-file ~/.vcenter --vmware-path /DC0/vm/web01 --os-cloud mycloud";
 constexpr const char* check_footer =
     "Asks vSphere, OpenStack and this host what stands in the way of a migration: privileges, disks, tools, quota, networks. With the flags of\n"
     "a cutover it looks at those too. Exit code 1 when there is a problem.\n\n"
@@ -376,16 +391,25 @@ struct Parser {
     CLI::App* migrate = add(Verb::migrate, "migrate", "Run one migration cycle of a running VM", migrate_footer);
     CLI::App* cutover =
         add(Verb::cutover, "cutover", "Shut the VM down and start it on the other side", cutover_footer);
+    CLI::App* verify =
+        add(Verb::verify, "verify", "Read the volumes again and compare them with what was written", verify_footer);
     CLI::App* check =
         add(Verb::check, "check", "Find what a migration would stumble over; changes nothing", check_footer);
-    for (CLI::App* sub : {migrate, cutover, check}) {
+    for (CLI::App* sub : {migrate, cutover, verify, check}) {
       add_vmware(*sub, options, raw);
       add_target(*sub, options);
       add_copy(*sub, options, raw);
-      if (sub != check)
+      if (sub == migrate || sub == cutover)
+        sub->add_flag("--verify", options.copy.verify, "Read the volumes again after the copy and compare")
+            ->group(copy_group);
+      if (sub == migrate || sub == cutover)
         sub->add_flag("--again", options.again, "Begin anew although this VM was cut over already")
             ->group(general_group);
     }
+    verify->add_option("--sample", raw.sample, "Percent of the disks to read, spread at random (default 100)")
+        ->check(CLI::Range(0.0, 100.0).description(""))
+        ->type_name("PERCENT");
+    verify->add_flag("--repair", options.verify.repair, "Copy what differs once more");
     add_cutover(*cutover, options, raw);
     add_cutover(*check, options, raw);
     check->add_flag("--print-role", options.print_role,
@@ -400,7 +424,7 @@ struct Parser {
     CLI::App* status = add(Verb::status, "status", "Show the jobs of this host", status_footer);
     status->add_flag("--all", options.all, "Aborted jobs too");
     status->add_flag("--watch", options.watch, "Refresh every two seconds until Ctrl-C");
-    for (CLI::App* sub : {migrate, cutover, check, abort, inventory, status}) add_general(*sub, options);
+    for (CLI::App* sub : {migrate, cutover, verify, check, abort, inventory, status}) add_general(*sub, options);
     CLI::App* lab = add(Verb::lab, "lab", "A lab on this machine: up, down, status", lab_footer);
     lab->prefix_command();
     CLI::App* complete = add(Verb::completion, "completion", "Print a completion script",
@@ -478,10 +502,11 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
       password_file_flag = !o.vmware.password_file.empty();
       apply_environment(*sub, environment);
       if (verb == Verb::check && o.print_role) continue;  // asks nobody
-      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::check || verb == Verb::abort ||
-          verb == Verb::inventory)
+      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::verify || verb == Verb::check ||
+          verb == Verb::abort || verb == Verb::inventory)
         for (const char* flag : {"--vmware-endpoint", "--vmware-username"}) require(*sub, flag);
-      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::check || verb == Verb::abort)
+      if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::verify || verb == Verb::check ||
+          verb == Verb::abort)
         require(*sub, "--vmware-path");
       if (verb == Verb::lab) o.rest = sub->remaining();
     }

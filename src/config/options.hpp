@@ -14,7 +14,7 @@
 
 namespace vmferry::config {
 
-enum class Verb { none, migrate, cutover, check, status, abort, inventory, lab, completion, version };
+enum class Verb { none, migrate, cutover, verify, check, status, abort, inventory, lab, completion, version };
 
 struct Vmware {
   std::string endpoint;  // host[:port]
@@ -53,12 +53,14 @@ struct Options {
   std::filesystem::path record_directory;
   Vmware vmware;
   std::string target = "openstack";  // or "local:DIR"
+  std::string libvirt;               // for local:DIR, the URI of the libvirt that runs the machine; empty = none
   OpenStack openstack;
   job::CopyOptions copy;
   std::string disk_bus = "virtio";
   std::string os_type;
   bool guest_agent = false;
   job::CutoverOptions cutover;
+  job::VerifyOptions verify;
   bool delete_volumes = false;    // abort
   bool print_role = false;        // check
   bool watch = false;             // status

@@ -36,6 +36,9 @@ Report run(Source& source, Target& target, Work& work, const Tuning& tuning, Pro
   if (target.bytes() < source.bytes())
     throw Error(Fault::conflict, fmt::format("{} has {} bytes, too few for a disk of {}: use a larger target",
                                              target.name(), target.bytes(), source.bytes()));
+  if (tuning.digests && tuning.whole_disk && tuning.digests->bytes() != source.bytes())
+    throw Error(Fault::bug,
+                fmt::format("digests of {} bytes for a disk of {}", tuning.digests->bytes(), source.bytes()));
   return Engine(source, target, work, tuning, progress, clock, log, std::move(stop)).run();
 }
 

@@ -52,6 +52,8 @@ class Work {
 };
 std::unique_ptr<Work> work(RangeSet ranges);
 
+class Digests;
+
 struct Tuning {
   int connections = 4;                  // to one disk's export; opened as they are needed
   std::uint32_t request = 1024 * 1024;  // bytes; vCenter's limit is 2 MiB
@@ -60,11 +62,17 @@ struct Tuning {
   std::uint64_t merge_gap = 64 * 1024;  // areas closer than this are read as one
   int attempts = 5;                     // of one request, each on a fresh connection with back-off
   bool whole_disk = false;              // work covers all of it: the target's bytes outside data must become zero
+  // Kept of everything that is written, if not null; then whole chunks are copied, whatever part of them the work
+  // names. The caller unsettles them before and settles them after, when all that was interrupted has been copied.
+  Digests* digests = nullptr;
+  // Chunks whose digest is known and the same are not written. Only with digests that were settled.
+  bool skip_equal = false;
 };
 
 struct Report {
   std::uint64_t read = 0;     // bytes fetched from the source
   std::uint64_t written = 0;  // bytes of data written
+  std::uint64_t equal = 0;    // bytes that the target held already, and that were not written
   std::uint64_t zeroed = 0;   // bytes made zero or left zero without being written
   std::uint64_t requests = 0;
   std::uint64_t retries = 0;

@@ -21,6 +21,7 @@ constexpr std::uint64_t extent_window = 1ULL << 30;  // asked at once
 constexpr std::uint64_t extents_ahead = 256 * mib;   // ask on while less than this is ready to be read
 constexpr std::uint64_t clear_slice = 256 * mib;     // so that a cancel is not behind one long call
 constexpr std::uint64_t sector = 512;                // VDDK reads whole sectors only
+constexpr std::uint64_t chunk = Digests::chunk;
 constexpr std::chrono::milliseconds progress_cadence{100};
 constexpr std::chrono::milliseconds first_back_off{500}, longest_back_off{30000};
 constexpr std::chrono::seconds drain_patience{20};
@@ -35,8 +36,20 @@ Tuning sane(Tuning tuning) {
   tuning.requests_per_connection = std::clamp(tuning.requests_per_connection, 1, 64);
   tuning.attempts = std::max(tuning.attempts, 1);
   tuning.granule = std::max<std::uint32_t>(tuning.granule, sector);
-  tuning.request = std::clamp<std::uint32_t>(tuning.request / sector * sector, 64 * 1024, 32 * mib);
+  const std::uint32_t unit = tuning.digests ? chunk : sector;
+  tuning.request = std::clamp<std::uint32_t>(tuning.request / unit * unit, 64 * 1024, 32 * mib);
+  if (tuning.digests) tuning.granule = chunk;
   return tuning;
+}
+
+// Whole chunks of what has digests; a target may be larger.
+RangeSet whole_chunks(const RangeSet& ranges, std::uint64_t digested) {
+  const ByteRange with_digests{0, digested};
+  RangeSet beyond = ranges;
+  beyond.subtract(with_digests);
+  RangeSet all = ranges.intersect(RangeSet(std::span(&with_digests, 1))).aligned(chunk, digested);
+  all.add(beyond);
+  return all;
 }
 
 }  // namespace
@@ -55,7 +68,8 @@ Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning,
       total_(work.total()),
       sink_(target, log),
       arena_(arena_bytes(tuning_)),
-      cutter_({tuning_.request, tuning_.merge_gap, sector, size_}),
+      unit_(tuning_.digests ? chunk : sector),
+      cutter_({tuning_.request, tuning_.merge_gap, unit_, size_}),
       lane_limit_(tuning_.connections),
       asks_extents_(tuning_.whole_disk) {}
 
@@ -126,6 +140,7 @@ void Engine::take_inbox() {
     done_ += job.counts;
     report_.written += job.written;
     report_.zeroed += job.zeroed;
+    report_.equal += job.equal;
     if (job.bytes.empty()) {
       --clearing_;
     } else {
@@ -145,6 +160,7 @@ void Engine::take_piece(const std::vector<ByteRange>& piece) {
     within.push_back(range);
   }
   RangeSet fresh(within);
+  if (tuning_.digests) fresh = whole_chunks(fresh, tuning_.digests->bytes());
   fresh.subtract(covered_);  // what was named before is being copied already
   covered_.add(fresh);
   if (asks_extents_)
@@ -162,7 +178,7 @@ void Engine::take_connection(std::unique_ptr<nbd::Handle> handle) {
                             "or it was cut",
                             target_.name(), size_, handle->bytes()));
   if (!shaped_) {
-    const std::uint64_t align = std::max<std::uint64_t>(handle->minimum_block(), sector);
+    const std::uint64_t align = std::max<std::uint64_t>(handle->minimum_block(), unit_);
     const std::uint64_t request = std::min<std::uint64_t>(tuning_.request, handle->maximum_read()) / align * align;
     if (request == 0)
       throw Error(Fault::unsupported,
@@ -211,6 +227,8 @@ void Engine::take_refusal(std::exception_ptr reason) {
 void Engine::clear(ByteRange range, bool is_work) {
   const bool skip = tuning_.whole_disk && target_.known_zero();
   if (skip) {
+    if (tuning_.digests && range.offset < size_)
+      tuning_.digests->keep_zero({range.offset, std::min(range.end(), size_) - range.offset});
     report_.zeroed += range.length;
     if (is_work) done_ += range.length;
     return;
@@ -256,11 +274,19 @@ void Engine::on_extents(ByteRange asked, Lane& lane, int error, const std::vecto
     if (extent.range.offset != known) break;  // a hole in the answer: believe what is before it
     known = extent.range.end();
     // A hole smaller than the granule is cheaper to read than to clear.
-    if (extent.zero && extent.range.length >= tuning_.granule)
-      clear(extent.range, true);
-    else
-      data.push_back(extent.range);
+    if (!extent.zero || extent.range.length < tuning_.granule) data.push_back(extent.range);
   }
+  if (tuning_.digests && known < asked.end() && known % chunk != 0) {
+    // Half a chunk is known: all of it is read.
+    data.push_back({known, 1});
+    known = std::min((known / chunk + 1) * chunk, asked.end());
+  }
+  const ByteRange answered{asked.offset, known - asked.offset};
+  RangeSet normal(data);
+  if (tuning_.digests) normal = normal.aligned(chunk, size_);
+  RangeSet empty(std::span(&answered, 1));
+  empty.subtract(normal);
+  for (const ByteRange& range : empty.ranges()) clear(range, true);
   if (error != 0 || known == asked.offset) {
     ++extent_failures_;
     if (error != 0) lane.retiring = true;
@@ -268,7 +294,6 @@ void Engine::on_extents(ByteRange asked, Lane& lane, int error, const std::vecto
                           target_.name(), asked.offset, error != 0 ? strerror(error) : "empty answer"));
     return;
   }
-  const RangeSet normal(data);
   cutter_.add(normal.ranges());
   ByteRange& front = unmapped_.front();
   front = {known, front.end() - known};
@@ -428,7 +453,8 @@ void Engine::tell_progress(bool last) {
   const auto now = clock_.mono();
   if (!last && now - told_ < progress_cadence) return;
   told_ = now;
-  progress_.advanced(done_, work_ended_ ? covered_.bytes() : total_.value_or(covered_.bytes()));
+  const std::uint64_t total = work_ended_ ? covered_.bytes() : total_.value_or(covered_.bytes());
+  progress_.advanced(done_, std::max(total, done_));
 }
 
 void Engine::wait() {
@@ -481,7 +507,8 @@ void Engine::drain() noexcept {
 
 Report Engine::run() {
   started_ = told_ = clock_.mono();
-  const Writers::Settings settings{writer_threads, tuning_.granule, tuning_.whole_disk && target_.known_zero()};
+  const Writers::Settings settings{writer_threads, tuning_.granule, tuning_.whole_disk && target_.known_zero(),
+                                   tuning_.digests, tuning_.skip_equal};
   writers_ = std::make_unique<Writers>(
       sink_, settings,
       [this](Written job) {

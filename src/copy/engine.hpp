@@ -103,6 +103,7 @@ class Engine {
   Doorbell doorbell_;
   Sink sink_;
   Arena arena_;
+  const std::uint64_t unit_;  // of reads
   Cutter cutter_;
   Sync<Inbox> inbox_;
   Sync<Order> order_;

@@ -1,7 +1,7 @@
 // The writing threads' loop.
 #include "copy/writers.hpp"
 
-#include "copy/zero.hpp"
+#include <algorithm>
 
 namespace vmferry::copy {
 
@@ -45,22 +45,57 @@ void Writers::run(std::stop_token stop) {
   }
 }
 
+void Writers::apply(const WriteJob& job, const Run& run, Written& result, std::stop_token stop) {
+  (run.zero ? result.zeroed : result.written) += run.range.length;
+  if (!run.zero)
+    sink_.write(job.bytes.subspan(run.range.offset - job.at, run.range.length), run.range.offset, stop);
+  else if (job.bytes.empty() || !settings_.skip_zeroes)
+    sink_.zero(run.range, stop);
+}
+
+// The run is of whole chunks.
+void Writers::apply_digested(const WriteJob& job, const Run& run, Written& result, std::stop_token stop) {
+  Digests& kept = *settings_.digests;
+  constexpr std::uint64_t chunk = Digests::chunk;
+  std::vector<Digest> digests;
+  for (std::uint64_t at = run.range.offset; at < run.range.end(); at += chunk)
+    digests.push_back(run.zero ? kept.zero_at(at)
+                               : digest_of(job.bytes.subspan(at - job.at, std::min(chunk, run.range.end() - at))));
+  if (!settings_.skip_equal) {
+    apply(job, run, result, stop);
+    kept.keep(run.range.offset, digests);
+    return;
+  }
+  const std::vector<Digest> before = kept.read(run.range.offset, digests.size());
+  for (std::size_t begin = 0; begin < digests.size();) {
+    const bool equal = before[begin] == digests[begin];
+    std::size_t end = begin + 1;
+    while (end < digests.size() && (before[end] == digests[end]) == equal) ++end;
+    const std::uint64_t from = run.range.offset + begin * chunk;
+    const ByteRange part{from, std::min(run.range.offset + end * chunk, run.range.end()) - from};
+    if (equal) {
+      result.equal += part.length;
+    } else {
+      apply(job, {part, run.zero}, result, stop);
+      kept.keep(from, std::span(digests).subspan(begin, end - begin));
+    }
+    begin = end;
+  }
+}
+
+std::vector<Run> Writers::runs_in(const WriteJob& job, ByteRange range) const {
+  if (range.length == 0) return {};
+  if (job.bytes.empty()) return {{range, true}};
+  return runs_of(job.bytes.subspan(range.offset - job.at, range.length), range.offset, settings_.granule);
+}
+
 Written Writers::perform(const WriteJob& job, std::stop_token stop) {
-  Written result{job.bytes, job.counts, 0, 0};
+  Written result{job.bytes, job.counts, 0, 0, 0};
+  const std::uint64_t digested = settings_.digests ? settings_.digests->bytes() : 0;
   for (const ByteRange& range : job.wanted) {
-    if (job.bytes.empty()) {
-      sink_.zero(range, stop);
-      result.zeroed += range.length;
-      continue;
-    }
-    const std::span<const std::byte> piece = job.bytes.subspan(range.offset - job.at, range.length);
-    for (const Run& run : runs_of(piece, range.offset, settings_.granule)) {
-      (run.zero ? result.zeroed : result.written) += run.range.length;
-      if (!run.zero)
-        sink_.write(job.bytes.subspan(run.range.offset - job.at, run.range.length), run.range.offset, stop);
-      else if (!settings_.skip_zeroes)
-        sink_.zero(run.range, stop);
-    }
+    const std::uint64_t border = std::clamp(digested, range.offset, range.end());
+    for (const Run& run : runs_in(job, {range.offset, border - range.offset})) apply_digested(job, run, result, stop);
+    for (const Run& run : runs_in(job, {border, range.end() - border})) apply(job, run, result, stop);
   }
   return result;
 }

@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "copy/cutter.hpp"
+#include "copy/digests.hpp"
 #include "copy/sink.hpp"
+#include "copy/zero.hpp"
 
 namespace vmferry::copy {
 
@@ -31,6 +33,7 @@ struct Written {
   std::uint64_t counts = 0;
   std::uint64_t written = 0;
   std::uint64_t zeroed = 0;
+  std::uint64_t equal = 0;
 };
 
 class Writers {
@@ -39,6 +42,8 @@ class Writers {
     int threads = 2;
     std::uint64_t granule = 64 * 1024;
     bool skip_zeroes = false;  // the target reads zero there already
+    Digests* digests = nullptr;
+    bool skip_equal = false;
   };
   // `done` and `failed` are called from the writing threads.
   Writers(Sink& sink, Settings settings, std::function<void(Written)> done,
@@ -51,6 +56,9 @@ class Writers {
   void run(std::stop_token stop);
   std::optional<WriteJob> next(std::stop_token stop);
   Written perform(const WriteJob& job, std::stop_token stop);
+  std::vector<Run> runs_in(const WriteJob& job, ByteRange range) const;
+  void apply(const WriteJob& job, const Run& run, Written& result, std::stop_token stop);
+  void apply_digested(const WriteJob& job, const Run& run, Written& result, std::stop_token stop);
 
   Sink& sink_;
   Settings settings_;

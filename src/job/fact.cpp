@@ -60,6 +60,7 @@ VMFERRY_FACT(PortEnsured, mac, port, created)
 VMFERRY_FACT(ShutdownBegan, at)
 VMFERRY_FACT(ConversionCommitting, disk, ranges)
 VMFERRY_FACT(GuestConverted, seconds, bytes)
+VMFERRY_FACT(DamageFound, disk, ranges)
 VMFERRY_FACT(ServerLaunched, server, state)
 VMFERRY_FACT(CutoverDone, at, downtime_seconds)
 VMFERRY_FACT(VolumeDiscarded, disk, volume)
@@ -85,7 +86,8 @@ constexpr std::string_view names[] = {
     "DiskCopied",       "DiskRemembered",  "SnapshotRemoved",   "DiskAttaching",        "DiskDetached",
     "CycleEnded",       "PortEnsured",     "ShutdownBegan",     "PoweredOff",           "PoweredOnAgain",
     "FinalCopyDoubted", "HandedOver",      "HandoverTakenBack", "ConversionCommitting", "GuestConverted",
-    "ServerLaunched",   "CutoverDone",     "VolumeDiscarded",   "PortDiscarded",        "Aborted"};
+    "DamageFound",      "ServerLaunched",  "CutoverDone",       "VolumeDiscarded",      "PortDiscarded",
+    "Aborted"};
 static_assert(std::size(names) == std::variant_size_v<Body>);
 
 template <std::size_t index = 0>

@@ -114,6 +114,12 @@ struct GuestConverted {
   double seconds = 0;
   std::uint64_t bytes = 0;
 };
+// Reading the volume again found other bytes there than were written: until the disk is copied again they hold no point
+// of the source.
+struct DamageFound {
+  model::DiskKey disk;
+  std::vector<ByteRange> ranges;
+};
 struct ServerLaunched {
   ServerId server;
   std::string state;
@@ -137,7 +143,7 @@ using Body =
     std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskCopied, DiskRemembered,
                  SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan, PoweredOff,
                  PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ConversionCommitting, GuestConverted,
-                 ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
+                 DamageFound, ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
 
 struct Fact {
   std::int64_t at = 0;  // milliseconds since the epoch

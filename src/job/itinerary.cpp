@@ -44,6 +44,10 @@ Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) 
   Itinerary itinerary;
   add(itinerary, steps::check_disks(parts, copy, Kind::warm));
   warm_cycle(itinerary, parts, state, copy);
+  if (copy.verify) {
+    add(itinerary, steps::verify_disks(parts, copy, {}));
+    add(itinerary, steps::detach(parts));
+  }
   return itinerary;
 }
 
@@ -59,12 +63,24 @@ Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& cop
   add(itinerary, steps::freeze(parts, copy, Kind::final));
   add(itinerary, steps::copy_disks(parts, copy, Kind::final, options.convert));
   if (options.convert) add(itinerary, steps::convert_guest(parts, copy));
+  if (copy.verify) add(itinerary, steps::verify_disks(parts, copy, {}));
   add(itinerary, steps::detach(parts));
   add(itinerary, steps::launch(parts, copy, options));
   add(itinerary, steps::finish(parts));
   // The downtime is over; consolidation may take its time.
   add(itinerary, steps::thaw(parts, Kind::final));
   add(itinerary, steps::end_cycle(parts, Kind::final));
+  return itinerary;
+}
+
+Itinerary verify(const Parts& parts, const State& state, const CopyOptions& copy, const VerifyOptions& options) {
+  Itinerary itinerary;
+  add(itinerary, steps::verify_disks(parts, copy, options));
+  if (options.repair) {
+    warm_cycle(itinerary, parts, state, copy);
+    add(itinerary, steps::verify_disks(parts, copy, {options.sample, false}));
+  }
+  add(itinerary, steps::detach(parts));
   return itinerary;
 }
 

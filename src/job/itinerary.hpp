@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <filesystem>
 #include <set>
 
 #include "base/clock.hpp"
@@ -18,6 +19,7 @@ struct CopyOptions {
   std::set<model::DiskKey> skip;                        // --skip-disk
   bool no_tracking = false;                             // --no-cbt: always copy in full
   std::map<std::string, std::string> image_properties;  // of the boot volume
+  bool verify = false;                                  // read the volumes again after the copy
 };
 
 struct CutoverOptions {
@@ -29,6 +31,11 @@ struct CutoverOptions {
   bool convert = true;
 };
 
+struct VerifyOptions {
+  double sample = 1;    // part of the disk that is read, 0 to 1
+  bool repair = false;  // copy what differs once more
+};
+
 // Everything a step talks to. Outlives the itinerary.
 struct Parts {
   source::Machine& machine;
@@ -36,6 +43,7 @@ struct Parts {
   convert::Converter& converter;
   Clock& clock;
   log::Log& log;
+  std::filesystem::path digests;  // folder of this job's digests; exists
 };
 
 // One cycle of the running machine: begins a new one, or finishes the one that a crash left open.
@@ -43,6 +51,9 @@ Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy);
 // Ports, a warm cycle, shutdown, confirmed off, the final cycle, the conversion, the server. Safe to repeat at any
 // point.
 Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& copy, const CutoverOptions& options);
+// Reads the volumes again and compares them with the digests of what was written. Error(data) names what differs; with
+// `repair` that is copied again by a warm cycle instead, and read once more.
+Itinerary verify(const Parts& parts, const State& state, const CopyOptions& copy, const VerifyOptions& options);
 // What a cancelled or failed run must not leave: our snapshots and attachments, found by fact and by tag. Runs under a
 // fresh token with a deadline; throws nothing; tells the observer what it could not undo.
 void release(const Parts& parts, Journal& journal, Observer& observer, std::chrono::seconds deadline) noexcept;

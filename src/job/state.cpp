@@ -109,6 +109,10 @@ struct Folding {
     for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);
     state.converted = false;
   }
+  void operator()(const DamageFound& f) {
+    for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);
+    state.converted = false;
+  }
   void operator()(const GuestConverted&) { state.converted = true; }
   void operator()(const ServerLaunched& f) { state.server = f; }
   void operator()(const CutoverDone& f) { state.cutover = f; }

@@ -17,7 +17,7 @@ struct DiskState {
   std::optional<model::ChangeId> base;  // last complete point
   bool complete = false;                // the volume holds a whole point
   bool handed_over = false;             // a server may have written to the volume: nothing builds on it
-  RangeSet rewritten;                   // overwritten by a conversion since: the next copy brings them back
+  RangeSet rewritten;                   // by a conversion, or damaged: the next copy brings these bytes back
   int copied_in = 0;                    // cycle of the last DiskCopied
   int remembered_in = 0;
   bool attached = false;  // as far as the facts tell: attaching began and no detach since

@@ -68,7 +68,12 @@ class ConvertGuest final : public Step {
     const auto work = copy::work(changed);
     const std::string label = fmt::format("{} ({}), converted", volume.disk.label, volume.disk.key.value);
     DiskProgress progress(observer, volume.disk.key, label);
-    copy::run(*source, *volume.device, *work, copy_.tuning, progress, parts_.clock, parts_.log, stop);
+    copy::Digests digests = digests_of(parts_, volume.disk.key, volume.id, volume.disk.capacity);
+    copy::Tuning tuning = copy_.tuning;
+    tuning.digests = &digests;
+    digests.unsettle();
+    copy::run(*source, *volume.device, *work, tuning, progress, parts_.clock, parts_.log, stop);
+    digests.settle();
     return changed.bytes();
   }
 

@@ -170,19 +170,29 @@ class CopyDisks final : public Step {
     plan::CopyMode mode = plan::copy_mode({known.complete, known.capacity, known.base}, frozen->capacity,
                                           frozen->change_id, !copy_.no_tracking);
     if (known.handed_over) mode = {true, "a server may have written to the volume"};
+    copy::Digests digests = digests_of(parts_, disk.key, volume.id, frozen->capacity);
+    copy::Tuning tuning = copy_.tuning;
+    tuning.digests = &digests;
+    // What was written is known of every chunk, or of none: only then can a full copy leave out what is there already.
+    tuning.skip_equal = known.complete && !known.handed_over && known.rewritten.empty() && digests.settled();
+    digests.unsettle();
     DiskProgress progress(observer, disk.key, label);
     copy::Report report;
     if (!mode.full) {
       try {
-        report = delta(point, disk.key, known, *source, *device, progress, stop);
+        report = delta(point, disk.key, known, *source, *device, tuning, progress, stop);
       } catch (const source::HistoryLost& lost) {
         mode = {true, fmt::format("the change history was lost ({})", lost.what())};
       }
     }
     if (mode.full) {
-      if (known.complete) observer.warned(fmt::format("{}: copying everything: {}", label, mode.reason));
-      report = full(point, *frozen, *source, *device, progress, stop);
+      if (known.complete)
+        observer.warned(
+            fmt::format("{}: {} everything: {}", label, tuning.skip_equal ? "comparing" : "copying", mode.reason));
+      if (!tuning.skip_equal) digests.forget_all();
+      report = full(point, *frozen, *source, *device, tuning, progress, stop);
     }
+    digests.settle();
     journal.append(DiskCopied{cycle.number, disk.key, mode.full, mode.reason, report.read, report.written,
                               report.seconds, frozen->capacity, frozen->change_id, false});
     observer.disk_finished(disk.key, label, mode.full, report.read, report.written, report.seconds);
@@ -190,14 +200,16 @@ class CopyDisks final : public Step {
   }
 
   copy::Report delta(const source::Point& point, model::DiskKey key, const DiskState& known, copy::Source& source,
-                     target::Device& device, copy::Progress& progress, std::stop_token stop) const {
+                     target::Device& device, copy::Tuning tuning, copy::Progress& progress,
+                     std::stop_token stop) const {
+    // What changed is written even where it reads as before: this pass may repair an interrupted one.
+    tuning.skip_equal = false;
     const auto changed = parts_.machine.changed(point, key, *known.base, stop);
-    copy::Report report = copy::run(source, device, *changed, copy_.tuning, progress, parts_.clock, parts_.log, stop);
+    copy::Report report = copy::run(source, device, *changed, tuning, progress, parts_.clock, parts_.log, stop);
     if (known.rewritten.empty()) return report;
-    // What a conversion wrote is no part of the source's history.
+    // What a conversion wrote, or what was found damaged, is no part of the source's history.
     const auto rewritten = copy::work(known.rewritten);
-    const copy::Report more =
-        copy::run(source, device, *rewritten, copy_.tuning, progress, parts_.clock, parts_.log, stop);
+    const copy::Report more = copy::run(source, device, *rewritten, tuning, progress, parts_.clock, parts_.log, stop);
     report.read += more.read;
     report.written += more.written;
     report.seconds += more.seconds;
@@ -205,8 +217,7 @@ class CopyDisks final : public Step {
   }
 
   copy::Report full(const source::Point& point, const source::FrozenDisk& disk, copy::Source& source,
-                    target::Device& device, copy::Progress& progress, std::stop_token stop) const {
-    copy::Tuning tuning = copy_.tuning;
+                    target::Device& device, copy::Tuning tuning, copy::Progress& progress, std::stop_token stop) const {
     tuning.whole_disk = true;
     // Unallocated areas read as zeroes and need not be read: the engine makes zero what the work leaves out.
     const bool tracked = disk.change_id && !copy_.no_tracking;

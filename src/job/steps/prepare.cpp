@@ -43,6 +43,15 @@ target::Tag tag_of(const State& state, const model::Disk& disk) {
   return {job.job, job.vm, job.vm_name, disk.key, disk.object_id, plan::volume_name(job.vm_name, disk.object_id)};
 }
 
+target::Arrival arrival_of(const State& state, const model::Vm& vm, const CopyOptions& copy) {
+  target::Arrival arrival;
+  arrival.job = state.job->job;
+  arrival.vm = vm;
+  for (const model::Disk& disk : vm.disks)
+    if (!copy.skip.contains(disk.key)) arrival.volumes.push_back({tag_of(state, disk), disk.capacity, false, {}});
+  return arrival;
+}
+
 target::Volume volume_of(const Parts& parts, const State& state, const model::Disk& disk, std::stop_token stop) {
   const VolumeId& known = state.disks.at(disk.key).volume;
   auto volume = parts.cloud.find(tag_of(state, disk), stop);
@@ -50,6 +59,10 @@ target::Volume volume_of(const Parts& parts, const State& state, const model::Di
     throw Error(Fault::conflict,
                 fmt::format("volume {} is gone; run the same command again to start with a new one", known.value));
   return *std::move(volume);
+}
+
+copy::Digests digests_of(const Parts& parts, model::DiskKey disk, const VolumeId& volume, std::uint64_t capacity) {
+  return {parts.digests / fmt::format("{}.digests", disk.value), volume.value, capacity};
 }
 
 std::vector<model::Disk> final_disks(const model::Vm& vm, const State& state, const CopyOptions& copy) {
@@ -66,6 +79,14 @@ std::vector<model::Disk> final_disks(const model::Vm& vm, const State& state, co
 
 namespace {
 
+void tell_or_refuse(const std::string& what, const std::vector<plan::Finding>& found, Observer& observer) {
+  plan::refuse(what, found);
+  for (const plan::Finding& finding : found)
+    if (finding.level == plan::Level::warning)
+      observer.warned(
+          fmt::format("{}: {}{}{}", finding.object, finding.fact, finding.remedy.empty() ? "" : "; ", finding.remedy));
+}
+
 class CheckDisks final : public Step {
  public:
   CheckDisks(const Parts& parts, const CopyOptions& copy, Kind kind) : parts_(parts), copy_(copy), kind_(kind) {}
@@ -75,6 +96,10 @@ class CheckDisks final : public Step {
     const model::Vm vm = parts_.machine.describe(stop);
     refuse_impossible_disks(vm, copy_.skip);
     parts_.cloud.check_settings(state.job->job, stop);
+    target::Arrival arrival = arrival_of(state, vm, copy_);
+    std::erase_if(arrival.volumes, [&](const target::VolumeWish& wish) { return state.disks.contains(wish.tag.disk); });
+    if (!arrival.volumes.empty())
+      tell_or_refuse(fmt::format("{} cannot be migrated", vm.name), parts_.cloud.examine(arrival, stop), observer);
     if (state.shutdown_at && !state.server && vm.power != model::Power::off) {
       // The guest did not shut down after all, or somebody started it again: it is a running machine like any other.
       if (state.powered_off)
@@ -112,22 +137,21 @@ class CheckCutover final : public Step {
   CheckCutover(const Parts& parts, const CutoverOptions& options) : parts_(parts), options_(options) {}
   std::string_view name() const noexcept override { return "check the cutover's settings"; }
   bool done(const State& state) const override { return state.server.has_value(); }
-  void run(const State&, Journal&, Observer& observer, std::stop_token stop) override {
+  void run(const State& state, Journal&, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
     if (options_.convert) parts_.converter.check(vm, stop);
-    std::string unmapped;
-    for (const model::Nic& nic : vm.nics)
-      if (!choice_for(options_.networks, nic.mac))
-        unmapped += fmt::format("\n  {} (MAC {}, on \"{}\")", nic.label, nic.mac,
-                                nic.network.empty() ? nic.summary : nic.network);
-    if (!unmapped.empty())
-      throw Error(Fault::usage, fmt::format("{} has network adapters without a mapping; add --network-mapping "
-                                            "mac=MAC,network-id=ID,subnet-id=ID for each of them:{}",
-                                            vm.name, unmapped));
-    for (const target::NetworkChoice& choice : options_.networks)
-      if (std::none_of(vm.nics.begin(), vm.nics.end(), [&](const model::Nic& nic) { return nic.mac == choice.mac; }))
-        observer.warned(
-            fmt::format("--network-mapping mac={}: {} has no adapter with that MAC address", choice.mac, vm.name));
+    std::set<std::string> mapped;
+    target::Arrival arrival;
+    arrival.job = state.job->job;
+    arrival.vm = vm;
+    for (const target::NetworkChoice& choice : options_.networks) {
+      mapped.insert(choice.mac);
+      if (std::any_of(vm.nics.begin(), vm.nics.end(), [&](const model::Nic& nic) { return nic.mac == choice.mac; }))
+        arrival.ports.push_back(choice);
+    }
+    const std::string what = fmt::format("{} cannot be cut over", vm.name);
+    tell_or_refuse(what, plan::judge_nics(vm, mapped), observer);
+    tell_or_refuse(what, parts_.cloud.examine(arrival, stop), observer);
   }
 
  private:
@@ -206,10 +230,7 @@ class AllocateVolumes final : public Step {
  private:
   void allocate(const State& state, Journal& journal, Observer& observer, const model::Disk& disk, bool boot,
                 std::stop_token stop) {
-    target::VolumeWish wish;
-    wish.tag = tag_of(state, disk);
-    wish.bytes = disk.capacity;
-    wish.boot = boot;
+    target::VolumeWish wish{tag_of(state, disk), disk.capacity, boot, {}};
     if (boot) wish.image_properties = copy_.image_properties;
     const target::Volume volume = parts_.cloud.allocate(wish, stop);
     const auto known = state.disks.find(disk.key);

@@ -3,6 +3,7 @@
 // confirmed off; each finds nothing to do when the open cycle is of the other kind.
 #pragma once
 
+#include "copy/digests.hpp"
 #include "job/itinerary.hpp"
 
 namespace vmferry::job::steps {
@@ -13,6 +14,8 @@ enum class Kind { warm, final };
 const CycleState* open_cycle(const State& state, Kind kind) noexcept;
 // What names the volume of a disk, from the job's first fact.
 target::Tag tag_of(const State& state, const model::Disk& disk);
+// The volumes that the machine's disks need, without what only their making needs.
+target::Arrival arrival_of(const State& state, const model::Vm& vm, const CopyOptions& copy);
 // Removes it, and passes on what the operator should know of that.
 void remove_snapshot(const Parts& parts, const State& state, const SnapshotId& snapshot, Observer& observer,
                      std::stop_token stop);
@@ -20,6 +23,8 @@ void remove_snapshot(const Parts& parts, const State& state, const SnapshotId& s
 void remove_snapshots(const Parts& parts, const State& state, Observer& observer, std::stop_token stop);
 // The volume of a disk as it is now. Error(conflict) when it is not there, or not the one the facts know.
 target::Volume volume_of(const Parts& parts, const State& state, const model::Disk& disk, std::stop_token stop);
+// What is kept of a disk's volume as it was written.
+copy::Digests digests_of(const Parts& parts, model::DiskKey disk, const VolumeId& volume, std::uint64_t capacity);
 // The machine's disks that are migrated, boot order, each part of the last, final cycle's copy; Error(bug) else.
 std::vector<model::Disk> final_disks(const model::Vm& vm, const State& state, const CopyOptions& copy);
 
@@ -41,6 +46,9 @@ std::unique_ptr<Step> end_cycle(const Parts& parts, Kind kind);
 // copy_disks.cpp
 // `keep_conversion`: when the guest was converted already and nothing changed since, that stands.
 std::unique_ptr<Step> copy_disks(const Parts& parts, const CopyOptions& copy, Kind kind, bool keep_conversion);
+
+// verify_disks.cpp
+std::unique_ptr<Step> verify_disks(const Parts& parts, const CopyOptions& copy, const VerifyOptions& options);
 
 // convert_guest.cpp
 std::unique_ptr<Step> convert_guest(const Parts& parts, const CopyOptions& copy);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 
+#include "copy/digests.hpp"
 #include "fake_converter.hpp"
 #include "fake_machine.hpp"
 #include "job/itinerary.hpp"
@@ -25,14 +26,17 @@ class Silent final : public Observer {
   void step_started(std::string_view) noexcept override {}
   void step_finished(std::string_view, const std::exception*) noexcept override {}
   void copied(model::DiskKey, std::string_view, std::uint64_t, std::uint64_t) noexcept override {}
-  void disk_finished(model::DiskKey, std::string_view, bool was_full, std::uint64_t, std::uint64_t,
-                     double) noexcept override {
+  void disk_finished(model::DiskKey, std::string_view, bool was_full, std::uint64_t bytes_read,
+                     std::uint64_t bytes_written, double) noexcept override {
     std::scoped_lock lock(mutex_);
     (was_full ? fulls : deltas)++;
+    read += bytes_read;
+    written += bytes_written;
   }
   void said(std::string_view) noexcept override {}
   void warned(std::string_view) noexcept override {}
   int fulls = 0, deltas = 0;
+  std::uint64_t read = 0, written = 0;
 
  private:
   std::mutex mutex_;
@@ -78,11 +82,13 @@ struct World {
   std::unique_ptr<MemoryJournal> journal;
   Silent observer;
   JobId job{"job-1"};
+  support::TemporaryDirectory digests;
   std::mutex mutex;
   std::vector<std::string> events;
   int dies_at = -1;  // the event after which everything stops
   std::string network = "net";
   bool convert = true;
+  bool verified = false;
 
   World() {
     const auto hook = [this](const std::string& call, bool acted) {
@@ -104,7 +110,11 @@ struct World {
     begin(id);
   }
 
-  Parts parts() { return {machine, cloud, converter, clock, log}; }
+  Parts parts() {
+    const std::filesystem::path folder = digests.path() / job.value;
+    std::filesystem::create_directory(folder);
+    return {machine, cloud, converter, clock, log, folder};
+  }
   void run(bool cut) {
     const std::vector<Fact> facts = journal->facts();
     const State state = fold(facts);
@@ -114,6 +124,7 @@ struct World {
     options.convert = convert;
     CopyOptions copy;
     copy.tuning.connections = 1;
+    copy.verify = verified;
     const Itinerary itinerary = cut ? cutover(parts(), state, copy, options) : warm(parts(), state, copy);
     drive(itinerary, *journal, observer, {});
   }
@@ -140,8 +151,23 @@ struct World {
     return all;
   }
   void expect_equal(const std::map<model::DiskKey, std::string>& wanted) {
-    for (const auto& [key, bytes] : wanted)
+    for (const auto& [key, bytes] : wanted) {
       EXPECT_EQ(difference(cloud.bytes(volume(key), 0, bytes.size()), bytes), "") << "disk " << key.value;
+      expect_true_digests(key, bytes);
+    }
+  }
+  // What is kept of the volume is what it holds.
+  void expect_true_digests(model::DiskKey key, const std::string& bytes) {
+    const copy::Digests kept(parts().digests / fmt::format("{}.digests", key.value), volume(key).value, bytes.size());
+    EXPECT_TRUE(kept.settled()) << "disk " << key.value;
+    for (std::size_t at = 0; at < bytes.size(); at += copy::Digests::chunk)
+      EXPECT_EQ(kept.read(at, 1)[0], copy::digest_of(std::as_bytes(std::span(bytes).subspan(
+                                         at, std::min<std::size_t>(copy::Digests::chunk, bytes.size() - at)))))
+          << "disk " << key.value << " at " << at;
+  }
+  void verify(bool repair) {
+    const std::vector<Fact> facts = journal->facts();
+    drive(job::verify(parts(), fold(facts), {}, {1, repair}), *journal, observer, {});
   }
   std::map<model::DiskKey, std::string> resting() {
     std::map<model::DiskKey, std::string> all;
@@ -226,6 +252,61 @@ TEST(Journey, EveryCycleEndsEqualToItsSnapshot) {
     world.expect_nothing_left();
   }
   EXPECT_EQ(world.observer.fulls, 4) << "the first cycle, and the one after the reset";
+}
+
+TEST(Journey, VerifyFindsDamageAndRepairsJustThat) {
+  World world;
+  EXPECT_THROW(world.verify(false), Error) << "nothing was copied yet";
+  world.run(false);
+  world.verify(false);
+  const model::DiskKey key = world.machine.keys().front();
+  world.cloud.scribble(world.volume(key));
+  try {
+    world.verify(false);
+    FAIL() << "the damage was not found";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::data);
+    EXPECT_NE(std::string(e.what()).find("65536 bytes at offset 0"), std::string::npos) << e.what();
+  }
+  job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
+  const int fulls = world.observer.fulls;
+  world.verify(true);
+  EXPECT_EQ(world.observer.fulls, fulls) << "only what differs is copied";
+  world.verify(false);
+  world.run(true);
+  expect_arrived(world);
+  world.verify(false);  // the server has the volumes: nothing to do
+}
+
+TEST(Journey, ACutoverThatVerifiesDoesNotStartFromDamage) {
+  World world;
+  world.run(false);
+  world.verified = true;
+  world.run(false);
+  // The final copy is done, and its facts are written; then something happens to the storage.
+  bool damaged = false;
+  world.journal->around = [&](const std::string& call, bool acted) {
+    if (damaged || call != "fact GuestConverted" || !acted) return;
+    damaged = true;
+    world.cloud.scribble(world.volume(world.machine.keys().front()));
+  };
+  EXPECT_THROW(world.run(true), Error);
+  EXPECT_TRUE(damaged);
+  EXPECT_TRUE(world.cloud.servers().empty());
+  job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
+  world.run(true);
+  expect_arrived(world);
+}
+
+TEST(Journey, AFullCopyAfterALostHistoryWritesOnlyWhatDiffers) {
+  World world;
+  world.run(false);
+  const std::uint64_t read = world.observer.read, written = world.observer.written;
+  world.machine.reset_tracking();
+  world.run(false);
+  EXPECT_EQ(world.observer.fulls, 4);
+  EXPECT_LT(world.observer.written - written, (world.observer.read - read) / 2);
+  world.expect_nothing_left();
 }
 
 // Events before the server's creation was asked for.

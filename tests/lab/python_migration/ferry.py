@@ -28,6 +28,8 @@ class Result:
 class Lab:
     """`vmferry-lab up` in a folder of its own."""
 
+    account = ""  # "restricted_": as the user whose privileges a test changes
+
     def __init__(self, *flags):
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="vmferry-t-"))
         self.directory = self.work / "lab"
@@ -72,8 +74,8 @@ class Lab:
     def connection(self):
         return [
             "--vmware-endpoint", self.vcenter["endpoint"],
-            "--vmware-username", self.vcenter["username"],
-            "--vmware-password-file", self.vcenter["password_file"],
+            "--vmware-username", self.vcenter[self.account + "username"],
+            "--vmware-password-file", self.vcenter[self.account + "password_file"],
             "--vmware-ca", self.vcenter["ca"],
         ]
 
@@ -104,7 +106,7 @@ class MigrationTest(unittest.TestCase):
 
     def command(self, verb, *flags, target="openstack", path=None):
         arguments = [str(BIN / "vmferry"), verb, "--state-dir", str(self.state / "s")]
-        if verb in ("migrate", "cutover", "abort"):
+        if verb in ("migrate", "cutover", "verify", "abort"):
             arguments += self.lab.connection() + ["--vmware-path", path or self.lab.vcenter["vm_path"]]
             if target == "local":
                 self.images.mkdir(exist_ok=True)

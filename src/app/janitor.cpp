@@ -1,0 +1,58 @@
+// Whether a run is dead is told by its job's lock, which the kernel lets go with the process.
+#include "app/janitor.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.hpp"
+#include "job/state.hpp"
+#include "term/text.hpp"
+
+namespace vmferry::app {
+
+namespace {
+
+std::string lock_of(const store::JobRow& row) { return fmt::format("{} {}", row.source, row.vm.value); }
+
+}  // namespace
+
+void sweep_overlays(const Places& places, const store::Store& store, const JobId& own, log::Log& log) {
+  const std::vector<store::JobRow> jobs = store.jobs();
+  std::error_code problem;
+  for (const auto& entry : std::filesystem::directory_iterator(places.conversion(own).parent_path(), problem)) {
+    const JobId job{entry.path().filename().string()};
+    const auto row = std::find_if(jobs.begin(), jobs.end(), [&](const store::JobRow& j) { return j.job == job; });
+    if (job == own || row == jobs.end()) continue;
+    try {
+      const store::JobLock lock(places.locks(), lock_of(*row));
+      log.info("deleting the overlays of a conversion that died", {{"job", job.value}, {"vm", row->vm_name}});
+      std::filesystem::remove_all(entry.path(), problem);
+    } catch (const Error&) {
+      // It works on them, or is of the very machine that we hold.
+    }
+  }
+}
+
+std::vector<std::string> interrupted_jobs(const Places& places, store::Store& store, const store::JobRow& own,
+                                          const Clock& clock) {
+  std::vector<std::string> told;
+  const std::int64_t now =
+      std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch()).count();
+  for (const store::JobRow& row : store.jobs()) {
+    if (row.job == own.job) continue;
+    const std::vector<job::Fact> facts = store.journal(row.job)->facts();
+    const job::State state = job::fold(facts);
+    const job::CycleState* cycle = state.open_cycle();
+    const bool snapshot = cycle && cycle->snapshot && !cycle->snapshot_removed;
+    if (state.aborted || !snapshot) continue;
+    if (lock_of(row) != lock_of(own) && store::is_locked(places.locks(), lock_of(row))) continue;  // it runs
+    told.push_back(
+        fmt::format("a run that moves {} to {} was interrupted {}, and its snapshot is still there and "
+                    "grows: run `vmferry migrate` or `vmferry abort` for it",
+                    row.vm_name, row.target, term::human_age(facts.back().at, now)));
+  }
+  return told;
+}
+
+}  // namespace vmferry::app

@@ -1,0 +1,20 @@
+// What runs that died left on this host, and what they left elsewhere. A job's own leftovers are its next run's work;
+// this is about the other jobs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "app/connections.hpp"
+#include "store/store.hpp"
+
+namespace vmferry::app {
+
+// Deletes the overlays of conversions whose run is dead. `own` is left alone.
+void sweep_overlays(const Places& places, const store::Store& store, const JobId& own, log::Log& log);
+
+// A sentence for each other job whose run died with a snapshot or attachments: they stay until that job is run again.
+std::vector<std::string> interrupted_jobs(const Places& places, store::Store& store, const store::JobRow& own,
+                                          const Clock& clock);
+
+}  // namespace vmferry::app

@@ -1,0 +1,142 @@
+// A header of one page, then 16 bytes a chunk. The header's last word says whether the rest can be trusted, and is made
+// durable before the first and after the last change.
+#include "copy/digests.hpp"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.hpp"
+
+namespace vmferry::copy {
+
+namespace {
+
+constexpr std::uint64_t header_bytes = 4096;
+constexpr std::size_t digest_bytes = sizeof(Digest);
+static_assert(digest_bytes == 16);
+
+std::string header_of(const std::string& target, std::uint64_t bytes, bool settled) {
+  std::string text = fmt::format("vmferry digests 1\nalgorithm xxh3-128\nchunk {}\nbytes {}\ntarget {}\n{}\n",
+                                 Digests::chunk, bytes, target.substr(0, 1024), settled ? "settled" : "unsettled");
+  text.resize(header_bytes, '\0');
+  return text;
+}
+
+}  // namespace
+
+Digest digest_of(std::span<const std::byte> bytes) noexcept {
+  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, hash);
+  Digest digest;
+  std::memcpy(digest.bytes.data(), canonical.digest, digest_bytes);
+  return digest;
+}
+
+std::uint64_t Digests::file_bytes() const noexcept {
+  return header_bytes + (bytes_ + chunk - 1) / chunk * digest_bytes;
+}
+
+void Digests::failed(const char* doing, int error) const {
+  const Fault fault = error == ENOSPC || error == EDQUOT ? Fault::quota : Fault::config;
+  throw Error(fault, fmt::format("cannot {} the digests in {}: {}{}", doing, file_.string(), strerror(error),
+                                 fault == Fault::quota ? "; make room there and run the same command again" : ""));
+}
+
+Digests::Digests(std::filesystem::path file, const std::string& target, std::uint64_t bytes)
+    : file_(std::move(file)), target_(target), bytes_(bytes) {
+  fd_ = Fd(::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd_) failed("open", errno);
+  const std::vector<std::byte> zeroes(chunk);
+  zero_ = digest_of(zeroes);
+  zero_tail_ = bytes_ % chunk == 0 ? zero_ : digest_of(std::span(zeroes).first(bytes_ % chunk));
+  if (!adopt(target_)) forget_all();
+}
+
+bool Digests::adopt(const std::string& target) {
+  struct stat status {};
+  if (::fstat(fd_.get(), &status) != 0) failed("examine", errno);
+  if (static_cast<std::uint64_t>(status.st_size) != file_bytes()) return false;
+  std::string found(header_bytes, '\0');
+  const ssize_t got = ::pread(fd_.get(), found.data(), found.size(), 0);
+  if (got < 0) failed("read", errno);
+  if (got != static_cast<ssize_t>(found.size())) return false;
+  settled_ = found == header_of(target, bytes_, true);
+  return settled_ || found == header_of(target, bytes_, false);
+}
+
+void Digests::write_all(std::span<const std::byte> bytes, std::uint64_t at) {
+  while (!bytes.empty()) {
+    const ssize_t wrote = ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote <= 0) failed("write", wrote < 0 ? errno : ENOSPC);
+    bytes = bytes.subspan(static_cast<std::size_t>(wrote));
+    at += static_cast<std::uint64_t>(wrote);
+  }
+}
+
+void Digests::write_header(bool settled) {
+  // What the header vouches for is durable before it says so.
+  if (settled && ::fdatasync(fd_.get()) != 0) failed("flush", errno);
+  const std::string header = header_of(target_, bytes_, settled);
+  write_all(std::as_bytes(std::span(header)), 0);
+  if (::fdatasync(fd_.get()) != 0) failed("flush", errno);
+  settled_ = settled;
+}
+
+void Digests::unsettle() {
+  if (settled_) write_header(false);
+}
+
+void Digests::settle() {
+  if (!settled_) write_header(true);
+}
+
+void Digests::forget_all() {
+  if (::ftruncate(fd_.get(), 0) != 0) failed("clear", errno);
+  settled_ = true;
+  if (::ftruncate(fd_.get(), static_cast<off_t>(file_bytes())) != 0) failed("size", errno);
+  write_header(false);
+}
+
+void Digests::keep(std::uint64_t offset, std::span<const Digest> digests) {
+  write_all(std::as_bytes(digests), header_bytes + offset / chunk * digest_bytes);
+}
+
+void Digests::keep_zero(ByteRange range) {
+  constexpr std::uint64_t at_once = 4096;
+  std::vector<Digest> block;
+  while (range.length > 0) {
+    const std::uint64_t length = std::min(range.length, at_once * chunk);
+    block.assign((length + chunk - 1) / chunk, zero_);
+    block.back() = zero_at(range.offset + (block.size() - 1) * chunk);
+    keep(range.offset, block);
+    range = {range.offset + length, range.length - length};
+  }
+}
+
+std::vector<Digest> Digests::read(std::uint64_t offset, std::size_t count) const {
+  std::vector<Digest> digests(count);
+  const std::span<std::byte> into = std::as_writable_bytes(std::span(digests));
+  for (std::size_t done = 0; done < into.size();) {
+    const ssize_t got = ::pread(fd_.get(), into.data() + done, into.size() - done,
+                                static_cast<off_t>(header_bytes + offset / chunk * digest_bytes + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) failed("read", errno);
+    if (got == 0) break;  // beyond what was ever kept: not known
+    done += static_cast<std::size_t>(got);
+  }
+  return digests;
+}
+
+Digest Digests::zero_at(std::uint64_t offset) const noexcept { return offset + chunk > bytes_ ? zero_tail_ : zero_; }
+
+}  // namespace vmferry::copy
