@@ -32,10 +32,13 @@ type VCenter struct {
 	PasswordFile string `json:"password_file"`
 	CA           string `json:"ca"`
 	SHA256       string `json:"sha256"`
-	Control      string `json:"control"`
-	PID          int    `json:"pid"`
-	VMPath       string `json:"vm_path"`
-	DatastoreDir string `json:"datastore_dir"`
+	// A second user with the role of `vmferry check --print-role`; absent in a replay.
+	RestrictedUsername     string `json:"restricted_username,omitempty"`
+	RestrictedPasswordFile string `json:"restricted_password_file,omitempty"`
+	Control                string `json:"control"`
+	PID                    int    `json:"pid"`
+	VMPath                 string `json:"vm_path"`
+	DatastoreDir           string `json:"datastore_dir"`
 	// MACs of the guest's network cards, in their order.
 	MACs []string `json:"macs"`
 }

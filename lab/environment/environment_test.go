@@ -185,7 +185,11 @@ func TestUpStatusDown(t *testing.T) {
 		}
 		return nil
 	})
-	if len(secrets) != 2 || secrets[0] == secrets[1] || len(secrets[0]) < 20 {
+	different := map[string]bool{}
+	for _, secret := range secrets {
+		different[secret] = len(secret) >= 20
+	}
+	if len(secrets) != 3 || len(different) != 3 || !different[secrets[0]] {
 		t.Fatal("passwords:", len(secrets))
 	}
 	for _, pid := range []int{lab.VCenter.PID, lab.OpenStack.PID} {
@@ -203,6 +207,9 @@ func TestUpStatusDown(t *testing.T) {
 		if session, _, _ := syscall.Syscall(syscall.SYS_GETSID, uintptr(pid), 0, 0); int(session) != pid {
 			t.Errorf("%d has no session of its own", pid)
 		}
+	}
+	if _, err := os.Stat(lab.VCenter.RestrictedPasswordFile); err != nil || lab.VCenter.RestrictedUsername == lab.VCenter.Username {
+		t.Error("the restricted user:", lab.VCenter.RestrictedUsername, err)
 	}
 	checkCertificate(t, lab)
 	clouds, err := os.ReadFile(lab.OpenStack.CloudsYAML)

@@ -34,20 +34,22 @@ type Options struct {
 // The settings that the servers read. Each server has a struct of its own with
 // the same fields.
 type vcenterSettings struct {
-	Listen        string  `json:"listen"`
-	Cert          string  `json:"cert"`
-	Key           string  `json:"key"`
-	Username      string  `json:"username"`
-	PasswordFile  string  `json:"password_file"`
-	ControlSocket string  `json:"control_socket"`
-	Dir           string  `json:"dir"`
-	FrozenDir     string  `json:"frozen_dir"`
-	ESXi          bool    `json:"esxi"`
-	VMName        string  `json:"vm_name"`
-	Guest         string  `json:"guest"`
-	Disks         []int64 `json:"disks"`
-	WriterRate    float64 `json:"writer_rate_mb_s"`
-	ReadyFile     string  `json:"ready_file"`
+	Listen                 string  `json:"listen"`
+	Cert                   string  `json:"cert"`
+	Key                    string  `json:"key"`
+	Username               string  `json:"username"`
+	PasswordFile           string  `json:"password_file"`
+	RestrictedUsername     string  `json:"restricted_username"`
+	RestrictedPasswordFile string  `json:"restricted_password_file"`
+	ControlSocket          string  `json:"control_socket"`
+	Dir                    string  `json:"dir"`
+	FrozenDir              string  `json:"frozen_dir"`
+	ESXi                   bool    `json:"esxi"`
+	VMName                 string  `json:"vm_name"`
+	Guest                  string  `json:"guest"`
+	Disks                  []int64 `json:"disks"`
+	WriterRate             float64 `json:"writer_rate_mb_s"`
+	ReadyFile              string  `json:"ready_file"`
 }
 
 type openstackSettings struct {
@@ -179,7 +181,7 @@ func raise(ctx context.Context, o Options, dir string) (lab *Lab, err error) {
 	return lab, writeJSON(filepath.Join(dir, labName), lab)
 }
 
-type passwordPair struct{ vcenter, openstack string }
+type passwordPair struct{ vcenter, restricted, openstack string }
 
 // prepare writes certificates, passwords and settings, and fills in what is
 // known before the servers run.
@@ -193,7 +195,7 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 	if err := writePrivate(in("ca.pem"), ca.pem); err != nil {
 		return nil, passwords, err
 	}
-	for name, into := range map[string]*string{"vcenter": &passwords.vcenter, "openstack": &passwords.openstack} {
+	for name, into := range map[string]*string{"vcenter": &passwords.vcenter, "vcenter-restricted": &passwords.restricted, "openstack": &passwords.openstack} {
 		if *into, err = newPassword(); err != nil {
 			return nil, passwords, err
 		}
@@ -203,12 +205,13 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 	}
 	lab := &Lab{Dir: dir, Profile: "vcenter", Guest: string(o.Guest)}
 	lab.VCenter = VCenter{Username: "administrator@vsphere.local", PasswordFile: in("vcenter.password"), CA: in("ca.pem"),
+		RestrictedUsername: "vmferry@vsphere.local", RestrictedPasswordFile: in("vcenter-restricted.password"),
 		Control: in("vcenter.sock"), VMPath: "/DC0/vm/" + vmName, DatastoreDir: in("datastore")}
 	lab.OpenStack = OpenStack{Cloud: "lab", CloudsYAML: in("clouds.yaml"), CA: in("ca.pem"), Control: in("openstack.sock"),
 		ByID: in("by-id"), IdentityDir: in("identity"), VolumesDir: in("volumes"), VolumeType: "lab"}
 	if o.ESXi {
 		lab.Profile = "esxi"
-		lab.VCenter.Username = "root"
+		lab.VCenter.Username, lab.VCenter.RestrictedUsername = "root", "vmferry"
 		lab.VCenter.VMPath = "/ha-datacenter/vm/" + vmName
 	}
 	if lab.VCenter.SHA256, err = ca.issue(dir, "vcenter"); err != nil {
@@ -219,7 +222,8 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 	}
 	err = writeJSON(in("vcenter.json"), vcenterSettings{
 		Listen: "127.0.0.1:0", Cert: in("vcenter.crt"), Key: in("vcenter.key"),
-		Username: lab.VCenter.Username, PasswordFile: lab.VCenter.PasswordFile, ControlSocket: lab.VCenter.Control,
+		Username: lab.VCenter.Username, PasswordFile: lab.VCenter.PasswordFile,
+		RestrictedUsername: lab.VCenter.RestrictedUsername, RestrictedPasswordFile: lab.VCenter.RestrictedPasswordFile, ControlSocket: lab.VCenter.Control,
 		Dir: lab.VCenter.DatastoreDir, FrozenDir: in("frozen"), ESXi: o.ESXi, VMName: vmName, Guest: string(o.Guest),
 		Disks: o.Disks, WriterRate: o.WriterRate, ReadyFile: in("vcenter.ready")})
 	if err != nil {

@@ -107,6 +107,15 @@ func createAttachment(q *request) reply {
 	if refusal := reserveRefusal(v); refusal != "" {
 		return q.badRequest("Invalid input received: %s (HTTP 400) (Request-ID: %s)", refusal, requestIDMark)
 	}
+	// check_max_disk_devices_to_attach of nova/compute/utils.py counts the root disk, too.
+	devices := len(s.attachments) + 1
+	if s.image != nil {
+		devices++
+	}
+	if most := c.settings.MaxDiskDevices; most >= 0 && devices > most {
+		return q.fail(http.StatusForbidden, fmt.Sprintf(
+			"The maximum allowed number of disk devices (%d) to attach to a single instance has been exceeded.", most))
+	}
 	a := &attachment{id: newUUID(), mapping: newUUID(), volume: v, server: s, tag: asked["tag"], device: s.freeDevice()}
 	a.deleteToo, _ = boolean(asked["delete_on_termination"])
 	s.attachments = append(s.attachments, a)

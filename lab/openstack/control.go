@@ -3,6 +3,7 @@
 package openstack
 
 import (
+	"net"
 	"net/http"
 	"strings"
 
@@ -26,6 +27,7 @@ func (c *Cloud) control(log *calls.Log, faults *calls.Faults) http.Handler {
 		calls.Reply(w, http.StatusOK, append([]string{}, c.issued...))
 	}))
 	mux.HandleFunc("/volumes/", only(http.MethodPost, c.controlVolume))
+	mux.HandleFunc("/subnets/", only(http.MethodPost, c.controlSubnet))
 	mux.HandleFunc("/quota", only(http.MethodPost, func(w http.ResponseWriter, r *http.Request) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -49,6 +51,14 @@ func (c *Cloud) control(log *calls.Log, faults *calls.Faults) http.Handler {
 			calls.Refuse(w, http.StatusBadRequest, "settings cannot be negative")
 			return
 		}
+		if next.MaxDiskDevices < -1 || next.MaxDiskDevices == 0 {
+			calls.Refuse(w, http.StatusBadRequest, "max_disk_devices is at least 1, or -1 for no limit")
+			return
+		}
+		if !contains([]string{availabilityForbidden, availabilityHidden, availabilityShown}, next.IPAvailability) {
+			calls.Refuse(w, http.StatusBadRequest, "ip_availability is forbidden, hidden or shown")
+			return
+		}
 		c.settings = next
 		calls.Reply(w, http.StatusOK, c.settings)
 	}))
@@ -58,7 +68,7 @@ func (c *Cloud) control(log *calls.Log, faults *calls.Faults) http.Handler {
 		calls.Reply(w, http.StatusOK, c.state())
 	}))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /secrets /tokens/revoke /quota /settings /state /volumes/ID/metadata")
+		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /secrets /tokens/revoke /quota /settings /state /subnets/ID/pool /volumes/ID/metadata")
 	})
 	return mux
 }
@@ -91,6 +101,39 @@ func (c *Cloud) controlVolume(w http.ResponseWriter, r *http.Request) {
 		v.metadata[name] = value
 	}
 	calls.Reply(w, http.StatusOK, copied(v.metadata))
+}
+
+// controlSubnet is an administrator who gives a subnet another allocation pool.
+func (c *Cloud) controlSubnet(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/subnets/"), "/")
+	if len(parts) != 2 || parts[1] != "pool" {
+		calls.Refuse(w, http.StatusNotFound, "of a subnet the control socket knows POST /subnets/ID/pool")
+		return
+	}
+	var ask struct {
+		Start string `json:"start"`
+		End   string `json:"end"`
+	}
+	if err := calls.Decode(r, &ask); err != nil {
+		calls.Refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.networks {
+		if n.subnet.id != parts[0] {
+			continue
+		}
+		start, end := net.ParseIP(ask.Start), net.ParseIP(ask.End)
+		if !usableIn(n.subnet, start) || !usableIn(n.subnet, end) || number(start) > number(end) {
+			calls.Refuse(w, http.StatusBadRequest, "start and end are two addresses of "+n.subnet.cidr.String()+", in order")
+			return
+		}
+		n.subnet.first, n.subnet.last = start.String(), end.String()
+		calls.Reply(w, http.StatusOK, subnetView(n))
+		return
+	}
+	calls.Refuse(w, http.StatusNotFound, "no subnet "+parts[0])
 }
 
 func only(method string, handle http.HandlerFunc) http.HandlerFunc {

@@ -48,7 +48,7 @@ func networkVersion(q *request) reply {
 var extensions = []string{"port-security", "security-group", "standard-attr-description", "standard-attr-tag",
 	"standard-attr-timestamp", "standard-attr-revisions", "tag-ports-during-bulk-creation", "binding", "quotas",
 	"quota_details", "project-id", "availability_zone", "network_availability_zone", "external-net", "net-mtu",
-	"allowed-address-pairs", "extra_dhcp_opt"}
+	"allowed-address-pairs", "extra_dhcp_opt", "network-ip-availability"}
 
 func extensionView(alias string) obj {
 	return obj{"alias": alias, "name": alias, "description": "", "updated": "2016-01-01T00:00:00-00:00", "links": []obj{}}
@@ -132,8 +132,9 @@ var (
 		"admin_state_up", "description"}, listQuery...)
 	subnetQuery = append([]string{"id", "name", "network_id", "tenant_id", "project_id", "cidr", "ip_version",
 		"gateway_ip", "enable_dhcp"}, listQuery...)
-	groupQuery = append([]string{"id", "name", "tenant_id", "project_id", "description"}, listQuery...)
-	portQuery  = append([]string{"id", "name", "network_id", "mac_address", "device_id", "device_owner", "status", "tenant_id",
+	groupQuery        = append([]string{"id", "name", "tenant_id", "project_id", "description"}, listQuery...)
+	availabilityQuery = []string{"network_id", "network_name", "tenant_id", "project_id"}
+	portQuery         = append([]string{"id", "name", "network_id", "mac_address", "device_id", "device_owner", "status", "tenant_id",
 		"project_id", "admin_state_up", "description", "fixed_ips", "tags", "tags-any", "not-tags", "not-tags-any",
 		"security_groups"}, listQuery...)
 )
@@ -251,16 +252,22 @@ func tagsFit(filter string, have, wanted []string) bool {
 	return hits == 0
 }
 
+// fixedIPsFit follows _get_ports_query of neutron/db/db_base_plugin_v2.py: one of
+// the addresses and one of the subnets, on the same entry or not.
 func (q *request) fixedIPsFit(view obj, wanted []string) (bool, *reply) {
+	asked := map[string][]string{}
 	for _, condition := range wanted {
 		parts := strings.SplitN(condition, "=", 2)
 		if len(parts) != 2 || parts[0] != "ip_address" && parts[0] != "subnet_id" {
 			bad := q.cloud.unmodelled(q.http, q.service, http.StatusNotImplemented, "the filter fixed_ips="+condition)
 			return false, &bad
 		}
+		asked[parts[0]] = append(asked[parts[0]], parts[1])
+	}
+	for name, values := range asked {
 		found := false
 		for _, ip := range view["fixed_ips"].([]obj) {
-			found = found || ip[parts[0]] == parts[1]
+			found = found || contains(values, text(ip[name]))
 		}
 		if !found {
 			return false, nil
@@ -329,33 +336,87 @@ func showGroup(q *request) reply {
 	return q.noResource("security_group", q.vars["group"])
 }
 
-var networkLimits = map[string]int{"network": 100, "subnet": 100, "port": 500, "security_group": 10,
-	"security_group_rule": 100, "router": 10, "floatingip": 50, "subnetpool": -1, "rbac_policy": 10}
+func (c *Cloud) networkLimits() map[string]int {
+	return map[string]int{"network": 100, "subnet": 100, "port": c.quota.Ports, "security_group": 10,
+		"security_group_rule": 100, "router": 10, "floatingip": 50, "subnetpool": -1, "rbac_policy": 10}
+}
 
 func networkQuotas(q *request) reply {
 	limits := obj{}
-	for name, limit := range networkLimits {
+	for name, limit := range q.cloud.networkLimits() {
 		limits[name] = limit
 	}
-	return q.ownQuota(limits)
+	return q.ownQuota(limits, "Only admin can view or configure quota")
 }
 
 func networkQuotaDetails(q *request) reply {
 	c := q.cloud
 	used := map[string]int{"network": 1, "subnet": 1, "port": len(c.ports), "security_group": len(c.groups)}
 	details := obj{}
-	for name, limit := range networkLimits {
+	for name, limit := range c.networkLimits() {
 		details[name] = obj{"limit": limit, "used": used[name], "reserved": 0}
 	}
-	return q.ownQuota(details)
+	return q.ownQuota(details, "Only admin is authorized to access quotas for another tenant")
 }
 
-func (q *request) ownQuota(quota obj) reply {
+// ownQuota: everybody may see the quota of the own project
+// (neutron/extensions/quotasv2.py, quotasv2_detail.py).
+func (q *request) ownQuota(quota obj, reason string) reply {
 	if q.vars["project"] != q.cloud.ids.project {
-		return neutron(http.StatusForbidden, "AdminRequired",
-			"User does not have admin privileges: Only admin can view or configure quota.")
+		return neutron(http.StatusForbidden, "AdminRequired", "User does not have admin privileges: %s.", reason)
 	}
 	return ok(obj{"quota": quota})
+}
+
+// How the addresses in use answer to an ordinary user.
+const (
+	availabilityForbidden = "forbidden" // 403: Neutron's default policy, newer releases
+	availabilityHidden    = "hidden"    // 404: the same policy, older releases
+	availabilityShown     = "shown"     // 200: an operator allowed it
+)
+
+// availabilityView counts as neutron/db/network_ip_availability_db.py: every
+// address in use, in the pool or not, against the size of the pool.
+func (c *Cloud) availabilityView(n *network) obj {
+	used := 0
+	for _, p := range c.ports {
+		if p.network == n {
+			used += len(p.fixedIPs)
+		}
+	}
+	total := int(number(net.ParseIP(n.subnet.last))-number(net.ParseIP(n.subnet.first))) + 1
+	return obj{"network_id": n.id, "network_name": n.name, "tenant_id": n.projectID, "project_id": n.projectID,
+		"used_ips": used, "total_ips": total, "subnet_ip_availability": []obj{{"subnet_id": n.subnet.id,
+			"subnet_name": n.subnet.name, "cidr": n.subnet.cidr.String(), "ip_version": 4, "used_ips": used, "total_ips": total}}}
+}
+
+// showAvailability: the policy is looked at after the answer was made, and sets
+// its status only; the body stays (after() of
+// neutron/pecan_wsgi/hooks/policy_enforcement.py). A client must not read it.
+func showAvailability(q *request) reply {
+	n := q.cloud.network(q.vars["network"])
+	if n == nil {
+		return q.noResource("network", q.vars["network"])
+	}
+	body := obj{"network_ip_availability": q.cloud.availabilityView(n)}
+	switch q.cloud.settings.IPAvailability {
+	case availabilityHidden:
+		return answered(http.StatusNotFound, body)
+	case availabilityShown:
+		return ok(body)
+	}
+	return answered(http.StatusForbidden, body)
+}
+
+// listAvailability leaves out what the policy hides, which is everything or nothing.
+func listAvailability(q *request) reply {
+	views := []obj{}
+	if q.cloud.settings.IPAvailability == availabilityShown {
+		for _, n := range q.cloud.networks {
+			views = append(views, q.cloud.availabilityView(n))
+		}
+	}
+	return q.neutronList("network_ip_availabilities", views)
 }
 
 func number(ip net.IP) uint32 { return binary.BigEndian.Uint32(ip.To4()) }

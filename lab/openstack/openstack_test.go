@@ -34,7 +34,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(cloud.end)
-	cloud.settings = settings{TokenTTLS: 3600}
+	cloud.settings = settings{TokenTTLS: 3600, MaxDiskDevices: -1}
 	b := &bench{T: t, cloud: cloud, faults: calls.NewFaults(1), log: &calls.Log{}}
 	b.front = cloud.scriptable(b.log, b.faults)
 	b.login()

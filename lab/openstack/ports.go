@@ -120,7 +120,7 @@ func createPort(q *request) reply {
 			}
 		}
 	}
-	if len(c.ports)+1 > networkLimits["port"] {
+	if over(c.quota.Ports, len(c.ports), 1) {
 		return neutron(http.StatusConflict, "OverQuota", "Quota exceeded for resources: ['port'].")
 	}
 	p := &port{id: newUUID(), network: n, security: true, adminUp: true, status: "DOWN", tags: stringList(asked["tags"]),

@@ -43,6 +43,10 @@ type settings struct {
 	AttachDelayMS int `json:"attach_delay_ms"`
 	ServerDelayMS int `json:"server_delay_ms"`
 	TokenTTLS     int `json:"token_ttl_s"`
+	// MaxDiskDevices is Nova's [compute]max_disk_devices_to_attach; -1 = without limit.
+	MaxDiskDevices int `json:"max_disk_devices"`
+	// IPAvailability: forbidden, hidden or shown.
+	IPAvailability string `json:"ip_availability"`
 }
 
 // quota are the limits of the one project; -1 is without limit.
@@ -52,6 +56,7 @@ type quota struct {
 	Instances int `json:"instances"`
 	Cores     int `json:"cores"`
 	RAM       int `json:"ram"`
+	Ports     int `json:"ports"`
 }
 
 // identifiers are the ids that are fixed when the cloud is made.

@@ -151,7 +151,7 @@ func (s *Server) collect(sess *session, specs []types.PropertyFilterSpec) ([]typ
 			}
 		}
 	}
-	return found.Returnval.Objects, nil
+	return s.hide(sess.user, found.Returnval.Objects), nil
 }
 
 func (s *Server) retrieveProperties(c *soapCall) (interface{}, *fault, bool) {

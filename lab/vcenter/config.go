@@ -17,23 +17,27 @@ import (
 
 // Config says what to serve: the JSON file of --config, or flags.
 type Config struct {
-	Listen        string  `json:"listen"`
-	Cert          string  `json:"cert"` // PEM files
-	Key           string  `json:"key"`
-	Username      string  `json:"username"`
-	PasswordFile  string  `json:"password_file"` // its first line counts
-	ControlSocket string  `json:"control_socket"`
-	Dir           string  `json:"dir"`        // of the datastore LocalDS_0
-	FrozenDir     string  `json:"frozen_dir"` // "" = Dir with -frozen behind it
-	ESXi          bool    `json:"esxi"`
-	VMName        string  `json:"vm_name"`
-	Guest         string  `json:"guest"` // plain or linux; "" = plain
-	Disks         []int64 `json:"disks"`
-	Nics          int     `json:"nics"`
-	WriterRate    float64 `json:"writer_rate_mb_s"` // 0 = the guest starts without load
-	Others        int     `json:"others"`           // small VMs without disk data
-	Seed          int64   `json:"seed"`             // of the guest's content and load
-	ReadyFile     string  `json:"ready_file"`       // JSON written when the server answers
+	Listen       string `json:"listen"`
+	Cert         string `json:"cert"` // PEM files
+	Key          string `json:"key"`
+	Username     string `json:"username"`
+	PasswordFile string `json:"password_file"` // its first line counts
+	// A second user, whose privileges the control socket changes; without a name
+	// there is none.
+	RestrictedUsername     string  `json:"restricted_username"`
+	RestrictedPasswordFile string  `json:"restricted_password_file"`
+	ControlSocket          string  `json:"control_socket"`
+	Dir                    string  `json:"dir"`        // of the datastore LocalDS_0
+	FrozenDir              string  `json:"frozen_dir"` // "" = Dir with -frozen behind it
+	ESXi                   bool    `json:"esxi"`
+	VMName                 string  `json:"vm_name"`
+	Guest                  string  `json:"guest"` // plain or linux; "" = plain
+	Disks                  []int64 `json:"disks"`
+	Nics                   int     `json:"nics"`
+	WriterRate             float64 `json:"writer_rate_mb_s"` // 0 = the guest starts without load
+	Others                 int     `json:"others"`           // small VMs without disk data
+	Seed                   int64   `json:"seed"`             // of the guest's content and load
+	ReadyFile              string  `json:"ready_file"`       // JSON written when the server answers
 }
 
 func defaultConfig() Config {
@@ -52,6 +56,9 @@ func (c *Config) fill() error {
 		if c.ESXi {
 			c.Username = "root"
 		}
+	}
+	if c.RestrictedUsername == c.Username || (c.RestrictedUsername == "") != (c.RestrictedPasswordFile == "") {
+		return errors.New("the restricted user needs a name of its own and a password file")
 	}
 	if c.VMName == "" || strings.ContainsAny(c.VMName, "/[]% ") {
 		return fmt.Errorf("VM name %q: not empty, and without / [ ] %% and blanks", c.VMName)
@@ -91,6 +98,8 @@ func Parse(args []string) (Config, error) {
 	flags.StringVar(&c.Key, "key", "", "its private key (PEM)")
 	flags.StringVar(&c.Username, "username", "", "user name (default administrator@vsphere.local, with --esxi root)")
 	flags.StringVar(&c.PasswordFile, "password-file", "", "file with the password")
+	flags.StringVar(&c.RestrictedUsername, "restricted-username", "", "a second user, with few privileges (default none)")
+	flags.StringVar(&c.RestrictedPasswordFile, "restricted-password-file", "", "file with its password")
 	flags.StringVar(&c.ControlSocket, "control-socket", "", "control socket")
 	flags.StringVar(&c.ReadyFile, "ready-file", "", "file to write when the server answers")
 	flags.StringVar(&c.VMName, "vm-name", c.VMName, "name of the VM with disks")

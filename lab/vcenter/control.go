@@ -47,6 +47,7 @@ func (s *Server) control() http.Handler {
 			calls.Refuse(w, http.StatusMethodNotAllowed, "/settings knows GET and POST")
 		}
 	})
+	mux.HandleFunc("/privileges", s.controlPrivileges)
 	mux.HandleFunc("/vms", only(http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
 		all := map[string]vmView{}
 		for _, m := range s.machineList() {
@@ -56,7 +57,7 @@ func (s *Server) control() http.Handler {
 	}))
 	mux.HandleFunc("/vms/", s.controlVM)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /secrets /sessions/expire /settings /vms")
+		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /privileges /secrets /sessions/expire /settings /vms")
 	})
 	return mux
 }

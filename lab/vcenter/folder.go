@@ -98,13 +98,17 @@ func answerFolder(w http.ResponseWriter, _ *http.Request, rule calls.Rule) {
 func (s *Server) folder(w http.ResponseWriter, r *http.Request) {
 	caller, leave := s.sessions.enter(r)
 	defer leave()
-	if caller == nil {
-		user, password, given := r.BasicAuth()
-		if !given || !s.sessions.valid(user, password) {
+	user := ""
+	if caller != nil {
+		user = caller.user
+	} else {
+		name, password, given := r.BasicAuth()
+		if !given || !s.sessions.valid(name, password) {
 			w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
 			http.Error(w, "401 Unauthorized", http.StatusUnauthorized)
 			return
 		}
+		user = name
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -113,7 +117,7 @@ func (s *Server) folder(w http.ResponseWriter, r *http.Request) {
 	}
 	set := s.settings.get()
 	sleep(r.Context(), time.Duration(set.FolderLatencyMS*float64(time.Millisecond)))
-	content, refused := s.openFile(r)
+	content, refused := s.openFile(r, user)
 	if refused != nil {
 		http.Error(w, refused.text, refused.status)
 		return
@@ -135,7 +139,7 @@ type content struct {
 }
 
 // openFile finds what a URL names, or why it cannot be read.
-func (s *Server) openFile(r *http.Request) (*content, *refusal) {
+func (s *Server) openFile(r *http.Request, user string) (*content, *refusal) {
 	missing := &refusal{http.StatusNotFound, "404 Not Found"}
 	query := r.URL.Query()
 	center := strings.TrimPrefix(query.Get("dcPath"), "/")
@@ -146,6 +150,9 @@ func (s *Server) openFile(r *http.Request) (*content, *refusal) {
 	store := s.datastores[query.Get("dsName")]
 	if store == nil {
 		return nil, missing
+	}
+	if !s.mayRead(user, store) {
+		return nil, &refusal{http.StatusForbidden, "403 Forbidden"}
 	}
 	name := path.Clean("/" + strings.TrimPrefix(r.URL.Path, "/folder"))
 	for _, m := range s.machineList() {

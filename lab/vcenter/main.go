@@ -56,13 +56,9 @@ func Start(ctx context.Context, config Config) (*Running, error) {
 	if err := config.fill(); err != nil {
 		return nil, err
 	}
-	raw, err := os.ReadFile(config.PasswordFile)
+	password, err := readPassword(config.PasswordFile)
 	if err != nil {
-		return nil, fmt.Errorf("password file: %w", err)
-	}
-	password := strings.TrimRight(strings.SplitN(string(raw), "\n", 2)[0], "\r")
-	if password == "" {
-		return nil, fmt.Errorf("password file %s: its first line is empty", config.PasswordFile)
+		return nil, err
 	}
 	certificate, err := tls.LoadX509KeyPair(config.Cert, config.Key)
 	if err != nil {
@@ -77,11 +73,31 @@ func Start(ctx context.Context, config Config) (*Running, error) {
 		tasks: newTaskBook(), datastores: map[string]*datastore{}, machines: map[string]*machine{},
 		settings: &settings{v: defaultSettings()}}
 	s.sessions = newSessionTable(config.Username, password, defaultSettings().idle(), dropInner)
+	s.privileges = &privileges{user: config.RestrictedUsername}
+	if config.RestrictedUsername != "" {
+		password, err := readPassword(config.RestrictedPasswordFile)
+		if err != nil {
+			return nil, err
+		}
+		s.sessions.accounts = append(s.sessions.accounts, account{config.RestrictedUsername, password})
+	}
 	s.registerMethods()
 	if err := s.build(ctx); err != nil {
 		return nil, err
 	}
 	return s.listen(certificate)
+}
+
+func readPassword(path string) (string, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("password file: %w", err)
+	}
+	password := strings.TrimRight(strings.SplitN(string(raw), "\n", 2)[0], "\r")
+	if password == "" {
+		return "", fmt.Errorf("password file %s: its first line is empty", path)
+	}
+	return password, nil
 }
 
 func (s *Server) build(ctx context.Context) error {

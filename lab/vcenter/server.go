@@ -28,15 +28,16 @@ const (
 
 // Server is a vCenter or a bare ESXi host.
 type Server struct {
-	config   Config
-	model    *simulator.Model
-	log      *calls.Log
-	faults   *calls.Faults
-	sessions *sessionTable
-	settings *settings
-	changes  *changeSignal
-	tasks    *taskBook
-	methods  map[string]method
+	config     Config
+	model      *simulator.Model
+	log        *calls.Log
+	faults     *calls.Faults
+	sessions   *sessionTable
+	settings   *settings
+	privileges *privileges
+	changes    *changeSignal
+	tasks      *taskBook
+	methods    map[string]method
 
 	datacenter string // name in paths and in dcPath
 	datastores map[string]*datastore
@@ -56,6 +57,7 @@ func (s *Server) registerMethods() {
 	s.registerCollector()
 	s.registerMachine()
 	s.registerSession()
+	s.registerPrivileges()
 }
 
 // ServeHTTP takes every request of the TLS port.
@@ -149,6 +151,9 @@ func (s *Server) execute(w http.ResponseWriter, c *soapCall) (status int, faultN
 	defer leave()
 	if c.session == nil && c.method != "RetrieveServiceContent" && c.method != "Login" {
 		return s.answer(w, nil, notAuthenticated(c.this))
+	}
+	if f := s.permit(c); f != nil {
+		return s.answer(w, nil, f)
 	}
 	if own := s.methods[c.method]; own != nil {
 		if reply, f, handled := own(c); handled {

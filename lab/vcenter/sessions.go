@@ -28,8 +28,10 @@ type session struct {
 	pages      map[string]*propertyPage
 }
 
+type account struct{ user, password string }
+
 type sessionTable struct {
-	user, password string
+	accounts []account // set before the server answers
 
 	mu   sync.Mutex
 	idle time.Duration // 0 = never
@@ -45,13 +47,37 @@ type openSession struct {
 }
 
 func newSessionTable(user, password string, idle time.Duration, drop func(*session)) *sessionTable {
-	return &sessionTable{user: user, password: password, idle: idle, open: map[string]*openSession{}, drop: drop}
+	return &sessionTable{accounts: []account{{user, password}}, idle: idle, open: map[string]*openSession{}, drop: drop}
 }
 
 func (t *sessionTable) valid(user, password string) bool {
-	sameUser := subtle.ConstantTimeCompare([]byte(user), []byte(t.user))
-	samePassword := subtle.ConstantTimeCompare([]byte(password), []byte(t.password))
-	return sameUser&samePassword == 1
+	valid := 0
+	for _, a := range t.accounts {
+		sameUser := subtle.ConstantTimeCompare([]byte(user), []byte(a.user))
+		samePassword := subtle.ConstantTimeCompare([]byte(password), []byte(a.password))
+		valid |= sameUser & samePassword
+	}
+	return valid == 1
+}
+
+func (t *sessionTable) knows(user string) bool {
+	for _, a := range t.accounts {
+		if a.user == user {
+			return true
+		}
+	}
+	return false
+}
+
+// find gives an open session by its key, which is its cookie's value too.
+func (t *sessionTable) find(key string) *session {
+	t.prune()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.open[key]; o != nil {
+		return o.session
+	}
+	return nil
 }
 
 func (t *sessionTable) add(key, user string) *session {

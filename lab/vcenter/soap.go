@@ -90,6 +90,7 @@ var wellKnown = map[string]string{
 	"FileLocked":                      "Unable to access file since it is locked",
 	"NoDiskSpace":                     "Insufficient disk space on datastore.",
 	"NotSupported":                    "The operation is not supported on the object.",
+	"NotImplemented":                  "The requested operation is not implemented by the server.",
 	"SystemError":                     "A general system error occurred.",
 	"RequestCanceled":                 "The operation was canceled.",
 	"MemorySnapshotOnIndependentDisk": "Cannot take a memory snapshot, since the virtual machine is configured with independent disks.",

@@ -2,17 +2,20 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 
 #include "app/commands.hpp"
 #include "app/connections.hpp"
 #include "app/console.hpp"
 #include "base/error.hpp"
+#include "http/http.hpp"
 #include "nbdkit/nbdkit.hpp"
 #include "plan/finding.hpp"
+#include "plan/plan.hpp"
 #include "store/store.hpp"
 #include "term/text.hpp"
 #include "vsphere/inventory.hpp"
@@ -53,13 +56,48 @@ void check_privileges(vsphere::Session& session, const vsphere::Moref& object, c
                      "give it by a role (docs/permissions.md; vmferry check --print-role)"});
 }
 
-void check_nics(const model::Vm& vm, const config::Options& options, std::vector<Finding>& found) {
-  for (const model::Nic& nic : vm.nics)
-    if (std::none_of(options.cutover.networks.begin(), options.cutover.networks.end(),
-                     [&](const target::NetworkChoice& choice) { return choice.mac == nic.mac; }))
-      found.push_back({Level::problem, fmt::format("{} ({})", nic.label, nic.mac),
-                       "it has no network on the other side",
-                       fmt::format("add --network-mapping mac={},network-id=ID,subnet-id=ID", nic.mac)});
+// Only a vCenter can be asked what a user may do ("implemented only by vCenter Server": HasPrivilegeOnEntities).
+void check_all_privileges(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm,
+                          const plan::Privileges& needed, std::vector<Finding>& found, std::stop_token stop) {
+  if (!vmware.session->content().is_vcenter) {
+    found.push_back({Level::note, around.options.vmware.endpoint,
+                     "a single host does not tell what its user may do; root may do all that is needed", ""});
+    return;
+  }
+  ask(found, vm.name,
+      [&] { check_privileges(*vmware.session, vsphere::vm_ref(vm.id), vm.name, needed.on_machine, found, stop); });
+  if (around.options.vmware.transport != "https") return;
+  ask(found, vm.name, [&] {
+    const auto [datacenter, path] = vsphere::datacenter_of(*vmware.session, vm.id, stop);
+    check_privileges(*vmware.session, datacenter, "datacenter " + path, needed.on_datacenter, found, stop);
+    for (const auto& [datastore, name] : vsphere::datastores_of(*vmware.session, vm.id, stop))
+      check_privileges(*vmware.session, datastore, "datastore " + name, needed.on_datacenter, found, stop);
+  });
+}
+
+// VDDK connects to the host itself (port 902); the transports there are today do not.
+void check_ports(const model::Vm& vm, std::vector<Finding>& found) {
+  constexpr int nfc = 902;
+  // vCenter knows its hosts by full name or address; a bare name was given for show, or resolves nowhere but there.
+  if (vm.host.find_first_of(".:") == std::string::npos) return;
+  if (const auto why = http::unreachable(vm.host, nfc, std::chrono::seconds(3)))
+    found.push_back({Level::note, vm.host, fmt::format("its port {} cannot be reached from here ({})", nfc, *why),
+                     "needed only where disks are read with VMware's VDDK"});
+}
+
+// What shall come to the other side, as far as the flags say.
+target::Arrival arrival_of(const model::Vm& vm, const config::Options& options) {
+  target::Arrival arrival;
+  arrival.vm = vm;
+  for (const model::Disk& disk : vm.disks)
+    if (!options.copy.skip.contains(disk.key))
+      arrival.volumes.push_back(
+          {{JobId{}, vm.id, vm.name, disk.key, disk.object_id, plan::volume_name(vm.name, disk.object_id)},
+           disk.capacity,
+           false,
+           {}});
+  arrival.ports = options.cutover.networks;
+  return arrival;
 }
 
 void check_host(const Surroundings& around, bool converts, std::vector<Finding>& found, std::stop_token stop) {
@@ -68,7 +106,9 @@ void check_host(const Surroundings& around, bool converts, std::vector<Finding>&
     const std::string plugin = around.options.vmware.transport == "file" ? "file" : "curl";
     if (!probe.plugin(plugin))
       found.push_back({Level::problem, "this host", fmt::format("nbdkit {} has no {} plugin", probe.version, plugin),
-                       "install the package that has it (Debian: nbdkit)"});
+                       "install the package that has it (Debian: nbdkit)", Fault::tool});
+    else
+      found.push_back({Level::note, "this host", fmt::format("disks are read through nbdkit {}", probe.version), ""});
   });
   std::error_code problem;
   const auto space = std::filesystem::space(around.places.state, problem);
@@ -81,24 +121,22 @@ void check_host(const Surroundings& around, bool converts, std::vector<Finding>&
          "free some space, or choose another --state-dir"});
 }
 
-void check_machine(const Surroundings& around, VmwareSide& vmware, std::vector<Finding>& found, std::stop_token stop) {
+model::Vm check_machine(const Surroundings& around, VmwareSide& vmware, std::vector<Finding>& found,
+                        std::stop_token stop) {
   const config::Options& options = around.options;
   const plan::Wish wish = wish_of(options);
   const model::Vm vm =
       vsphere::describe(*vmware.session, vsphere::find(*vmware.session, options.vmware.path, stop), stop);
   for (Finding& finding : plan::judge_machine(vm, wish)) found.push_back(std::move(finding));
-  const plan::Privileges needed = plan::privileges(wish);
-  ask(found, vm.name,
-      [&] { check_privileges(*vmware.session, vsphere::vm_ref(vm.id), vm.name, needed.on_machine, found, stop); });
-  if (options.vmware.transport == "https")
-    ask(found, vm.name, [&] {
-      const auto [datacenter, path] = vsphere::datacenter_of(*vmware.session, vm.id, stop);
-      check_privileges(*vmware.session, datacenter, "datacenter " + path, needed.on_datacenter, found, stop);
-    });
-  if (!wish.cutover) return;
-  check_nics(vm, options, found);
+  check_all_privileges(around, vmware, vm, plan::privileges(wish), found, stop);
+  check_ports(vm, found);
+  if (!wish.cutover) return vm;
+  std::set<std::string> mapped;
+  for (const target::NetworkChoice& choice : options.cutover.networks) mapped.insert(choice.mac);
+  for (Finding& finding : plan::judge_nics(vm, mapped)) found.push_back(std::move(finding));
   if (options.cutover.convert)
     ask(found, "this host", [&] { make_converter(around, JobId{"check"})->check(vm, stop); });
+  return vm;
 }
 
 void show(const std::vector<Finding>& found, bool json) {
@@ -159,11 +197,17 @@ int run_check(const config::Options& options, Clock& clock, std::stop_token stop
   log::Log log;
   const Surroundings around{options, places, clock, runner, log};
   check_host(around, options.cutover.convert && wish_of(options).cutover, found, stop);
+  std::optional<model::Vm> vm;
   ask(found, options.vmware.endpoint, [&] {
     VmwareSide vmware = connect_vmware(around, stop);
-    ask(found, options.vmware.path, [&] { check_machine(around, vmware, found, stop); });
+    ask(found, options.vmware.path, [&] { vm = check_machine(around, vmware, found, stop); });
   });
-  ask(found, "target", [&] { connect_target(around, stop)->check_settings({}, stop); });
+  ask(found, "target", [&] {
+    const std::unique_ptr<target::Cloud> cloud = connect_target(around, stop);
+    ask(found, "target", [&] { cloud->check_settings({}, stop); });
+    if (!vm) return;
+    for (Finding& finding : cloud->examine(arrival_of(*vm, options), stop)) found.push_back(std::move(finding));
+  });
   show(found, options.json);
   for (const Finding& finding : found)
     if (finding.level == Level::problem) return exit_with_problems;

@@ -161,6 +161,8 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
     local.directory = options.target.substr(std::string_view("local:").size());
     local.disk_bus = options.disk_bus;
     if (::access("/dev/kvm", R_OK | W_OK) != 0) local.domain_kind = "qemu";
+    if (!options.libvirt.empty())
+      local.libvirt.emplace(options.libvirt, target::local::libvirt_environment(environment()), around.runner);
     return target::local::local_cloud(std::move(local), around.clock, around.log);
   }
   const config::OpenStack& wish = options.openstack;

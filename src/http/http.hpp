@@ -116,6 +116,10 @@ std::unique_ptr<Transport> recording(std::unique_ptr<Transport> inner, std::file
 // (redacted) body. Error(not_found) naming the call when the recording has none.
 std::unique_ptr<Transport> replaying(std::filesystem::path directory, std::string service);
 
+// Why no TCP connection to that port can be had from here (no proxy); nothing when it can. Blocks for `patience` at
+// most.
+std::optional<std::string> unreachable(const std::string& host, int port, std::chrono::milliseconds patience);
+
 // Percent-encodes one path segment or query value.
 std::string encode(std::string_view text);
 

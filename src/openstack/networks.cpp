@@ -46,6 +46,24 @@ Subnet find_subnet(Service& network, const Network& of, const std::string& id_or
   return {item.text("id"), item.text("name"), item.text("network_id"), item.text("cidr")};
 }
 
+std::optional<std::uint64_t> free_addresses(Service& network, const std::string& network_id,
+                                            const std::string& subnet_id, std::stop_token stop) {
+  Call call;
+  call.path = "/network-ip-availabilities/" + http::encode(network_id);
+  call.doing = "show the free addresses of network " + network_id;
+  call.accept = {403, 404};
+  const http::Response response = network.call(call, stop);
+  // Neutron leaves the data in the body of its refusal: the status alone counts.
+  if (response.status != 200) return std::nullopt;
+  const Fields availability = Fields::parse(response.body, "Neutron's answer").at("network_ip_availability");
+  for (const Fields& subnet : availability.each("subnet_ip_availability")) {
+    if (subnet.text("subnet_id") != subnet_id) continue;
+    const std::int64_t left = subnet.number("total_ips") - subnet.number("used_ips");
+    return left > 0 ? static_cast<std::uint64_t>(left) : 0;
+  }
+  return std::nullopt;
+}
+
 SecurityGroup find_security_group(Service& network, const std::string& id_or_name, std::stop_token stop) {
   const Fields item = pick(network, "security_groups", "security group", "", id_or_name, stop);
   return {item.text("id"), item.text("name")};

@@ -88,6 +88,29 @@ std::optional<Port> find_by_mac(Service& network, const std::string& network_id,
   return find_where(network, in_network, wanted, stop);
 }
 
+std::optional<Port> find_by_ip(Service& network, const std::string& network_id, const std::string& ip,
+                               std::stop_token stop) {
+  const std::string query =
+      "/ports?network_id=" + http::encode(network_id) + "&fixed_ips=" + http::encode("ip_address=" + ip);
+  for (const Fields& item : network.list(query, "ports", "list ports", stop)) {
+    Port port = read(item);
+    for (const FixedIp& fixed : port.fixed_ips)
+      if (fixed.ip == ip) return port;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::int64_t> room(Service& network, const std::string& project_id, std::stop_token stop) {
+  // https://docs.openstack.org/api-ref/network/v2/#show-quota-details-for-a-tenant
+  const Fields port =
+      network.get("/quotas/" + http::encode(project_id) + "/details.json", "show the project's network quota", stop)
+          .at("quota")
+          .at("port");
+  const std::int64_t limit = port.number("limit", -1);
+  if (limit < 0) return std::nullopt;
+  return limit - port.number("used") - port.number("reserved");
+}
+
 std::vector<Port> find_by_description(Service& network, const std::string& description, std::stop_token stop) {
   if (description.empty()) throw Error(Fault::bug, "ports without a description were asked for");
   std::vector<Port> found;

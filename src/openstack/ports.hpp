@@ -48,6 +48,10 @@ namespace ports {
 
 std::optional<Port> find_by_mac(Service& network, const std::string& network_id, const std::string& mac,
                                 std::stop_token stop);
+std::optional<Port> find_by_ip(Service& network, const std::string& network_id, const std::string& ip,
+                               std::stop_token stop);
+// How many more ports the project may have; nothing when there is no limit.
+std::optional<std::int64_t> room(Service& network, const std::string& project_id, std::stop_token stop);
 // Every port with exactly that description.
 std::vector<Port> find_by_description(Service& network, const std::string& description, std::stop_token stop);
 std::optional<Port> look_up(Service& network, const PortId& id, std::stop_token stop);

@@ -347,4 +347,16 @@ Limits limits(Service& service, std::stop_token stop) {
   return limits;
 }
 
+Limits type_limits(Service& service, const std::string& project_id, const std::string& type, std::stop_token stop) {
+  const std::string name = find_type(service, type, stop).name;
+  // https://docs.openstack.org/api-ref/block-storage/v3/#show-quota-usage-for-a-project: "volumes_TYPE",
+  // "gigabytes_TYPE".
+  const Fields quota =
+      service.get("/os-quota-sets/" + http::encode(project_id) + "?usage=true", "show the project's quota", stop)
+          .at("quota_set");
+  const Fields count = quota.at("volumes_" + name), size = quota.at("gigabytes_" + name);
+  return {count.number("limit", -1), count.number("in_use") + count.number("reserved"), size.number("limit", -1),
+          size.number("in_use") + size.number("reserved")};
+}
+
 }  // namespace vmferry::openstack::volumes

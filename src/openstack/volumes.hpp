@@ -88,6 +88,8 @@ struct Limits {
   std::optional<std::string> lacking(std::uint64_t count, std::uint64_t gib_wanted) const;
 };
 Limits limits(Service& volume, std::stop_token stop);
+// Those of one volume type, which a cloud may set beside the project's; `type` by name or id.
+Limits type_limits(Service& volume, const std::string& project_id, const std::string& type, std::stop_token stop);
 
 }  // namespace volumes
 }  // namespace vmferry::openstack

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "plan/plan.hpp"
 
@@ -87,6 +88,36 @@ std::vector<Finding> judge_machine(const model::Vm& vm, const Wish& wish) {
                                  vm.secure_boot ? " with secure boot" : ""),
                      ""});
   return found;
+}
+
+std::vector<Finding> judge_nics(const model::Vm& vm, const std::set<std::string>& mapped) {
+  std::vector<Finding> found;
+  std::set<std::string> unused = mapped;
+  for (const model::Nic& nic : vm.nics) {
+    unused.erase(nic.mac);
+    if (mapped.contains(nic.mac)) continue;
+    found.push_back(
+        {Level::problem,
+         fmt::format("{} (MAC {}, on \"{}\")", nic.label, nic.mac, nic.network.empty() ? nic.summary : nic.network),
+         "it has no network on the other side",
+         fmt::format("add --network-mapping mac={},network-id=ID,subnet-id=ID", nic.mac), Fault::usage});
+  }
+  for (const std::string& mac : unused)
+    found.push_back({Level::warning, fmt::format("--network-mapping mac={}", mac),
+                     fmt::format("{} has no adapter with that MAC address", vm.name), ""});
+  return found;
+}
+
+void refuse(const std::string& what, const std::vector<Finding>& found) {
+  std::string problems;
+  std::optional<Fault> fault;
+  for (const Finding& finding : found) {
+    if (finding.level != Level::problem) continue;
+    if (!fault) fault = finding.fault;
+    problems +=
+        fmt::format("\n  {}: {}{}{}", finding.object, finding.fact, finding.remedy.empty() ? "" : "; ", finding.remedy);
+  }
+  if (fault) throw Error(*fault, what + ":" + problems);
 }
 
 Privileges privileges(const Wish& wish) {

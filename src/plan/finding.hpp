@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.hpp"
 #include "model/vm.hpp"
 
 namespace vmferry::plan {
@@ -18,7 +19,8 @@ struct Finding {
   Level level = Level::note;
   std::string object;  // "web01", "Hard disk 2 (2001)"
   std::string fact;
-  std::string remedy;  // empty when there is nothing to do
+  std::string remedy;             // empty when there is nothing to do
+  Fault fault = Fault::conflict;  // of a problem: who can act
   bool operator==(const Finding&) const = default;
 };
 
@@ -32,6 +34,12 @@ struct Wish {
 
 // What the machine's own configuration says.
 std::vector<Finding> judge_machine(const model::Vm& vm, const Wish& wish);
+
+// Adapters without a network on the other side (`mapped`: MACs, lower case), and mappings without an adapter.
+std::vector<Finding> judge_nics(const model::Vm& vm, const std::set<std::string>& mapped);
+
+// Throws one Error that lists every problem, if there is any: "web01 cannot be cut over: ...".
+void refuse(const std::string& what, const std::vector<Finding>& found);
 
 // Names of the privileges that a migration of that kind needs, as vSphere's API spells them; docs/permissions.md has
 // the sources.

@@ -12,6 +12,7 @@
 
 #include "copy/copy.hpp"
 #include "model/vm.hpp"
+#include "plan/finding.hpp"
 
 namespace vmferry::target {
 
@@ -77,6 +78,14 @@ struct Launched {
   std::string state;  // "ACTIVE"
 };
 
+// What shall come. Both lists may be empty.
+struct Arrival {
+  JobId job;  // as far as there is one already: what it made itself is no obstacle. May be empty
+  model::Vm vm;
+  std::vector<VolumeWish> volumes;
+  std::vector<NetworkChoice> ports;
+};
+
 class Cloud {
  public:
   virtual ~Cloud() = default;
@@ -85,6 +94,8 @@ class Cloud {
   // changed.
   // `job`: the job as far as there is one already: what it made itself is no obstacle. May be empty.
   virtual void check_settings(const JobId& job, std::stop_token stop) = 0;
+  // Whether there is room for it: quotas, addresses, slots, space. Only asks; what cannot be asked is left out.
+  virtual std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) = 0;
   // The volume of `tag`, if it exists. More than one is Error(conflict) that names them all.
   virtual std::optional<Volume> find(const Tag& tag, std::stop_token stop) = 0;
   // Finds it by tag or makes it; waits until it can be used. Error(conflict) when it is smaller than the

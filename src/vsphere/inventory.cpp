@@ -297,6 +297,16 @@ model::Vm describe(Session& session, const model::VmId& vm, std::stop_token stop
   }
 }
 
+std::vector<Datastore> datastores_of(Session& session, const model::VmId& vm, std::stop_token stop) {
+  std::vector<Moref> refs;
+  for (const Node& node : read(session, vm_ref(vm), {"datastore"}, stop)["datastore"].all("ManagedObjectReference"))
+    refs.push_back(node.moref());
+  std::vector<Datastore> found;
+  for (const ObjectProperties& store : read_all(session, refs, {"name"}, stop))
+    found.push_back({store.object, store["name"].text()});
+  return found;
+}
+
 Datacenter datacenter_of(Session& session, const model::VmId& vm, std::stop_token stop) {
   try {
     const Datacenter found = ancestors(session, vm_ref(vm), stop).datacenter;

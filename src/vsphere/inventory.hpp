@@ -43,6 +43,13 @@ struct Datacenter {
 };
 Datacenter datacenter_of(Session& session, const model::VmId& vm, std::stop_token stop);
 
+// Where its files are.
+struct Datastore {
+  Moref ref;
+  std::string name;
+};
+std::vector<Datastore> datastores_of(Session& session, const model::VmId& vm, std::stop_token stop);
+
 Moref vm_ref(const model::VmId& vm);
 
 // The sentence of a miss (pure): near names first, then up to 50 paths.

@@ -47,6 +47,8 @@ class FakeCloud final : public target::Cloud {
 
   std::string describe() const override { return "fake cloud"; }
   void check_settings(const JobId& job, std::stop_token stop) override;
+  std::vector<plan::Finding> examine(const target::Arrival&, std::stop_token) override { return obstacles; }
+  std::vector<plan::Finding> obstacles;  // what examine() finds
   std::optional<target::Volume> find(const target::Tag& tag, std::stop_token stop) override;
   target::Volume allocate(const target::VolumeWish& wish, std::stop_token stop) override;
   std::unique_ptr<target::Device> attach(const target::Volume& volume, std::stop_token stop) override;

@@ -231,7 +231,11 @@ model::Vm VsphereMachine::describe(std::stop_token stop) {
 
 void VsphereMachine::remove_activations(const JobId& job, std::stop_token stop) {
   for (const model::Snapshot& snapshot : vsphere::snapshots(session_, options_.vm, stop).snapshots)
-    if (is_activation(snapshot, job)) vsphere::remove_snapshot(session_, options_.vm, snapshot.id, stop);
+    if (is_activation(snapshot, job)) {
+      const bool needed_before = vsphere::consolidation_needed(session_, options_.vm, stop);
+      remove(snapshot.id, stop);
+      if (const std::string left = consolidate_after(needed_before, stop); !left.empty()) log_.warning(left);
+    }
 }
 
 void VsphereMachine::activate_tracking(const Tag& tag, std::stop_token stop) {

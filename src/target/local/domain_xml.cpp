@@ -17,6 +17,8 @@ namespace {
 
 constexpr const char* name_space = "urn:vmferry:domain:1";
 
+constexpr std::string_view bridge = "bridge:";
+
 using Attributes = std::initializer_list<std::pair<const char*, std::string>>;
 
 pugi::xml_node add(pugi::xml_node parent, const char* name, Attributes attributes = {}) {
@@ -84,14 +86,13 @@ void add_disks(pugi::xml_node devices, const DomainWish& wish) {
 }
 
 void add_nics(pugi::xml_node devices, const DomainWish& wish) {
-  constexpr std::string_view bridge = "bridge:";
   for (const DomainNic& nic : wish.nics) {
-    const bool bridged = nic.network.starts_with(bridge);
-    pugi::xml_node interface = add(devices, "interface", {{"type", bridged ? "bridge" : "network"}});
+    const bool bridged = nic.network.starts_with(bridge), user = nic.network == "user";
+    pugi::xml_node interface = add(devices, "interface", {{"type", bridged ? "bridge" : user ? "user" : "network"}});
     add(interface, "mac", {{"address", nic.mac}});
     if (bridged)
       add(interface, "source", {{"bridge", nic.network.substr(bridge.size())}});
-    else
+    else if (!user)
       add(interface, "source", {{"network", nic.network.empty() ? "default" : nic.network}});
     add(interface, "model", {{"type", "virtio"}});
   }
@@ -113,6 +114,8 @@ void add_consoles(pugi::xml_node devices) {
 }
 
 }  // namespace
+
+bool is_libvirt_network(const std::string& network) { return network != "user" && !network.starts_with(bridge); }
 
 std::string domain_xml(const DomainWish& wish) {
   pugi::xml_document document;

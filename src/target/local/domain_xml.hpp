@@ -11,7 +11,8 @@ namespace vmferry::target::local {
 
 struct DomainNic {
   std::string mac;
-  std::string network;  // a libvirt network; "bridge:br0" = that bridge of the host; empty = "default"
+  std::string
+      network;  // a libvirt network; "bridge:br0" = that bridge of the host; "user" = QEMU's own; empty = "default"
 };
 
 struct DomainWish {
@@ -23,6 +24,9 @@ struct DomainWish {
   std::string disk_bus = "virtio";  // or "scsi" (virtio-scsi)
   std::string kind = "kvm";         // or "qemu", without hardware help
 };
+
+// Whether a DomainNic's network is one that libvirt itself must have.
+bool is_libvirt_network(const std::string& network);
 
 std::string domain_xml(const DomainWish& wish);
 

@@ -39,8 +39,8 @@ void sync_directory(const std::filesystem::path& directory) {
   if (!fd || ::fsync(fd.get()) != 0) fail("sync", directory, errno);
 }
 
-void make_directory(const std::filesystem::path& directory) {
-  if (::mkdir(directory.c_str(), 0700) == 0) {
+void make_directory(const std::filesystem::path& directory, unsigned mode) {
+  if (::mkdir(directory.c_str(), mode) == 0) {
     const std::filesystem::path parent = directory.parent_path();
     sync_directory(parent.empty() ? std::filesystem::path(".") : parent);
     return;

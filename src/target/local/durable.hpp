@@ -17,8 +17,8 @@ void write_durably(const std::filesystem::path& path, std::string_view text);
 // Nothing when there is no such file.
 std::optional<std::string> read_whole(const std::filesystem::path& path);
 void sync_directory(const std::filesystem::path& directory);
-// Makes the folder (0700) if it is missing; its parent must exist.
-void make_directory(const std::filesystem::path& directory);
+// Makes the folder if it is missing; its parent must exist.
+void make_directory(const std::filesystem::path& directory, unsigned mode = 0700);
 // Removes the file durably; already gone is success.
 void remove_durably(const std::filesystem::path& path);
 

@@ -83,6 +83,7 @@ class LocalCloud final : public Cloud {
 
   std::string describe() const override { return "folder " + options_.directory.string(); }
   void check_settings(const JobId& job, std::stop_token stop) override;
+  std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) override;
   std::optional<Volume> find(const Tag& tag, std::stop_token stop) override;
   Volume allocate(const VolumeWish& wish, std::stop_token stop) override;
   std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) override;
@@ -155,7 +156,7 @@ std::optional<ServerId> LocalCloud::find_server(const JobId& job, const model::V
   return ServerId{file.string()};
 }
 
-void LocalCloud::check_settings(const JobId&, std::stop_token) {
+void LocalCloud::check_settings(const JobId&, std::stop_token stop) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
     throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
   const fs::path& directory = options_.directory;
@@ -170,6 +171,31 @@ void LocalCloud::check_settings(const JobId&, std::stop_token) {
   if (::access(place.c_str(), W_OK | X_OK) != 0) fail("write to", place, errno);
   struct statvfs space {};
   if (::statvfs(place.c_str(), &space) == 0 && space.f_bavail == 0) fail("write to", place, ENOSPC);
+  if (options_.libvirt) options_.libvirt->check(stop);
+}
+
+std::vector<plan::Finding> LocalCloud::examine(const Arrival& arrival, std::stop_token stop) {
+  std::vector<plan::Finding> found;
+  if (options_.libvirt && !arrival.ports.empty()) {
+    std::vector<std::string> networks;
+    for (const NetworkChoice& choice : arrival.ports)
+      if (is_libvirt_network(choice.network)) networks.push_back(choice.network.empty() ? "default" : choice.network);
+    found = options_.libvirt->judge(file_name(arrival.vm.name), arrival.job, arrival.vm.firmware, networks, stop);
+  }
+  std::error_code problem;
+  const bool there = fs::exists(options_.directory, problem);
+  const fs::space_info space = fs::space(there ? options_.directory : options_.directory.parent_path(), problem);
+  std::uint64_t wanted = 0;
+  for (const VolumeWish& wish : arrival.volumes)
+    if (!on_disk(files_of(id_of(wish.tag)).image)) wanted += wish.bytes;
+  if (problem || space.available >= wanted) return found;
+  constexpr double gib = 1ULL << 30;
+  // The images are sparse, and may well hold less than the disks could.
+  found.push_back({plan::Level::warning, options_.directory.string(),
+                   fmt::format("{:.1f} GiB are free there, and the disks can hold {:.1f} GiB",
+                               static_cast<double>(space.available) / gib, static_cast<double>(wanted) / gib),
+                   "make room, or choose another folder", Fault::quota});
+  return found;
 }
 
 // The record of the tag's volume, if it is that of this machine and disk.
@@ -252,7 +278,7 @@ Record LocalCloud::make(const VolumeWish& wish, const Files& files) {
 Volume LocalCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   const VolumeId id = id_of(wish.tag);
   const Files files = files_of(id);
-  make_directory(options_.directory);
+  make_directory(options_.directory, options_.libvirt ? 0711 : 0700);
   const FolderLock lock(options_.directory, clock_, stop);
   make_directory(files.image.parent_path());
   auto record = record_of(wish.tag, files);
@@ -368,6 +394,7 @@ Launched LocalCloud::launch(const LaunchWish& wish, std::stop_token stop) {
   domain.name = file_name(wish.vm.name);
   domain.disk_bus = options_.disk_bus;
   domain.kind = options_.domain_kind;
+  if (options_.libvirt) domain.kind = options_.libvirt->has_kvm(stop) ? "kvm" : "qemu";
   for (const VolumeId& volume : wish.volumes) {
     const Files files = files_of(volume);
     static_cast<void>(record_of(volume, files));
@@ -388,6 +415,12 @@ Launched LocalCloud::launch(const LaunchWish& wish, std::stop_token stop) {
                                              file.string(), wish.job.value));
   if (!before || *before != text) write_durably(file, text);
   log_.info("domain written", {{"file", file.string()}});
+  if (options_.libvirt) {
+    // QEMU runs as another user there, and must come to the images (which libvirt gives to that user).
+    if (::chmod(folder.c_str(), 0711) != 0) fail("open", folder, errno);
+    options_.libvirt->ensure_running(domain.name, file, wish.job, stop);
+    return {ServerId{file.string()}, "running"};
+  }
   return {ServerId{file.string()}, "defined"};
 }
 

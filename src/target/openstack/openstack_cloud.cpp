@@ -20,6 +20,7 @@
 #include "plan/plan.hpp"
 #include "target/device.hpp"
 #include "target/memory_keys.hpp"
+#include "target/openstack/room.hpp"
 
 namespace vmferry::target::openstack {
 
@@ -79,6 +80,7 @@ class OpenstackCloud final : public Cloud {
 
   std::string describe() const override { return "OpenStack " + cloud_->describe(); }
   void check_settings(const JobId& job, std::stop_token stop) override;
+  std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) override;
   std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) override;
   std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
   std::optional<Volume> find(const Tag& tag, std::stop_token stop) override;
@@ -168,6 +170,37 @@ void OpenstackCloud::check_quota(const JobId& job, std::stop_token stop) {
   if (!job.empty() && !client::servers::find(compute, {{memory_key::job, job.value}}, stop).empty()) return;
   throw Error(Fault::quota, fmt::format("a server of flavor {} cannot be made: {}; raise the quota before the cutover",
                                         flavor.name, *lacking));
+}
+
+std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::stop_token stop) {
+  std::vector<plan::Finding> found;
+  std::uint64_t count = 0, size = 0, ports = 0;
+  std::size_t not_here = 0;
+  for (const VolumeWish& wish : arrival.volumes) {
+    const auto volume = find_volume(wish.tag, stop);
+    if (!volume || !attached_to(*volume, instance(stop))) ++not_here;
+    if (volume) continue;
+    ++count;
+    size += plan::gib_for(wish.bytes);
+  }
+  judge_volumes(*cloud_, options_.volume_type, count, size, found, stop);
+  judge_slots(*cloud_, instance(stop), not_here, found, stop);
+  for (const NetworkChoice& choice : arrival.ports) {
+    try {
+      client::Service& service = cloud_->network(stop);
+      const client::Network network = client::networks::find(service, choice.network, stop);
+      if (const auto port = client::ports::find_by_mac(service, network.id, choice.mac, stop)) {
+        if (port->description != port_tag(arrival.job)) judge_port(*port, arrival.job, choice, stop);
+        continue;
+      }
+      ++ports;
+      judge_address(*cloud_, network, choice, found, stop);
+    } catch (const Error& e) {
+      found.push_back({plan::Level::problem, "MAC " + choice.mac, e.what(), "", e.fault()});
+    }
+  }
+  judge_ports(*cloud_, ports, found, stop);
+  return found;
 }
 
 // ---- volumes
@@ -380,7 +413,7 @@ void OpenstackCloud::judge_port(const client::Port& port, const JobId& job, cons
   if (!port.device_id.empty()) {
     // Ours after a run that died between making the server and remembering it.
     const auto server = client::servers::look_up(cloud_->compute(stop), ServerId{port.device_id}, stop);
-    if (!server || value(server->metadata, memory_key::job) != job.value)
+    if (!server || job.empty() || value(server->metadata, memory_key::job) != job.value)
       throw Error(Fault::conflict,
                   fmt::format("port {} with MAC {} in network {} is in use by {}: remove it there first", port.id.value,
                               port.mac, choice.network,

@@ -174,8 +174,8 @@ class Case(unittest.TestCase):
 
     def setUp(self):
         LAB.control("DELETE", "/faults")
-        LAB.control("POST", "/quota", {"gigabytes": 1000, "volumes": 50, "instances": 10, "cores": 20, "ram": 51200})
-        LAB.control("POST", "/settings", {"token_ttl_s": 3600})
+        LAB.control("POST", "/quota", {"gigabytes": 1000, "volumes": 50, "instances": 10, "cores": 20, "ram": 51200, "ports": 500})
+        LAB.control("POST", "/settings", {"token_ttl_s": 3600, "max_disk_devices": -1, "ip_availability": "forbidden"})
         self.cloud = LAB.connect()
         self.addCleanup(self.cloud.close)
         self.cleanup_volumes = []
@@ -649,10 +649,132 @@ class Ports(Case):
         self.assertEqual(500, self.cloud.network.get_quota(LAB.ready["project_id"]).ports)
 
 
+class Room(Case):
+    """What a client asks before it begins: is the address free, is there room for ports, volumes and servers?"""
+
+    def found(self, **filters):
+        return sorted(p.id for p in self.cloud.network.ports(**filters))
+
+    def test_ports_by_mac_and_network(self):
+        mine = self.make_port(mac_address="00:50:56:00:01:01")
+        theirs = self.make_port(network_id=LAB.ready["shared_network_id"])
+        network = LAB.ready["network_id"]
+        self.assertEqual([mine.id], self.found(mac_address="00:50:56:00:01:01", network_id=network))
+        self.assertEqual([mine.id], self.found(mac_address="00:50:56:00:01:01".upper(), network_id=network))
+        self.assertEqual([], self.found(mac_address="00:50:56:00:01:01", network_id=LAB.ready["shared_network_id"]))
+        self.assertEqual([], self.found(mac_address="00:50:56:00:01:02", network_id=network))
+        both = self.cloud.network.get(f"/ports?mac_address={mine.mac_address}&mac_address={theirs.mac_address}").json()["ports"]
+        self.assertEqual({mine.id, theirs.id}, {p["id"] for p in both})
+
+    def test_ports_by_address(self):
+        one, two = (self.make_port(fixed_ips=[{"ip_address": f"192.0.2.{n}"}]) for n in (60, 61))
+        self.assertEqual([one.id], self.found(fixed_ips="ip_address=192.0.2.60"))
+        self.assertEqual([], self.found(fixed_ips="ip_address=192.0.2.6"))
+        self.assertEqual([], self.found(fixed_ips="ip_address=192.0.2.62"))
+        self.assertEqual(sorted([one.id, two.id]), self.found(fixed_ips=["ip_address=192.0.2.60", "ip_address=192.0.2.61"]))
+        subnet = f"subnet_id={LAB.ready['subnet_id']}"
+        self.assertEqual([two.id], self.found(fixed_ips=["ip_address=192.0.2.61", subnet]))
+        self.assertIn(one.id, self.found(fixed_ips=subnet))
+        self.assertEqual([], self.found(fixed_ips=["ip_address=192.0.2.61", "subnet_id=nothing"]))
+
+    def test_subnet(self):
+        subnet = self.cloud.network.get_subnet(LAB.ready["subnet_id"])
+        self.assertEqual(("192.0.2.0/24", "192.0.2.1", 4, LAB.ready["network_id"]),
+                         (subnet.cidr, subnet.gateway_ip, subnet.ip_version, subnet.network_id))
+        self.assertEqual([{"start": "192.0.2.2", "end": "192.0.2.254"}], subnet.allocation_pools)
+        path = f"/subnets/{subnet.id}/pool"
+        self.addCleanup(LAB.control, "POST", path, subnet.allocation_pools[0])
+        LAB.control("POST", path, {"start": "192.0.2.200", "end": "192.0.2.201"})
+        self.assertEqual([{"start": "192.0.2.200", "end": "192.0.2.201"}], self.cloud.network.get_subnet(subnet.id).allocation_pools)
+        self.assertEqual({"192.0.2.200", "192.0.2.201"}, {self.make_port().fixed_ips[0]["ip_address"] for _ in range(2)})
+        self.refused(exceptions.ConflictException, 409, "No more IP addresses available on network", self.make_port)
+        self.make_port(fixed_ips=[{"ip_address": "192.0.2.70"}])  # outside of the pool an address may still be asked for
+        for wrong in ({"start": "192.0.2.9", "end": "192.0.2.8"}, {"start": "10.0.0.1", "end": "10.0.0.2"}, {}):
+            self.assertRaises(AssertionError, LAB.control, "POST", path, wrong)
+
+    def test_addresses_in_use(self):
+        network = LAB.ready["network_id"]
+        self.assertIsNotNone(self.cloud.network.find_extension("network-ip-availability"))
+        ask = lambda: self.cloud.network.get_network_ip_availability(network)
+        self.refused(exceptions.ForbiddenException, 403, "Forbidden", ask)
+        self.assertEqual([], list(self.cloud.network.network_ip_availabilities()))
+        LAB.control("POST", "/settings", {"ip_availability": "hidden"})
+        self.refused(exceptions.NotFoundException, 404, "Not Found", ask)
+        LAB.control("POST", "/settings", {"ip_availability": "shown"})
+        before = ask()
+        self.make_port(fixed_ips=[{"ip_address": "192.0.2.71"}, {"ip_address": "192.0.2.72"}])
+        after = ask()
+        self.assertEqual((253, 2), (after.total_ips, after.used_ips - before.used_ips))
+        self.assertEqual([{"subnet_id": LAB.ready["subnet_id"], "subnet_name": "lab-subnet", "cidr": "192.0.2.0/24", "ip_version": 4,
+                           "total_ips": 253, "used_ips": after.used_ips}], after.subnet_ip_availability)
+        self.assertEqual("lab-net", after.network_name)
+        self.assertEqual({"lab-net", "shared-net"}, {a.network_name for a in self.cloud.network.network_ip_availabilities()})
+        self.assertEqual([after.used_ips], [a.used_ips for a in self.cloud.network.network_ip_availabilities(network_name="lab-net")])
+        self.refused(exceptions.NotFoundException, 404, "Network nothing could not be found",
+                     lambda: self.cloud.network.get_network_ip_availability("nothing"))
+        self.assertRaises(AssertionError, LAB.control, "POST", "/settings", {"ip_availability": "perhaps"})
+
+    def test_quota_of_ports(self):
+        project = LAB.ready["project_id"]
+        before = self.cloud.network.get_quota(project, details=True).ports
+        self.assertEqual((500, 0), (before["limit"], before["reserved"]))
+        self.make_port()
+        answer = self.cloud.network.get(f"/quotas/{project}/details.json").json()["quota"]["port"]
+        self.assertEqual({"limit": 500, "used": before["used"] + 1, "reserved": 0}, answer)
+        LAB.control("POST", "/quota", {"ports": before["used"] + 1})
+        self.assertEqual(before["used"] + 1, self.cloud.network.get_quota(project).ports)
+        self.refused(exceptions.ConflictException, 409, r"Quota exceeded for resources: \['port'\]", self.make_port)
+        LAB.control("POST", "/quota", {"ports": -1})
+        self.make_port()
+        self.refused(exceptions.ForbiddenException, 403, "Only admin is authorized to access quotas for another tenant",
+                     lambda: self.cloud.network.get_quota("0" * 32, details=True))
+
+    def test_limits_of_volumes(self):
+        LAB.control("POST", "/quota", {"gigabytes": 77, "volumes": 7})
+        before = self.cloud.block_storage.get("/limits").json()["limits"]["absolute"]
+        self.make_volume(size=3)
+        after = self.cloud.block_storage.get_limits().absolute
+        self.assertEqual((77, 7), (after.max_total_volume_gigabytes, after.max_total_volumes))
+        self.assertEqual((before["totalGigabytesUsed"] + 3, before["totalVolumesUsed"] + 1),
+                         (after.total_gigabytes_used, after.total_volumes_used))
+        endpoint = self.cloud.block_storage.get_endpoint()
+        self.assertTrue(endpoint.endswith("/v3/" + LAB.ready["project_id"]), endpoint)
+        LAB.control("POST", "/quota", {"gigabytes": -1})
+        self.assertEqual(-1, self.cloud.block_storage.get_limits().absolute.max_total_volume_gigabytes)
+
+    def test_limits_of_servers(self):
+        LAB.control("POST", "/quota", {"instances": 5, "cores": 9, "ram": 4096})
+        answer = self.cloud.compute.get("/limits").json()["limits"]["absolute"]
+        self.assertEqual((5, 9, 4096), tuple(answer[name] for name in ("maxTotalInstances", "maxTotalCores", "maxTotalRAMSize")))
+        self.assertEqual((1, 1, 512), tuple(answer[name] for name in ("totalInstancesUsed", "totalCoresUsed", "totalRAMUsed")))
+        volume = self.make_volume()
+        self.cloud.block_storage.set_volume_bootable_status(volume, True)
+        self.make_server([volume], [self.make_port()])
+        limits = self.cloud.compute.get_limits().absolute
+        self.assertEqual((2, 2, 512 + 2048), (limits.instances_used, limits.total_cores_used, limits.total_ram_used))
+
+    def test_volumes_of_a_server(self):
+        host = LAB.ready["instance_id"]
+        self.assertEqual([], list(self.cloud.compute.volume_attachments(host)))
+        one, two = self.make_volume(), self.make_volume()
+        LAB.control("POST", "/settings", {"max_disk_devices": 2})  # the root disk is one of them
+        attached = self.cloud.compute.create_volume_attachment(host, volume_id=one.id)
+        until(lambda: self.status(one) == "in-use")
+        self.assertEqual([(one.id, attached.device)], [(a.volume_id, a.device) for a in self.cloud.compute.volume_attachments(host)])
+        answer = self.cloud.compute.get(f"/servers/{host}/os-volume_attachments").json()["volumeAttachments"]
+        self.assertEqual([(one.id, one.id, host)], [(a["id"], a["volumeId"], a["serverId"]) for a in answer])
+        self.refused(exceptions.ForbiddenException, 403, r"The maximum allowed number of disk devices \(2\) to attach to a single "
+                     "instance has been exceeded.", lambda: self.cloud.compute.create_volume_attachment(host, volume_id=two.id))
+        self.assertEqual("available", self.status(two))
+        self.cloud.compute.delete_volume_attachment(host, one.id)
+        until(lambda: self.status(one) == "available")
+        self.assertEqual([], list(self.cloud.compute.volume_attachments(host)))
+
+
 class Unmodelled(Case):
     def test_loud(self):
-        for service, path in (("block_storage", "/snapshots"), ("compute", "/os-hypervisors"), ("network", "/v2.0/routers"),
-                              ("image", "/v2/tasks"), ("block_storage", "/volumes?group_id=1"), ("network", "/v2.0/ports?ip=1")):
+        for service, path in (("block_storage", "/snapshots"), ("compute", "/os-hypervisors"), ("network", "/routers"),
+                              ("image", "/v2/tasks"), ("block_storage", "/volumes?group_id=1"), ("network", "/ports?ip=1")):
             answer = getattr(self.cloud, service).get(path)
             self.assertEqual(501, answer.status_code, path)
             self.assertIn("lab/openstack does not model", json.dumps(answer.json()), path)

@@ -36,6 +36,7 @@ class Lab:
         self.esxi = esxi
         self.username = "root" if esxi else "administrator@vsphere.local"
         self.password = PASSWORD
+        self.restricted = "vmferry" if esxi else "vmferry@vsphere.local"
         self.dir = tempfile.mkdtemp(prefix="vmferry-vcenter-")
         self.process = None
         try:
@@ -57,6 +58,7 @@ class Lab:
             out.write(self.password + "\n")
         command = [binary, "vcenter", "--dir", self.path("datastore"), "--cert", self.path("ca.pem"),
                    "--key", self.path("key.pem"), "--password-file", self.path("password"),
+                   "--restricted-username", self.restricted, "--restricted-password-file", self.path("password"),
                    "--control-socket", self.path("control.sock"), "--ready-file", self.path("ready")]
         if self.esxi:
             command.append("--esxi")

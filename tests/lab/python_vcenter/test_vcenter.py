@@ -42,6 +42,7 @@ class VCenterCase(unittest.TestCase):
 
     def setUp(self):
         self.lab.control("DELETE", "/faults")
+        self.lab.control("DELETE", "/privileges")
         self.lab.settings(task_delay_ms=20, page_areas=2000, folder_rate_mb_s=0, folder_latency_ms=0,
                           idle_timeout_s=1800, quiesce_fails=False, tools="running", shutdown_delay_ms=100)
         self.lab.control("POST", "/vms/web01/power", {"state": "on"})
@@ -60,8 +61,8 @@ class VCenterCase(unittest.TestCase):
         except vim.fault.NotAuthenticated:
             pass  # the test let it expire
 
-    def login(self, password=None):
-        return connect.SmartConnect(host=self.lab.host, port=self.lab.port, user=self.lab.username,
+    def login(self, password=None, user=None):
+        return connect.SmartConnect(host=self.lab.host, port=self.lab.port, user=user or self.lab.username,
                                     pwd=password or self.lab.password, sslContext=self.lab.tls)
 
     def cookie(self):
@@ -280,6 +281,119 @@ class Inventory(VCenterCase):
             self.assertTrue(self.vm.config.bootOptions.efiSecureBootEnabled)
         finally:
             self.lab.control("POST", "/vms/web01/config", {"firmware": "bios", "secure_boot": False})
+
+
+class Privileges(VCenterCase):
+    """A session of the restricted user beside the administrator's."""
+
+    def setUp(self):
+        super().setUp()
+        self.other = self.login(user=self.lab.restricted)
+        self.addCleanup(connect.Disconnect, self.other)
+        self.limited = vim.VirtualMachine(self.vm._moId, self.other._stub)
+        self.key = self.other.content.sessionManager.currentSession.key
+        self.datacenter = self.content.searchIndex.FindByInventoryPath("/DC0")
+
+    def take(self, *privileges, **on):
+        self.lab.control("POST", "/privileges", {"take": list(privileges), **on})
+
+    def granted(self, entity, *privileges, si=None, key=None):
+        manager = (si or self.other).content.authorizationManager
+        entity = type(entity)(entity._moId, manager._stub)
+        found = manager.HasPrivilegeOnEntities([entity], key or self.key, list(privileges))
+        self.assertEqual([f.entity._moId for f in found], [entity._moId])
+        self.assertEqual([p.privId for p in found[0].privAvailability], list(privileges))
+        answers = [p.isGranted for p in found[0].privAvailability]
+        self.assertEqual(list(manager.HasPrivilegeOnEntity(entity, key or self.key, list(privileges))), answers)
+        return answers
+
+    def denied(self, entity, privilege, act):
+        with self.assertRaises(vim.fault.NoPermission) as caught:
+            act()
+        self.assertEqual((caught.exception.object._moId, caught.exception.privilegeId), (entity._moId, privilege))
+
+    def test_answers_are_those_of_the_session(self):
+        role = self.lab.control("GET", "/privileges")["role"]
+        everywhere = [self.vm, self.datacenter, self.vm.datastore[0], *self.vm.network]
+        for entity in everywhere:
+            self.assertEqual(self.granted(entity, *role, "System.Read", "VirtualMachine.Interact.PowerOn"), [True] * 8 + [False])
+            self.assertEqual(self.granted(entity, "VirtualMachine.Interact.PowerOn", "No.Such", si=self.si,
+                                          key=self.content.sessionManager.currentSession.key), [True, False])
+        self.assertEqual(self.granted(self.vm, "VirtualMachine.Interact.PowerOn", si=self.si), [False], "the session asked about counts")
+        self.assertEqual(self.granted(self.vm, role[0], key="no-such-session"), [False])
+        for kind, entity in (("VirtualMachine", self.vm), ("Datacenter", self.datacenter), ("Datastore", self.vm.datastore[0]),
+                             ("Network", self.vm.network[-1])):
+            self.lab.control("DELETE", "/privileges")
+            self.take(role[0], role[-1], kind=kind)
+            for other in everywhere:
+                hit = other == entity or kind == "Network" and other in self.vm.network
+                self.assertEqual(self.granted(other, role[0], role[1], role[-1]), [not hit, True, not hit])
+        self.lab.control("DELETE", "/privileges")
+        self.take(role[0])
+        self.assertEqual({self.granted(entity, role[0])[0] for entity in everywhere}, {False})
+
+    def test_by_the_name_of_a_user(self):
+        role = self.lab.control("GET", "/privileges")["role"]
+        manager = self.content.authorizationManager
+        found = manager.FetchUserPrivilegeOnEntities([self.vm], self.lab.restricted)
+        self.assertEqual(sorted(found[0].privileges), sorted([*role, "System.Anonymous", "System.Read", "System.View"]))
+        found = manager.HasUserPrivilegeOnEntities([self.vm], self.lab.restricted, [role[0], "VirtualMachine.Interact.PowerOn"])
+        self.assertEqual([p.isGranted for p in found[0].privAvailability], [True, False])
+
+    def test_above_the_datacenter_there_is_only_a_view(self):
+        root = self.other.content.rootFolder
+        self.assertEqual((root.name, root.parent), ("Datacenters", None))
+        self.assertEqual([c.name for c in root.childEntity], ["DC0"])
+        self.assertEqual(self.limited.name, "web01")
+        self.denied(root, "System.Read", lambda: self.granted(root, "System.View"))
+        spec = vmodl.query.PropertyCollector.FilterSpec(
+            objectSet=[vmodl.query.PropertyCollector.ObjectSpec(obj=root)],
+            propSet=[vmodl.query.PropertyCollector.PropertySpec(type=vim.Folder, pathSet=["name", "overallStatus"])])
+        found = self.other.content.propertyCollector.RetrievePropertiesEx([spec], vmodl.query.PropertyCollector.RetrieveOptions())
+        self.assertEqual([p.name for p in found.objects[0].propSet], ["name"])
+        self.assertEqual([(m.path, m.fault.privilegeId) for m in found.objects[0].missingSet], [("overallStatus", "System.Read")])
+
+    def test_calls_are_refused(self):
+        snapshot = self.snapshot()
+        limited = vim.vm.Snapshot(snapshot._moId, self.other._stub)
+        spec = vim.vm.ConfigSpec
+        for privilege, act in (
+                ("VirtualMachine.State.CreateSnapshot", lambda: self.limited.CreateSnapshot_Task("x", "", False, False)),
+                ("VirtualMachine.State.RemoveSnapshot", lambda: limited.RemoveSnapshot_Task(False, True)),
+                ("VirtualMachine.State.RemoveSnapshot", lambda: self.limited.RemoveAllSnapshots_Task(True)),
+                ("VirtualMachine.State.RemoveSnapshot", lambda: self.limited.ConsolidateVMDisks_Task()),
+                ("VirtualMachine.Config.ChangeTracking", lambda: self.limited.ReconfigVM_Task(spec(changeTrackingEnabled=True))),
+                ("VirtualMachine.Provisioning.DiskRandomRead", lambda: self.limited.QueryChangedDiskAreas(limited, 2000, 0, "*")),
+                ("VirtualMachine.Interact.PowerOff", lambda: self.limited.PowerOffVM_Task()),
+                ("VirtualMachine.Interact.PowerOff", lambda: self.limited.ShutdownGuest())):
+            self.lab.control("DELETE", "/privileges")
+            self.take(privilege, kind="VirtualMachine")
+            self.denied(self.vm, privilege, act)
+        self.lab.control("DELETE", "/privileges")
+        self.denied(self.vm, "VirtualMachine.Interact.PowerOn", lambda: self.limited.PowerOnVM_Task())
+        self.denied(self.vm, "VirtualMachine.Config.CPUCount", lambda: self.limited.ReconfigVM_Task(spec(numCPUs=4)))
+        with self.assertRaises(vmodl.fault.NotSupported):
+            self.limited.Rename_Task("other")
+        self.wait(limited.RemoveSnapshot_Task(False, True))
+
+    def test_files_are_refused(self):
+        basic = base64.b64encode(("%s:%s" % (self.lab.restricted, self.lab.password)).encode()).decode()
+        cookie = {"Cookie": self.other._stub.cookie.split(";")[0]}
+        for headers in ({"Authorization": "Basic " + basic}, cookie):
+            self.lab.control("DELETE", "/privileges")
+            self.assertEqual(self.lab.folder("web01/web01.vmdk", headers)[0], 200)
+            for privilege in ("Datastore.Browse", "Datastore.FileManagement"):
+                for kind, status in (("Datastore", 403), ("Datacenter", 403), ("VirtualMachine", 200)):
+                    self.lab.control("DELETE", "/privileges")
+                    self.take(privilege, kind=kind)
+                    self.assertEqual(self.lab.folder("web01/web01.vmdk", headers)[0], status, (privilege, kind))
+        self.assertEqual(self.lab.folder("web01/web01.vmdk", self.cookie())[0], 200)
+
+    def test_wrong_settings(self):
+        for wrong in ({}, {"take": ["System.Read"]}, {"take": ["Datastore.Browse"], "kind": "Host"}, {"give": ["Datastore.Browse"]}):
+            with self.assertRaises(ControlError):
+                self.lab.control("POST", "/privileges", wrong)
+        self.assertEqual(self.lab.control("GET", "/privileges")["taken"], [])
 
 
 class Snapshots(VCenterCase):
@@ -654,6 +768,15 @@ class BareHost(VCenterCase):
         self.assertEqual(self.lab.vm_path, "/ha-datacenter/vm/web01")
         with self.assertRaises(vmodl.fault.NotImplemented):
             self.content.sessionManager.SessionIsActive("x", "root")
+
+    def test_privileges_are_kept_but_not_told(self):
+        other = self.login(user=self.lab.restricted)
+        self.addCleanup(connect.Disconnect, other)
+        manager, limited = other.content.authorizationManager, vim.VirtualMachine(self.vm._moId, other._stub)
+        with self.assertRaises(vmodl.fault.NotImplemented):
+            manager.HasPrivilegeOnEntities([limited], other.content.sessionManager.currentSession.key, ["System.Read"])
+        with self.assertRaises(vim.fault.NoPermission):
+            limited.PowerOnVM_Task()
 
     def test_rounds_and_folder(self):
         ChangeTracking.check_rounds(self)

@@ -1,0 +1,135 @@
+// Limits come in three dialects: Cinder's and Neutron's quota with use, and Neutron's availability of addresses, which
+// ordinary users may not see by default.
+#include "target/openstack/room.hpp"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <functional>
+
+#include "base/error.hpp"
+#include "openstack/attachments.hpp"
+#include "openstack/ports.hpp"
+#include "openstack/volumes.hpp"
+
+namespace vmferry::target::openstack {
+
+namespace {
+
+namespace client = ::vmferry::openstack;
+using plan::Finding;
+using plan::Level;
+
+// QEMU's i440fx has 32 slots on its one PCI bus, and some are taken by the machine itself.
+constexpr std::size_t usual_slots = 26;
+
+void problem(std::vector<Finding>& found, Fault fault, std::string object, std::string fact, std::string remedy) {
+  found.push_back({Level::problem, std::move(object), std::move(fact), std::move(remedy), fault});
+}
+
+// What cannot be asked is not known to be wrong.
+void if_answered(const std::function<void()>& question) {
+  try {
+    question();
+  } catch (const Error&) {
+  }
+}
+
+}  // namespace
+
+void judge_volumes(client::Cloud& cloud, const std::string& type, std::uint64_t count, std::uint64_t gib,
+                   std::vector<Finding>& found, std::stop_token stop) {
+  if (count == 0) return;
+  if_answered([&] {
+    const auto judge = [&](const client::volumes::Limits& limits, const std::string& of) {
+      if (const auto lacking = limits.lacking(count, gib))
+        problem(found, Fault::quota, cloud.describe(),
+                fmt::format("it has no room for {} more volume{} of {} GiB in all{}: {}", count, count == 1 ? "" : "s",
+                            gib, of, *lacking),
+                "have Cinder's quota raised, or delete volumes");
+    };
+    judge(client::volumes::limits(cloud.volume(stop), stop), "");
+    if (!type.empty())
+      judge(client::volumes::type_limits(cloud.volume(stop), cloud.project_id(), type, stop), " of type " + type);
+  });
+}
+
+void judge_ports(client::Cloud& cloud, std::uint64_t count, std::vector<Finding>& found, std::stop_token stop) {
+  if (count == 0) return;
+  if_answered([&] {
+    const auto left = client::ports::room(cloud.network(stop), cloud.project_id(), stop);
+    if (left && *left < static_cast<std::int64_t>(count))
+      problem(found, Fault::quota, cloud.describe(),
+              fmt::format("{} more port{} {} needed, and its quota has room for {}", count, count == 1 ? "" : "s",
+                          count == 1 ? "is" : "are", std::max<std::int64_t>(*left, 0)),
+              "have Neutron's quota raised, or delete ports");
+  });
+}
+
+void judge_address(client::Cloud& cloud, const client::Network& network, const NetworkChoice& choice,
+                   std::vector<Finding>& found, std::stop_token stop) {
+  client::Service& service = cloud.network(stop);
+  const std::string object = fmt::format("network {}", network.name.empty() ? network.id : network.name);
+  std::optional<client::Subnet> subnet;
+  if (!choice.subnet.empty()) subnet = client::networks::find_subnet(service, network, choice.subnet, stop);
+  if (choice.ip.empty()) {
+    if (!subnet) return;
+    if_answered([&] {
+      const auto left = client::networks::free_addresses(service, network.id, subnet->id, stop);
+      if (left && *left == 0)
+        problem(found, Fault::quota, object, fmt::format("its subnet {} has no free address", subnet->cidr),
+                "choose another subnet, or free an address");
+    });
+    return;
+  }
+  if (subnet && !in_cidr(choice.ip, subnet->cidr)) {
+    problem(found, Fault::config, object, fmt::format("address {} is not in its subnet {}", choice.ip, subnet->cidr),
+            fmt::format("correct ip= or subnet-id= in the --network-mapping of {}", choice.mac));
+    return;
+  }
+  if_answered([&] {
+    const auto holder = client::ports::find_by_ip(service, network.id, choice.ip, stop);
+    if (holder && holder->mac != choice.mac)
+      problem(found, Fault::conflict, object,
+              fmt::format("address {} is in use by port {} (MAC {})", choice.ip, holder->id.value, holder->mac),
+              fmt::format("free it, or choose another with ip= in the --network-mapping of {}", choice.mac));
+  });
+}
+
+void judge_slots(client::Cloud& cloud, const ServerId& host, std::size_t count, std::vector<Finding>& found,
+                 std::stop_token stop) {
+  if (count == 0) return;
+  if_answered([&] {
+    const std::size_t attached = client::attachments::list(cloud.compute(stop), host, stop).size();
+    if (attached + count <= usual_slots) return;
+    found.push_back({Level::warning, fmt::format("conversion host {}", host.value),
+                     fmt::format("{} volumes are attached to it and {} more are needed: few hypervisors take more than "
+                                 "{} on one machine",
+                                 attached, count, usual_slots),
+                     "let other migrations end first, or use another conversion host", Fault::quota});
+  });
+}
+
+bool in_cidr(const std::string& address, const std::string& cidr) {
+  const std::size_t slash = cidr.find('/');
+  if (slash == std::string::npos) return false;
+  const std::string network = cidr.substr(0, slash);
+  std::size_t bits = 0;
+  const char* end = cidr.data() + cidr.size();
+  if (std::from_chars(cidr.data() + slash + 1, end, bits).ptr != end) return false;
+  for (const int family : {AF_INET, AF_INET6}) {
+    std::array<unsigned char, 16> a{}, n{};
+    if (::inet_pton(family, address.c_str(), a.data()) != 1 || ::inet_pton(family, network.c_str(), n.data()) != 1)
+      continue;
+    if (bits > (family == AF_INET ? 32 : 128)) return false;
+    for (std::size_t bit = 0; bit < bits; ++bit)
+      if (((a[bit / 8] ^ n[bit / 8]) >> (7 - bit % 8) & 1) != 0) return false;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace vmferry::target::openstack

@@ -1,0 +1,33 @@
+// Whether a project has room for what shall come: quotas, addresses, slots. Only asks; every question that the cloud
+// refuses to answer is left out. Knows nothing of jobs.
+#pragma once
+
+#include <cstdint>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "openstack/cloud.hpp"
+#include "openstack/networks.hpp"
+#include "plan/finding.hpp"
+#include "target/cloud.hpp"
+
+namespace vmferry::target::openstack {
+
+// `count` volumes of `gib` GiB in all, of that type (empty = the cloud's default).
+void judge_volumes(::vmferry::openstack::Cloud& cloud, const std::string& type, std::uint64_t count, std::uint64_t gib,
+                   std::vector<plan::Finding>& found, std::stop_token stop);
+// `count` ports.
+void judge_ports(::vmferry::openstack::Cloud& cloud, std::uint64_t count, std::vector<plan::Finding>& found,
+                 std::stop_token stop);
+// A new port's address: the wanted one must be in its subnet and free; without one, the subnet must have one left.
+void judge_address(::vmferry::openstack::Cloud& cloud, const ::vmferry::openstack::Network& network,
+                   const NetworkChoice& choice, std::vector<plan::Finding>& found, std::stop_token stop);
+// `count` more disks on the conversion host.
+void judge_slots(::vmferry::openstack::Cloud& cloud, const ServerId& host, std::size_t count,
+                 std::vector<plan::Finding>& found, std::stop_token stop);
+
+// Pure: whether an IPv4 or IPv6 address is in a network ("10.0.0.0/24"). False for what is neither.
+bool in_cidr(const std::string& address, const std::string& cidr);
+
+}  // namespace vmferry::target::openstack
