@@ -133,12 +133,19 @@ def boots(images, bus="virtio", wait=180):
         guest.kill()
         guest.wait()
         guest.stdout.close()
-    told = "\n  ".join(line for line in lines[-20:] if line) or "(nothing)"
+    return judge(lines, f"from {bus} disks", late.is_set(), wait)
+
+
+def judge(lines, where, late=False, wait=None):
+    """What the serial console tells, up to the guest's last word. late: it was not waited for any longer."""
+    lines = [line for line in lines if line]
+    told = "\n  ".join(lines[-20:]) or "(nothing)"
     if lines and re.search(r"guest: \d+ files intact\s*$", lines[-1]):
-        return Verdict(True, f"it booted from {bus} disks: {lines[-1]}")
-    if late.is_set():
-        return Verdict(False, f"it said nothing final within {wait} s on {bus} disks; its console:\n  {told}")
-    return Verdict(False, f"it does not run from {bus} disks; its console:\n  {told}")
+        return Verdict(True, f"it booted {where}: {lines[-1]}")
+    if late:
+        within = f" within {wait} s" if wait else ""
+        return Verdict(False, f"it said nothing final{within} {where}; its console:\n  {told}")
+    return Verdict(False, f"it does not run {where}; its console:\n  {told}")
 
 
 def main():

@@ -72,8 +72,9 @@ endforeach()
 # Whole journeys, repeated for each point or call: a slice of them by default.
 vmferry_sliced_tests(crash SLICES 24 BY_CASE TESTS lab.python_migration.crash)
 vmferry_sliced_tests(faults SLICES 24 BY_CASE TESTS lab.python_migration.faults)
-# A real virt-v2v and a guest that boots: minutes, and packages that only ./test --full conversion installs.
-set_tests_properties(lab.python_migration.conversion PROPERTIES LABELS conversion)
-set_property(TEST lab.python_migration.conversion APPEND PROPERTY ENVIRONMENT VMFERRY_ON_DEMAND=1)
+# A real virt-v2v, a real libvirt and a guest that boots: minutes, and packages that only ./test --full conversion installs.
+set(conversion_tests lab.python_migration.conversion lab.python_migration.libvirt)
+set_tests_properties(${conversion_tests} PROPERTIES LABELS conversion)
+set_property(TEST ${conversion_tests} APPEND PROPERTY ENVIRONMENT VMFERRY_ON_DEMAND=1)
 vmferry_sliced_tests(flags SLICES 4 BY_CASE TESTS lab.python_migration.flags)
-set_tests_properties(lab.python_migration.crash lab.python_migration.faults lab.python_migration.conversion PROPERTIES TIMEOUT 7200)
+set_tests_properties(lab.python_migration.crash lab.python_migration.faults ${conversion_tests} PROPERTIES TIMEOUT 7200)
