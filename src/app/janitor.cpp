@@ -47,10 +47,10 @@ std::vector<std::string> interrupted_jobs(const Places& places, store::Store& st
     const bool snapshot = cycle && cycle->snapshot && !cycle->snapshot_removed;
     if (state.aborted || !snapshot) continue;
     if (lock_of(row) != lock_of(own) && store::is_locked(places.locks(), lock_of(row))) continue;  // it runs
-    told.push_back(
-        fmt::format("a run that moves {} to {} was interrupted {}, and its snapshot is still there and "
-                    "grows: run `vmferry migrate` or `vmferry abort` for it",
-                    row.vm_name, row.target, term::human_age(facts.back().at, now)));
+    told.push_back(fmt::format(
+        "a run that moves {} to {} was interrupted (last sign of life: {}), and its snapshot is still there "
+        "and grows: run `vmferry migrate` or `vmferry abort` with the same --target",
+        row.vm_name, row.target, term::human_age(facts.back().at, now)));
   }
   return told;
 }

@@ -102,7 +102,7 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
     return;
   }
   if (options.verb == config::Verb::verify) {
-    print_out(fmt::format("{}: the volumes hold what was written to them\n", after.job->vm_name));
+    print_out(fmt::format("{}: no difference was found\n", after.job->vm_name));
     return;
   }
   if (after.cutover && after.server) {
@@ -191,8 +191,9 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
       travel(wish, copy, parts, kept, observer, stop);
   }
   const std::vector<job::Fact> facts = journal->facts();
-  if (job::fold(facts).aborted) {
-    store.close(opened.row.job);
+  const job::State ended = job::fold(facts);
+  if (ended.aborted) store.close(opened.row.job);
+  if (ended.aborted || ended.cutover) {
     std::error_code ignored;
     std::filesystem::remove_all(digests, ignored);
   }

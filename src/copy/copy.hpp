@@ -2,7 +2,9 @@
 // writes to one open target, skips zeroes, flushes before it reports done. Knows nothing of vSphere, OpenStack or jobs.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -67,6 +69,14 @@ struct Tuning {
   Digests* digests = nullptr;
   // Chunks whose digest is known and the same are not written. Only with digests that were settled.
   bool skip_equal = false;
+  // What the target holds already: neither read nor written, whatever the work says.
+  RangeSet done;
+  // Called with ranges, when they and their digests are on stable storage: about every so often, also when the copy
+  // ends by an error or a cancel, but not with its last ranges when it succeeds. From one thread at a time; may block;
+  // what it throws ends the copy.
+  std::function<void(const RangeSet&)> checkpoint;
+  std::chrono::milliseconds checkpoint_after{2000};
+  std::uint64_t checkpoint_bytes = 512ULL << 20;  // or when that much was written
 };
 
 struct Report {

@@ -85,11 +85,15 @@ void Digests::write_all(std::span<const std::byte> bytes, std::uint64_t at) {
 
 void Digests::write_header(bool settled) {
   // What the header vouches for is durable before it says so.
-  if (settled && ::fdatasync(fd_.get()) != 0) failed("flush", errno);
+  if (settled) flush();
   const std::string header = header_of(target_, bytes_, settled);
   write_all(std::as_bytes(std::span(header)), 0);
-  if (::fdatasync(fd_.get()) != 0) failed("flush", errno);
+  flush();
   settled_ = settled;
+}
+
+void Digests::flush() {
+  if (::fdatasync(fd_.get()) != 0) failed("flush", errno);
 }
 
 void Digests::unsettle() {

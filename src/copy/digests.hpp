@@ -40,6 +40,8 @@ class Digests {
   // Durable on return. Call it when the target's own bytes are on stable storage.
   void settle();
   void forget_all();
+  // What was kept is durable on return.
+  void flush();
 
   // `offset` is a multiple of `chunk`; digests of the chunks from there on.
   void keep(std::uint64_t offset, std::span<const Digest> digests);

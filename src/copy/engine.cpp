@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/error.hpp"
@@ -70,8 +71,10 @@ Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning,
       arena_(arena_bytes(tuning_)),
       unit_(tuning_.digests ? chunk : sector),
       cutter_({tuning_.request, tuning_.merge_gap, unit_, size_}),
+      covered_(tuning_.done),
       lane_limit_(tuning_.connections),
-      asks_extents_(tuning_.whole_disk) {}
+      asks_extents_(tuning_.whole_disk),
+      done_(tuning_.done.intersect(RangeSet(std::array{ByteRange{0, size_}})).bytes()) {}
 
 Engine::~Engine() = default;
 
@@ -118,6 +121,31 @@ void Engine::connect_on_order(std::stop_token stop) {
   }
 }
 
+void Engine::checkpoint(const RangeSet& ranges) {
+  sink_.flush();
+  sink_.check();
+  if (tuning_.digests) tuning_.digests->flush();
+  tuning_.checkpoint(ranges);
+}
+
+void Engine::keep_checkpoints(std::stop_token stop) {
+  try {
+    while (true) {
+      RangeSet ranges;
+      {
+        auto waiting = to_checkpoint_.lock();
+        if (!checkpoint_ordered_.wait(waiting.mutex(), stop, [&] { return waiting->has_value(); })) return;
+        ranges = *std::exchange(*waiting, std::nullopt);
+      }
+      checkpoint(ranges);
+      inbox_.lock()->checkpointed = true;
+      doorbell_.ring();
+    }
+  } catch (...) {
+    fail(std::current_exception());
+  }
+}
+
 // ---- what they left ----
 
 void Engine::take_inbox() {
@@ -133,14 +161,25 @@ void Engine::take_inbox() {
     connected.swap(inbox->connected);
     refused = std::exchange(inbox->refused, nullptr);
     ended = inbox->work_ended;
+    if (std::exchange(inbox->checkpointed, false)) checkpointing_ = false;
   }
   for (const auto& piece : pieces) take_piece(piece);
   work_ended_ = ended;
+  take_written(written);
+  if (connected != nullptr) take_connection(std::move(connected));
+  if (refused != nullptr) take_refusal(std::move(refused));
+}
+
+void Engine::take_written(const std::vector<Written>& written) {
   for (const Written& job : written) {
     done_ += job.counts;
     report_.written += job.written;
     report_.zeroed += job.zeroed;
     report_.equal += job.equal;
+    if (tuning_.checkpoint) {
+      for (const ByteRange& range : job.ranges) completed_.add(range);
+      completed_bytes_ += job.written + job.zeroed;
+    }
     if (job.bytes.empty()) {
       --clearing_;
     } else {
@@ -148,8 +187,6 @@ void Engine::take_inbox() {
       arena_.give(job.bytes);
     }
   }
-  if (connected != nullptr) take_connection(std::move(connected));
-  if (refused != nullptr) take_refusal(std::move(refused));
 }
 
 void Engine::take_piece(const std::vector<ByteRange>& piece) {
@@ -231,6 +268,7 @@ void Engine::clear(ByteRange range, bool is_work) {
       tuning_.digests->keep_zero({range.offset, std::min(range.end(), size_) - range.offset});
     report_.zeroed += range.length;
     if (is_work) done_ += range.length;
+    if (tuning_.checkpoint) completed_.add(range);
     return;
   }
   while (range.length > 0) {
@@ -457,6 +495,18 @@ void Engine::tell_progress(bool last) {
   progress_.advanced(done_, std::max(total, done_));
 }
 
+// The checkpoint is made beside the copy; what finishes meanwhile is the next one's.
+void Engine::order_checkpoint() {
+  if (!tuning_.checkpoint || checkpointing_ || completed_.empty()) return;
+  const auto now = clock_.mono();
+  if (now - checkpointed_ < tuning_.checkpoint_after && completed_bytes_ < tuning_.checkpoint_bytes) return;
+  checkpointing_ = true;
+  checkpointed_ = now;
+  completed_bytes_ = 0;
+  *to_checkpoint_.lock() = std::exchange(completed_, RangeSet());
+  checkpoint_ordered_.notify_one();
+}
+
 void Engine::wait() {
   std::vector<pollfd> fds{{doorbell_.fd(), POLLIN, 0}};
   std::vector<Lane*> polled;
@@ -488,6 +538,7 @@ void Engine::loop() {
     dispatch();
     tell_progress(false);
     if (complete()) return;
+    order_checkpoint();
     if (tend_lanes()) continue;  // some reads ended the moment they were started: their connection is dead
     order_connection();
     wait();
@@ -505,19 +556,32 @@ void Engine::drain() noexcept {
   }
 }
 
+// What was written before the copy was stopped need not be copied again. It is no reason for a second failure.
+void Engine::last_checkpoint() noexcept {
+  if (!tuning_.checkpoint) return;
+  try {
+    take_written(std::exchange(inbox_.lock()->written, {}));
+    if (auto waiting = to_checkpoint_.lock(); waiting->has_value()) completed_.add(**waiting);
+    if (!completed_.empty()) checkpoint(completed_);
+  } catch (...) {
+    log_.info(fmt::format("the last bytes copied to {} will be copied again", target_.name()));
+  }
+}
+
 Report Engine::run() {
-  started_ = told_ = clock_.mono();
+  started_ = told_ = checkpointed_ = clock_.mono();
   const Writers::Settings settings{writer_threads, tuning_.granule, tuning_.whole_disk && target_.known_zero(),
                                    tuning_.digests, tuning_.skip_equal};
   writers_ = std::make_unique<Writers>(
       sink_, settings,
       [this](Written job) {
-        inbox_.lock()->written.push_back(job);
+        inbox_.lock()->written.push_back(std::move(job));
         doorbell_.ring();
       },
       [this](std::exception_ptr reason) { fail(std::move(reason)); });
   producer_ = std::jthread([this](std::stop_token stop) { produce(stop); });
   connector_ = std::jthread([this](std::stop_token stop) { connect_on_order(stop); });
+  if (tuning_.checkpoint) checkpointer_ = std::jthread([this](std::stop_token stop) { keep_checkpoints(stop); });
   std::exception_ptr outcome;
   {
     const std::stop_callback on_stop(user_stop_, [this] { doorbell_.ring(); });
@@ -529,13 +593,18 @@ Report Engine::run() {
   }
   producer_.request_stop();
   connector_.request_stop();
+  checkpointer_.request_stop();
   drain();
   writers_.reset();
   producer_.join();
   connector_.join();
+  if (checkpointer_.joinable()) checkpointer_.join();
   inbox_.lock()->connected.reset();
   lanes_.clear();
-  if (outcome != nullptr) std::rethrow_exception(outcome);
+  if (outcome != nullptr) {
+    last_checkpoint();
+    std::rethrow_exception(outcome);
+  }
 
   sink_.flush();
   sink_.check();

@@ -53,6 +53,7 @@ class Engine {
     std::vector<Written> written;
     std::unique_ptr<nbd::Handle> connected;
     std::exception_ptr refused;  // what connect() threw
+    bool checkpointed = false;
     std::exception_ptr failure;  // the first one, from any thread
   };
   // What the loop asks of the connecting thread.
@@ -63,10 +64,14 @@ class Engine {
 
   void produce(std::stop_token stop);
   void connect_on_order(std::stop_token stop);
+  void keep_checkpoints(std::stop_token stop);
+  void checkpoint(const RangeSet& ranges);
   void fail(std::exception_ptr reason);
 
   void loop();
   void take_inbox();
+  void take_written(const std::vector<Written>& written);
+  void last_checkpoint() noexcept;
   void take_piece(const std::vector<ByteRange>& piece);
   void take_connection(std::unique_ptr<nbd::Handle> handle);
   void take_refusal(std::exception_ptr reason);
@@ -86,6 +91,7 @@ class Engine {
   bool complete() const;
   void wait();
   void tell_progress(bool last);
+  void order_checkpoint();
   void drain() noexcept;
   std::chrono::milliseconds back_off(int failures) const;
 
@@ -108,13 +114,19 @@ class Engine {
   Sync<Inbox> inbox_;
   Sync<Order> order_;
   std::condition_variable_any order_given_;
+  Sync<std::optional<RangeSet>> to_checkpoint_;
+  std::condition_variable_any checkpoint_ordered_;
 
   std::list<std::unique_ptr<Lane>> lanes_;
   std::list<Flight> flights_;
   std::deque<Chunk> retries_;
   std::optional<Chunk> held_;       // cut, but no room for it yet
   std::deque<ByteRange> unmapped_;  // whole disk: extents not asked yet
-  RangeSet covered_;                // by work so far
+  RangeSet covered_;                // by work so far, and what was done before
+  RangeSet completed_;              // on the target since the last checkpoint was ordered
+  std::uint64_t completed_bytes_ = 0;
+  bool checkpointing_ = false;
+  std::chrono::steady_clock::time_point checkpointed_;
   std::uint64_t lane_numbers_ = 0;
   int lane_limit_;
   int refusals_ = 0;  // in a row
@@ -140,6 +152,7 @@ class Engine {
   std::unique_ptr<Writers> writers_;
   std::jthread producer_;
   std::jthread connector_;
+  std::jthread checkpointer_;
 };
 
 }  // namespace vmferry::copy

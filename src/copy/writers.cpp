@@ -35,9 +35,11 @@ std::optional<WriteJob> Writers::next(std::stop_token stop) {
 }
 
 void Writers::run(std::stop_token stop) {
-  while (const auto job = next(stop)) {
+  while (auto job = next(stop)) {
     try {
-      done_(perform(*job, stop));
+      Written written = perform(*job, stop);
+      written.ranges = std::move(job->wanted);
+      done_(std::move(written));
     } catch (...) {
       failed_(std::current_exception());
       return;
@@ -90,7 +92,7 @@ std::vector<Run> Writers::runs_in(const WriteJob& job, ByteRange range) const {
 }
 
 Written Writers::perform(const WriteJob& job, std::stop_token stop) {
-  Written result{job.bytes, job.counts, 0, 0, 0};
+  Written result{job.bytes, job.counts};
   const std::uint64_t digested = settings_.digests ? settings_.digests->bytes() : 0;
   for (const ByteRange& range : job.wanted) {
     const std::uint64_t border = std::clamp(digested, range.offset, range.end());

@@ -34,6 +34,7 @@ struct Written {
   std::uint64_t written = 0;
   std::uint64_t zeroed = 0;
   std::uint64_t equal = 0;
+  std::vector<ByteRange> ranges = {};  // what the target holds now
 };
 
 class Writers {

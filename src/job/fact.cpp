@@ -50,6 +50,7 @@ VMFERRY_FACT(VolumeAllocated, disk, volume, bytes, adopted, base)
 VMFERRY_FACT(CycleBegan, cycle, final)
 VMFERRY_FACT(FrozenDiskFact, disk, capacity, change_id)
 VMFERRY_FACT(SnapshotTaken, cycle, snapshot, consistency, remark, disks)
+VMFERRY_FACT(DiskProgressed, disk, snapshot, change_id, capacity, ranges)
 VMFERRY_FACT(DiskCopied, cycle, disk, full, reason, read, written, seconds, capacity, change_id, conversion_kept)
 VMFERRY_FACT(DiskRemembered, cycle, disk)
 VMFERRY_FACT(SnapshotRemoved, cycle, snapshot)
@@ -82,12 +83,12 @@ namespace {
 
 // In the order of Body's alternatives; the table test in tests/unit/job holds the two together.
 constexpr std::string_view names[] = {
-    "JobCreated",       "TrackingEnsured", "VolumeAllocated",   "CycleBegan",           "SnapshotTaken",
-    "DiskCopied",       "DiskRemembered",  "SnapshotRemoved",   "DiskAttaching",        "DiskDetached",
-    "CycleEnded",       "PortEnsured",     "ShutdownBegan",     "PoweredOff",           "PoweredOnAgain",
-    "FinalCopyDoubted", "HandedOver",      "HandoverTakenBack", "ConversionCommitting", "GuestConverted",
-    "DamageFound",      "ServerLaunched",  "CutoverDone",       "VolumeDiscarded",      "PortDiscarded",
-    "Aborted"};
+    "JobCreated",     "TrackingEnsured",  "VolumeAllocated", "CycleBegan",        "SnapshotTaken",
+    "DiskProgressed", "DiskCopied",       "DiskRemembered",  "SnapshotRemoved",   "DiskAttaching",
+    "DiskDetached",   "CycleEnded",       "PortEnsured",     "ShutdownBegan",     "PoweredOff",
+    "PoweredOnAgain", "FinalCopyDoubted", "HandedOver",      "HandoverTakenBack", "ConversionCommitting",
+    "GuestConverted", "DamageFound",      "ServerLaunched",  "CutoverDone",       "VolumeDiscarded",
+    "PortDiscarded",  "Aborted"};
 static_assert(std::size(names) == std::variant_size_v<Body>);
 
 template <std::size_t index = 0>

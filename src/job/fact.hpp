@@ -50,6 +50,14 @@ struct SnapshotTaken {
   std::string remark;
   std::vector<FrozenDiskFact> disks;
 };
+// These bytes of the disk, as they are in that snapshot, are flushed to the target; the rest is on its way.
+struct DiskProgressed {
+  model::DiskKey disk;
+  SnapshotId snapshot;
+  std::optional<model::ChangeId> change_id;  // of the snapshot
+  std::uint64_t capacity = 0;
+  std::vector<ByteRange> ranges;
+};
 // The bytes of this disk at that cycle's point are flushed to the target.
 struct DiskCopied {
   int cycle = 0;
@@ -140,10 +148,10 @@ struct Aborted {
 };
 
 using Body =
-    std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskCopied, DiskRemembered,
-                 SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan, PoweredOff,
-                 PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ConversionCommitting, GuestConverted,
-                 DamageFound, ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
+    std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskProgressed, DiskCopied,
+                 DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan,
+                 PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ConversionCommitting,
+                 GuestConverted, DamageFound, ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
 
 struct Fact {
   std::int64_t at = 0;  // milliseconds since the epoch

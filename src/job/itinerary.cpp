@@ -45,7 +45,7 @@ Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) 
   add(itinerary, steps::check_disks(parts, copy, Kind::warm));
   warm_cycle(itinerary, parts, state, copy);
   if (copy.verify) {
-    add(itinerary, steps::verify_disks(parts, copy, {}));
+    add(itinerary, steps::verify_disks(parts, copy, {}, "run the same command again, which copies"));
     add(itinerary, steps::detach(parts));
   }
   return itinerary;
@@ -63,7 +63,7 @@ Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& cop
   add(itinerary, steps::freeze(parts, copy, Kind::final));
   add(itinerary, steps::copy_disks(parts, copy, Kind::final, options.convert));
   if (options.convert) add(itinerary, steps::convert_guest(parts, copy));
-  if (copy.verify) add(itinerary, steps::verify_disks(parts, copy, {}));
+  if (copy.verify) add(itinerary, steps::verify_disks(parts, copy, {}, "run the same command again, which copies"));
   add(itinerary, steps::detach(parts));
   add(itinerary, steps::launch(parts, copy, options));
   add(itinerary, steps::finish(parts));
@@ -74,11 +74,21 @@ Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& cop
 }
 
 Itinerary verify(const Parts& parts, const State& state, const CopyOptions& copy, const VerifyOptions& options) {
+  const std::string name = state.job ? state.job->vm_name : "this machine";
+  if (state.server)
+    throw Error(Fault::conflict, fmt::format("server {} has the volumes of {} and may have written to them: there is "
+                                             "nothing to verify any more",
+                                             state.server->server.value, name));
+  if (options.repair && state.shutdown_at)
+    throw Error(
+        Fault::conflict,
+        fmt::format("the cutover of {} has begun: what differs is copied again by `vmferry cutover --verify`", name));
   Itinerary itinerary;
-  add(itinerary, steps::verify_disks(parts, copy, options));
+  const char* remedy = "run `vmferry verify --repair`, which copies";
+  add(itinerary, steps::verify_disks(parts, copy, options, remedy));
   if (options.repair) {
     warm_cycle(itinerary, parts, state, copy);
-    add(itinerary, steps::verify_disks(parts, copy, {options.sample, false}));
+    add(itinerary, steps::verify_disks(parts, copy, {options.sample, false}, remedy));
   }
   add(itinerary, steps::detach(parts));
   return itinerary;

@@ -48,8 +48,19 @@ struct Folding {
     c->snapshot = f;
     c->snapshot_removed = false;
   }
+  void operator()(const DiskProgressed& f) {
+    std::vector<Layer>& layers = state.disks[f.disk].layers;
+    const RangeSet now(f.ranges);
+    // A later copy of the same bytes takes the place of an earlier one.
+    for (Layer& layer : layers) layer.done.subtract(now);
+    const auto same = [&](const Layer& layer) { return layer.snapshot == f.snapshot && layer.capacity == f.capacity; };
+    auto found = std::find_if(layers.begin(), layers.end(), same);
+    if (found == layers.end()) found = layers.insert(layers.end(), Layer{f.snapshot, f.change_id, f.capacity, {}});
+    found->done.add(now);
+  }
   void operator()(const DiskCopied& f) {
     DiskState& disk = state.disks[f.disk];
+    disk.layers.clear();
     disk.base = f.change_id;
     disk.capacity = f.capacity;
     disk.complete = true;
@@ -100,7 +111,10 @@ struct Folding {
   }
   void operator()(const FinalCopyDoubted&) { abandon_final_cycle(); }
   void operator()(const HandedOver&) {
-    for (auto& [key, disk] : state.disks) disk.handed_over = true;
+    for (auto& [key, disk] : state.disks) {
+      disk.handed_over = true;
+      disk.layers.clear();
+    }
   }
   void operator()(const HandoverTakenBack&) {
     for (auto& [key, disk] : state.disks) disk.handed_over = false;

@@ -11,6 +11,14 @@
 
 namespace vmferry::job {
 
+// What an unfinished copy has brought to the target, from one snapshot.
+struct Layer {
+  SnapshotId snapshot;
+  std::optional<model::ChangeId> change_id;
+  std::uint64_t capacity = 0;
+  RangeSet done;
+};
+
 struct DiskState {
   VolumeId volume;
   std::uint64_t capacity = 0;           // when last copied; 0 = never
@@ -18,6 +26,7 @@ struct DiskState {
   bool complete = false;                // the volume holds a whole point
   bool handed_over = false;             // a server may have written to the volume: nothing builds on it
   RangeSet rewritten;                   // by a conversion, or damaged: the next copy brings these bytes back
+  std::vector<Layer> layers;            // since the last complete point, oldest first; disjoint
   int copied_in = 0;                    // cycle of the last DiskCopied
   int remembered_in = 0;
   bool attached = false;  // as far as the facts tell: attaching began and no detach since

@@ -176,6 +176,17 @@ class CopyDisks final : public Step {
     // What was written is known of every chunk, or of none: only then can a full copy leave out what is there already.
     tuning.skip_equal = known.complete && !known.handed_over && known.rewritten.empty() && digests.settled();
     digests.unsettle();
+    tuning.done = done_before(known, point, *frozen, stop);
+    if (!tuning.done.empty())
+      observer.said(fmt::format("{}: going on from {:.0f} MiB that an interrupted copy has brought", label,
+                                static_cast<double>(tuning.done.bytes()) / 0x1p20));
+    tuning.checkpoint = [&](const RangeSet& ranges) {
+      journal.append(DiskProgressed{disk.key,
+                                    point.snapshot,
+                                    frozen->change_id,
+                                    frozen->capacity,
+                                    {ranges.ranges().begin(), ranges.ranges().end()}});
+    };
     DiskProgress progress(observer, disk.key, label);
     copy::Report report;
     if (!mode.full) {
@@ -189,7 +200,7 @@ class CopyDisks final : public Step {
       if (known.complete)
         observer.warned(
             fmt::format("{}: {} everything: {}", label, tuning.skip_equal ? "comparing" : "copying", mode.reason));
-      if (!tuning.skip_equal) digests.forget_all();
+      if (!tuning.skip_equal && tuning.done.empty()) digests.forget_all();
       report = full(point, *frozen, *source, *device, tuning, progress, stop);
     }
     digests.settle();
@@ -197,6 +208,27 @@ class CopyDisks final : public Step {
                               report.seconds, frozen->capacity, frozen->change_id, false});
     observer.disk_finished(disk.key, label, mode.full, report.read, report.written, report.seconds);
     return frozen->change_id;
+  }
+
+  // What interrupted copies have brought, less what changed in the source since.
+  RangeSet done_before(const DiskState& known, const source::Point& point, const source::FrozenDisk& frozen,
+                       std::stop_token stop) const {
+    RangeSet done;
+    for (const Layer& layer : known.layers) {
+      if (layer.capacity != frozen.capacity) continue;
+      RangeSet still = layer.done;
+      if (layer.snapshot != point.snapshot) {
+        if (!layer.change_id || copy_.no_tracking) continue;
+        try {
+          const auto changed = parts_.machine.changed(point, frozen.key, layer.change_id, stop);
+          while (const auto ranges = changed->next(stop)) still.subtract(RangeSet(*ranges));
+        } catch (const source::HistoryLost&) {
+          continue;
+        }
+      }
+      done.add(still);
+    }
+    return done;
   }
 
   copy::Report delta(const source::Point& point, model::DiskKey key, const DiskState& known, copy::Source& source,
@@ -207,7 +239,9 @@ class CopyDisks final : public Step {
     const auto changed = parts_.machine.changed(point, key, *known.base, stop);
     copy::Report report = copy::run(source, device, *changed, tuning, progress, parts_.clock, parts_.log, stop);
     if (known.rewritten.empty()) return report;
-    // What a conversion wrote, or what was found damaged, is no part of the source's history.
+    // What a conversion wrote, or what was found damaged, is no part of the source's history, nor of what was done.
+    tuning.done = {};
+    tuning.checkpoint = nullptr;
     const auto rewritten = copy::work(known.rewritten);
     const copy::Report more = copy::run(source, device, *rewritten, tuning, progress, parts_.clock, parts_.log, stop);
     report.read += more.read;

@@ -48,7 +48,9 @@ std::unique_ptr<Step> end_cycle(const Parts& parts, Kind kind);
 std::unique_ptr<Step> copy_disks(const Parts& parts, const CopyOptions& copy, Kind kind, bool keep_conversion);
 
 // verify_disks.cpp
-std::unique_ptr<Step> verify_disks(const Parts& parts, const CopyOptions& copy, const VerifyOptions& options);
+// `remedy`: what to do about damage, "run ..., which copies".
+std::unique_ptr<Step> verify_disks(const Parts& parts, const CopyOptions& copy, const VerifyOptions& options,
+                                   std::string_view remedy);
 
 // convert_guest.cpp
 std::unique_ptr<Step> convert_guest(const Parts& parts, const CopyOptions& copy);

@@ -24,8 +24,8 @@ std::string shown(const RangeSet& ranges) {
 
 class VerifyDisks final : public Step {
  public:
-  VerifyDisks(const Parts& parts, const CopyOptions& copy, const VerifyOptions& options)
-      : parts_(parts), copy_(copy), options_(options) {}
+  VerifyDisks(const Parts& parts, const CopyOptions& copy, const VerifyOptions& options, std::string_view remedy)
+      : parts_(parts), copy_(copy), options_(options), remedy_(remedy) {}
   std::string_view name() const noexcept override { return "verify the volumes"; }
   bool done(const State& state) const override { return state.server.has_value(); }
 
@@ -47,9 +47,9 @@ class VerifyDisks final : public Step {
     }
     if (damage.empty() || options_.repair) return;
     throw Error(Fault::data,
-                fmt::format("volumes of {} do not hold what was written to them; look at their storage, then copy the "
-                            "damaged bytes again with `vmferry verify --repair`:{}",
-                            vm.name, damage));
+                fmt::format("volumes of {} do not hold what was written to them; look at their storage, then {} "
+                            "the damaged bytes once more:{}",
+                            vm.name, remedy_, damage));
   }
 
  private:
@@ -83,12 +83,14 @@ class VerifyDisks final : public Step {
   Parts parts_;
   CopyOptions copy_;
   VerifyOptions options_;
+  std::string remedy_;
 };
 
 }  // namespace
 
-std::unique_ptr<Step> verify_disks(const Parts& parts, const CopyOptions& copy, const VerifyOptions& options) {
-  return std::make_unique<VerifyDisks>(parts, copy, options);
+std::unique_ptr<Step> verify_disks(const Parts& parts, const CopyOptions& copy, const VerifyOptions& options,
+                                   std::string_view remedy) {
+  return std::make_unique<VerifyDisks>(parts, copy, options, remedy);
 }
 
 }  // namespace vmferry::job::steps

@@ -348,7 +348,7 @@ Port LocalCloud::ensure_port(const JobId& job, const model::Nic& nic, const Netw
                              std::stop_token stop) {
   const std::string mac = lower(nic.mac.empty() ? choice.mac : nic.mac);
   const fs::path file = port_file(mac);
-  make_directory(options_.directory);
+  make_directory(options_.directory, options_.libvirt ? 0711 : 0700);
   const FolderLock lock(options_.directory, clock_, stop);
   make_directory(file.parent_path());
   const std::string network = choice.network.empty() ? "default" : choice.network;

@@ -245,4 +245,47 @@ RC_GTEST_PROP(CopyProperty, RandomAreasArriveAndNothingElse, ()) {
   RC_ASSERT(heard.done == heard.total);
 }
 
+// What is said to be durable is on the target, and what is said to be done is not read again.
+TEST_F(CopyBytes, ACopyThatWasStoppedGoesOnFromItsCheckpoints) {
+  const std::uint64_t size = 24 * mib + 1536;
+  const Bytes disk = random_bytes(size, 5);
+  put(source_file(), disk);
+  FileTarget target(target_file(), size + mib, false);
+  put(target_file(), random_bytes(size + mib, 77));
+  Tuning tuning = full();
+  tuning.connections = 1;
+  tuning.request = 64 * 1024;
+  tuning.checkpoint_after = std::chrono::milliseconds(0);
+  std::mutex mutex;
+  RangeSet done;
+  std::stop_source stop;
+  tuning.checkpoint = [&](const RangeSet& ranges) {
+    std::scoped_lock lock(mutex);
+    for (const ByteRange& range : ranges.ranges()) {
+      if (range.offset >= size) continue;
+      const std::uint64_t length = std::min(range.length, size - range.offset);
+      const auto* wanted = disk.data() + range.offset;
+      EXPECT_EQ(difference(get(target_file(), range.offset, length), Bytes(wanted, wanted + length)), std::nullopt);
+    }
+    done.add(ranges);
+    if (done.bytes() > size / 8) stop.request_stop();
+  };
+  nbdkit::Recipe recipe = file_recipe(source_file());
+  recipe.filters.push_back("delay");
+  recipe.parameters.emplace_back("rdelay", "50ms");
+  {
+    ServedSource source(recipe, size);
+    const auto list = work(RangeSet(std::vector<ByteRange>{{0, size}}));
+    EXPECT_THROW(run(source, target, *list, tuning, heard_, clock_, log_, stop.get_token()), Cancelled);
+  }
+  ASSERT_GT(done.bytes(), size / 8);
+  tuning.done = done;
+  ServedSource source(file_recipe(source_file()), size);
+  const Report report = copy(source, target, RangeSet(std::vector<ByteRange>{{0, size}}), tuning);
+  Bytes content = target.content();
+  content.resize(size);
+  EXPECT_EQ(difference(content, disk), std::nullopt);
+  EXPECT_LE(report.read + report.zeroed + tuning.done.bytes(), size + mib + 2 * 64 * kib);
+}
+
 }  // namespace vmferry::copy::test

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <random>
 
 #include "copy/digests.hpp"
 #include "fake_converter.hpp"
@@ -33,7 +35,10 @@ class Silent final : public Observer {
     read += bytes_read;
     written += bytes_written;
   }
-  void said(std::string_view) noexcept override {}
+  void said(std::string_view what) noexcept override {
+    if (what.find("going on from") != std::string_view::npos) ++said_going_on;
+  }
+  std::atomic<int> said_going_on{0};
   void warned(std::string_view) noexcept override {}
   int fulls = 0, deltas = 0;
   std::uint64_t read = 0, written = 0;
@@ -89,6 +94,8 @@ struct World {
   std::string network = "net";
   bool convert = true;
   bool verified = false;
+  bool checkpoints = false;
+  std::uint32_t request = 1024 * 1024;
 
   World() {
     const auto hook = [this](const std::string& call, bool acted) {
@@ -125,6 +132,8 @@ struct World {
     CopyOptions copy;
     copy.tuning.connections = 1;
     copy.verify = verified;
+    // A checkpoint whenever the last one is done. How many there are depends on the time that things take.
+    if (checkpoints) copy.tuning.checkpoint_after = std::chrono::milliseconds(0);
     const Itinerary itinerary = cut ? cutover(parts(), state, copy, options) : warm(parts(), state, copy);
     drive(itinerary, *journal, observer, {});
   }
@@ -229,6 +238,7 @@ TEST(Journey, DeathAtEveryPoint) {
   const Slice slice(points);
   for (int at = slice.first; at < points; at += slice.stride) {
     World world;
+    world.checkpoints = true;
     world.dies_at = at;
     whole_journey(world);
     SCOPED_TRACE(fmt::format(
@@ -275,7 +285,7 @@ TEST(Journey, VerifyFindsDamageAndRepairsJustThat) {
   world.verify(false);
   world.run(true);
   expect_arrived(world);
-  world.verify(false);  // the server has the volumes: nothing to do
+  EXPECT_THROW(world.verify(false), Error) << "the server has the volumes";
 }
 
 TEST(Journey, ACutoverThatVerifiesDoesNotStartFromDamage) {
@@ -307,6 +317,63 @@ TEST(Journey, AFullCopyAfterALostHistoryWritesOnlyWhatDiffers) {
   EXPECT_EQ(world.observer.fulls, 4);
   EXPECT_LT(world.observer.written - written, (world.observer.read - read) / 2);
   world.expect_nothing_left();
+}
+
+// Each attempt brings a little more, from a snapshot of its own, while the guest writes on: what is put together from
+// all of them is the last snapshot.
+TEST(Journey, ACopyThatFailsAgainAndAgainGoesOnFromNewSnapshots) {
+  for (int seed = 0; seed < 12; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(static_cast<unsigned>(seed));
+    World world;
+    world.request = 64 * 1024;
+    world.checkpoints = true;
+    if (seed % 2 == 1) world.run(false);  // a delta that fails, not a first copy
+    const int attempts = 1 + seed % 4;
+    for (int attempt = 0; attempt < attempts; ++attempt) {
+      std::atomic<int> left = 1 + static_cast<int>(random() % 6);
+      world.journal->around = [&](const std::string& call, bool acted) {
+        if (call == "fact DiskProgressed" && acted && --left == 0)
+          throw Error(Fault::unavailable, "the storage is away");
+      };
+      try {
+        world.run(false);
+      } catch (const Error&) {
+      }
+      world.journal->around = [](const std::string&, bool) {};
+      job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
+    }
+    world.run(false);
+    const std::vector<Fact> facts = world.journal->facts();
+    const SnapshotId snapshot = fold(facts).cycles.back().snapshot->snapshot;
+    std::map<model::DiskKey, std::string> frozen;
+    for (const model::DiskKey key : world.machine.keys()) frozen[key] = world.machine.frozen(snapshot, key);
+    world.expect_equal(frozen);
+    world.expect_nothing_left();
+    if (HasFailure()) return;
+  }
+}
+
+TEST(Journey, WhatAnInterruptedCopyBroughtIsNotReadAgain) {
+  for (int attempt = 0; attempt < 50; ++attempt) {
+    World world;
+    world.request = 64 * 1024;
+    world.checkpoints = true;
+    std::atomic<bool> died = false;
+    world.journal->around = [&](const std::string& call, bool acted) {
+      if (call == "fact DiskProgressed" && acted && !died.exchange(true)) throw Died();
+    };
+    try {
+      world.run(false);
+    } catch (const Died&) {
+    }
+    if (!died) continue;  // it was done before the first checkpoint
+    world.journal->around = [](const std::string&, bool) {};
+    world.run(false);
+    EXPECT_GT(world.observer.said_going_on, 0);
+    return;
+  }
+  FAIL() << "no copy was slow enough for a checkpoint";
 }
 
 // Events before the server's creation was asked for.

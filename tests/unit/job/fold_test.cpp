@@ -23,6 +23,8 @@ std::vector<Body> one_of_each() {
                                  "crash",
                                  "tools are off",
                                  {{DiskKey{2000}, 5, ChangeId{"aa", "4"}}, {DiskKey{2001}, 6, {}}}});
+  all.emplace_back(DiskProgressed{
+      model::DiskKey{2001}, SnapshotId{"snapshot-7"}, model::ChangeId{"52 a", "9"}, 1 << 20, {{0, 65536}}});
   all.emplace_back(DiskCopied{2, DiskKey{2000}, true, "first copy", 1, 2, 0.5, 5, ChangeId{"aa", "4"}});
   all.emplace_back(DiskRemembered{2, DiskKey{2000}});
   all.emplace_back(SnapshotRemoved{2, SnapshotId{"snapshot-1"}});
@@ -131,6 +133,21 @@ TEST(Fold, PoweredOnAgainForgetsTheFinalCycleAndTheDowntime) {
   EXPECT_FALSE(state.powered_off);
   EXPECT_FALSE(state.shutdown_at);
   EXPECT_EQ(state.open_cycle(), nullptr) << "nothing goes on from a moment before it ran again";
+}
+
+TEST(Fold, AnUnfinishedCopyIsKnownByItsSnapshots) {
+  const model::ChangeId first{"a", "1"}, second{"a", "2"};
+  std::vector<Body> facts = {created, VolumeAllocated{disk, VolumeId{"v"}, 100, false, {}}, CycleBegan{1, false}};
+  facts.push_back(DiskProgressed{disk, SnapshotId{"s1"}, first, 100, {{0, 40}}});
+  facts.push_back(DiskProgressed{disk, SnapshotId{"s1"}, first, 100, {{60, 10}}});
+  facts.push_back(DiskProgressed{disk, SnapshotId{"s2"}, second, 100, {{30, 20}}});
+  const std::vector<Layer> layers = fold_of(facts).disks.at(disk).layers;
+  ASSERT_EQ(layers.size(), 2U);
+  EXPECT_EQ(layers[0].done, RangeSet(std::vector<ByteRange>{{0, 30}, {60, 10}})) << "the later copy counts";
+  EXPECT_EQ(layers[0].change_id, first);
+  EXPECT_EQ(layers[1].done, RangeSet(std::vector<ByteRange>{{30, 20}}));
+  facts.push_back(DiskCopied{1, disk, true, "", 1, 1, 1, 100, second, false});
+  EXPECT_TRUE(fold_of(facts).disks.at(disk).layers.empty());
 }
 
 TEST(Fold, WhatAConversionOverwroteIsKnownUntilTheDiskIsCopiedAgain) {
