@@ -9,6 +9,8 @@
 #include "job/steps/disk_progress.hpp"
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
+#include "target/memory_keys.hpp"
+#include "target/partial.hpp"
 
 namespace vmferry::job::steps {
 
@@ -18,6 +20,48 @@ namespace {
 struct Failures {
   std::exception_ptr first;
   int count = 0;
+};
+
+// How far a first copy has come, in the volume's own memory: for another host that finds the volume without this one's
+// journal. Coarse: what is whole from the disk's beginning on, about three times a minute.
+class PartialMemory {
+ public:
+  PartialMemory(const Parts& parts, const target::Volume& volume, const source::FrozenDisk& disk, RangeSet done)
+      : parts_(parts),
+        volume_(volume.id),
+        disk_(disk),
+        done_(std::move(done)),
+        told_(parts.clock.mono()),
+        is_there_(volume.memory.contains(target::memory_key::partial)) {}
+
+  void add(const RangeSet& ranges, std::stop_token stop) {
+    done_.add(ranges);
+    const auto now = parts_.clock.mono();
+    if (!disk_.change_id || now - told_ < cadence || done_.empty() || done_.ranges().front().offset != 0) return;
+    told_ = now;
+    const target::Partial partial{std::min(done_.ranges().front().end(), disk_.capacity), disk_.capacity,
+                                  *disk_.change_id};
+    try {
+      is_there_ = true;  // perhaps, whatever comes of it
+      parts_.cloud.remember(volume_, {{target::memory_key::partial, target::encode(partial)}}, stop);
+    } catch (const Error& e) {
+      parts_.log.info("the volume's own memory of the copy's progress is old",
+                      {{"volume", volume_.value}, {"reason", e.what()}});
+    }
+  }
+  // The copy is whole: its change id says more.
+  void forget(std::stop_token stop) {
+    if (is_there_) parts_.cloud.remember(volume_, {{target::memory_key::partial, ""}}, stop);
+  }
+
+ private:
+  static constexpr std::chrono::seconds cadence{20};
+  const Parts& parts_;
+  const VolumeId volume_;
+  const source::FrozenDisk& disk_;
+  RangeSet done_;
+  std::chrono::steady_clock::time_point told_;
+  bool is_there_;
 };
 
 class CopyDisks final : public Step {
@@ -180,12 +224,14 @@ class CopyDisks final : public Step {
     if (!tuning.done.empty())
       observer.said(fmt::format("{}: going on from {:.0f} MiB that an interrupted copy has brought", label,
                                 static_cast<double>(tuning.done.bytes()) / 0x1p20));
+    PartialMemory partial(parts_, volume, *frozen, tuning.done);
     tuning.checkpoint = [&](const RangeSet& ranges) {
       journal.append(DiskProgressed{disk.key,
                                     point.snapshot,
                                     frozen->change_id,
                                     frozen->capacity,
                                     {ranges.ranges().begin(), ranges.ranges().end()}});
+      if (!known.complete) partial.add(ranges, stop);
     };
     DiskProgress progress(observer, disk.key, label);
     copy::Report report;
@@ -204,6 +250,7 @@ class CopyDisks final : public Step {
       report = full(point, *frozen, *source, *device, tuning, progress, stop);
     }
     digests.settle();
+    partial.forget(stop);
     journal.append(DiskCopied{cycle.number, disk.key, mode.full, mode.reason, report.read, report.written,
                               report.seconds, frozen->capacity, frozen->change_id, false});
     observer.disk_finished(disk.key, label, mode.full, report.read, report.written, report.seconds);

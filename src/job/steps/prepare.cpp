@@ -6,6 +6,7 @@
 
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
+#include "target/partial.hpp"
 
 namespace vmferry::job {
 
@@ -241,6 +242,12 @@ class AllocateVolumes final : public Step {
     VolumeAllocated fact{disk.key, volume.id, disk.capacity, !volume.fresh, std::nullopt};
     if (!volume.fresh) fact.base = base_of(volume.memory, disk);
     journal.append(fact);
+    const auto partial = fact.base || volume.fresh ? std::nullopt : target::partial_of(volume.memory);
+    if (partial && partial->capacity == disk.capacity) {
+      journal.append(DiskProgressed{disk.key, {}, partial->change_id, partial->capacity, {{0, partial->bytes}}});
+      observer.said(fmt::format("{}: taking over volume {}, whose first copy another host began", disk.label,
+                                volume.id.value));
+    }
     if (fact.base)
       observer.said(fmt::format("{}: taking over volume {}, last synced at change id {}", disk.label, volume.id.value,
                                 fact.base->text()));
