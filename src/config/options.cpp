@@ -30,6 +30,7 @@ struct Raw {
   std::string request_size;
   int shutdown_timeout = 300;
   double sample = 100;
+  double audit = 0.5;
   std::string volume_bus;
 };
 
@@ -240,6 +241,7 @@ void finish(Options& o, Raw& raw) {
                                             : source::Quiesce::automatic;
   for (const std::int32_t key : raw.skip_disks) o.copy.skip.insert(model::DiskKey{key});
   for (const std::string& text : raw.networks) o.cutover.networks.push_back(parse_network_mapping(text));
+  o.copy.audit = raw.audit / 100;
   o.verify.sample = raw.sample / 100;
   o.cutover.shutdown_patience = std::chrono::seconds(raw.shutdown_timeout);
   o.cutover.availability_zone = o.openstack.availability_zone;
@@ -399,6 +401,13 @@ struct Parser {
       add_vmware(*sub, options, raw);
       add_target(*sub, options);
       add_copy(*sub, options, raw);
+      if (sub == migrate || sub == cutover)
+        sub->add_option(
+               "--audit", raw.audit,
+               "Percent of what change tracking calls unchanged to read and compare in each cycle (default 0.5)")
+            ->check(CLI::Range(0.0, 100.0).description(""))
+            ->type_name("PERCENT")
+            ->group(copy_group);
       if (sub == migrate || sub == cutover)
         sub->add_flag("--verify", options.copy.verify, "Read the volumes again after the copy and compare")
             ->group(copy_group);

@@ -601,6 +601,8 @@ Report Engine::run() {
   if (checkpointer_.joinable()) checkpointer_.join();
   inbox_.lock()->connected.reset();
   lanes_.clear();
+  // What failed beside the last bytes is a failure all the same.
+  if (outcome == nullptr) outcome = inbox_.lock()->failure;
   if (outcome != nullptr) {
     last_checkpoint();
     std::rethrow_exception(outcome);

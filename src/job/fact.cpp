@@ -62,6 +62,7 @@ VMFERRY_FACT(ShutdownBegan, at)
 VMFERRY_FACT(ConversionCommitting, disk, ranges)
 VMFERRY_FACT(GuestConverted, seconds, bytes)
 VMFERRY_FACT(DamageFound, disk, ranges)
+VMFERRY_FACT(TrackingDoubted, disk)
 VMFERRY_FACT(ServerLaunched, server, state)
 VMFERRY_FACT(CutoverDone, at, downtime_seconds)
 VMFERRY_FACT(VolumeDiscarded, disk, volume)
@@ -83,12 +84,12 @@ namespace {
 
 // In the order of Body's alternatives; the table test in tests/unit/job holds the two together.
 constexpr std::string_view names[] = {
-    "JobCreated",     "TrackingEnsured",  "VolumeAllocated", "CycleBegan",        "SnapshotTaken",
-    "DiskProgressed", "DiskCopied",       "DiskRemembered",  "SnapshotRemoved",   "DiskAttaching",
-    "DiskDetached",   "CycleEnded",       "PortEnsured",     "ShutdownBegan",     "PoweredOff",
-    "PoweredOnAgain", "FinalCopyDoubted", "HandedOver",      "HandoverTakenBack", "ConversionCommitting",
-    "GuestConverted", "DamageFound",      "ServerLaunched",  "CutoverDone",       "VolumeDiscarded",
-    "PortDiscarded",  "Aborted"};
+    "JobCreated",      "TrackingEnsured",  "VolumeAllocated", "CycleBegan",        "SnapshotTaken",
+    "DiskProgressed",  "DiskCopied",       "DiskRemembered",  "SnapshotRemoved",   "DiskAttaching",
+    "DiskDetached",    "CycleEnded",       "PortEnsured",     "ShutdownBegan",     "PoweredOff",
+    "PoweredOnAgain",  "FinalCopyDoubted", "HandedOver",      "HandoverTakenBack", "ConversionCommitting",
+    "GuestConverted",  "DamageFound",      "TrackingDoubted", "ServerLaunched",    "CutoverDone",
+    "VolumeDiscarded", "PortDiscarded",    "Aborted"};
 static_assert(std::size(names) == std::variant_size_v<Body>);
 
 template <std::size_t index = 0>

@@ -128,6 +128,10 @@ struct DamageFound {
   model::DiskKey disk;
   std::vector<ByteRange> ranges;
 };
+// The disk's change tracking called unchanged what had changed: it is believed no more.
+struct TrackingDoubted {
+  model::DiskKey disk;
+};
 struct ServerLaunched {
   ServerId server;
   std::string state;
@@ -147,11 +151,11 @@ struct Aborted {
   bool volumes_deleted = false;
 };
 
-using Body =
-    std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskProgressed, DiskCopied,
-                 DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan,
-                 PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ConversionCommitting,
-                 GuestConverted, DamageFound, ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
+using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskProgressed,
+                          DiskCopied, DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded,
+                          PortEnsured, ShutdownBegan, PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver,
+                          HandoverTakenBack, ConversionCommitting, GuestConverted, DamageFound, TrackingDoubted,
+                          ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
 
 struct Fact {
   std::int64_t at = 0;  // milliseconds since the epoch

@@ -19,7 +19,8 @@ struct CopyOptions {
   std::set<model::DiskKey> skip;                        // --skip-disk
   bool no_tracking = false;                             // --no-cbt: always copy in full
   std::map<std::string, std::string> image_properties;  // of the boot volume
-  bool verify = false;                                  // read the volumes again after the copy
+  double audit = 0.005;  // of what change tracking calls unchanged, this part is read and compared
+  bool verify = false;   // read the volumes again after the copy
 };
 
 struct CutoverOptions {

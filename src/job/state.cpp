@@ -25,6 +25,8 @@ struct Folding {
   void operator()(const VolumeAllocated& f) {
     DiskState disk;  // another volume: nothing that was true of an earlier one holds for it
     disk.volume = f.volume;
+    if (const auto old = state.disks.find(f.disk); old != state.disks.end())
+      disk.tracking_doubted = old->second.tracking_doubted;
     disk.base = f.base;
     disk.complete = f.base.has_value();
     state.disks[f.disk] = disk;
@@ -127,6 +129,7 @@ struct Folding {
     for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);
     state.converted = false;
   }
+  void operator()(const TrackingDoubted& f) { state.disks[f.disk].tracking_doubted = true; }
   void operator()(const GuestConverted&) { state.converted = true; }
   void operator()(const ServerLaunched& f) { state.server = f; }
   void operator()(const CutoverDone& f) { state.cutover = f; }

@@ -24,6 +24,7 @@ struct DiskState {
   std::uint64_t capacity = 0;           // when last copied; 0 = never
   std::optional<model::ChangeId> base;  // last complete point
   bool complete = false;                // the volume holds a whole point
+  bool tracking_doubted = false;        // it was found wrong: no delta is built on it any more
   bool handed_over = false;             // a server may have written to the volume: nothing builds on it
   RangeSet rewritten;                   // by a conversion, or damaged: the next copy brings these bytes back
   std::vector<Layer> layers;            // since the last complete point, oldest first; disjoint

@@ -245,8 +245,8 @@ class AllocateVolumes final : public Step {
     const auto partial = fact.base || volume.fresh ? std::nullopt : target::partial_of(volume.memory);
     if (partial && partial->capacity == disk.capacity) {
       journal.append(DiskProgressed{disk.key, {}, partial->change_id, partial->capacity, {{0, partial->bytes}}});
-      observer.said(fmt::format("{}: taking over volume {}, whose first copy another host began", disk.label,
-                                volume.id.value));
+      observer.said(
+          fmt::format("{}: taking over volume {}, whose first copy another host began", disk.label, volume.id.value));
     }
     if (fact.base)
       observer.said(fmt::format("{}: taking over volume {}, last synced at change id {}", disk.label, volume.id.value,

@@ -41,6 +41,7 @@ std::vector<Body> one_of_each() {
   all.emplace_back(ConversionCommitting{model::DiskKey{2000}, {{4096, 512}, {1ULL << 42, 1}}});
   all.emplace_back(GuestConverted{12.5, 1 << 20});
   all.emplace_back(DamageFound{model::DiskKey{2001}, {{65536, 131072}}});
+  all.emplace_back(TrackingDoubted{model::DiskKey{2001}});
   all.emplace_back(ServerLaunched{ServerId{"s"}, "ACTIVE"});
   all.emplace_back(CutoverDone{18, 1.5});
   all.emplace_back(VolumeDiscarded{DiskKey{2000}, VolumeId{"v"}});

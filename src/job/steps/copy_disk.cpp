@@ -1,0 +1,282 @@
+// Which bytes a disk's copy needs is plain: what changed since the last point, or all of it. The rest of this file is
+// what makes it safe to be interrupted, and to be lied to.
+#include "job/steps/copy_disk.hpp"
+
+#include <fmt/format.h>
+
+#include <random>
+
+#include "job/steps/disk_progress.hpp"
+#include "plan/plan.hpp"
+#include "target/memory_keys.hpp"
+#include "target/partial.hpp"
+
+namespace vmferry::job::steps {
+
+namespace {
+
+// How far a first copy has come, in the volume's own memory: for another host that finds the volume without this one's
+// journal. Coarse: what is whole from the disk's beginning on, about three times a minute.
+class PartialMemory {
+ public:
+  PartialMemory(const Parts& parts, const target::Volume& volume, const source::FrozenDisk& disk)
+      : parts_(parts),
+        volume_(volume.id),
+        disk_(disk),
+        told_(parts.clock.mono()),
+        is_there_(volume.memory.contains(target::memory_key::partial)) {}
+
+  void begin(const RangeSet& done) { done_ = done; }
+  void add(const RangeSet& ranges, std::stop_token stop) {
+    done_.add(ranges);
+    const auto now = parts_.clock.mono();
+    if (!disk_.change_id || now - told_ < cadence || done_.empty() || done_.ranges().front().offset != 0) return;
+    told_ = now;
+    const target::Partial partial{std::min(done_.ranges().front().end(), disk_.capacity), disk_.capacity,
+                                  *disk_.change_id};
+    try {
+      is_there_ = true;  // perhaps, whatever comes of it
+      parts_.cloud.remember(volume_, {{target::memory_key::partial, target::encode(partial)}}, stop);
+    } catch (const Error& e) {
+      parts_.log.info("the volume's own memory of the copy's progress is old",
+                      {{"volume", volume_.value}, {"reason", e.what()}});
+    }
+  }
+  // The copy is whole: its change id says more.
+  void forget(std::stop_token stop) {
+    if (is_there_) parts_.cloud.remember(volume_, {{target::memory_key::partial, ""}}, stop);
+  }
+
+ private:
+  static constexpr std::chrono::seconds cadence{20};
+  const Parts& parts_;
+  const VolumeId volume_;
+  const source::FrozenDisk& disk_;
+  RangeSet done_;
+  std::chrono::steady_clock::time_point told_;
+  bool is_there_;
+};
+
+// Passes ranges on and remembers them.
+class RecordedWork final : public copy::Work {
+ public:
+  explicit RecordedWork(std::unique_ptr<copy::Work> inner) : inner_(std::move(inner)) {}
+  std::optional<std::vector<ByteRange>> next(std::stop_token stop) override {
+    auto ranges = inner_->next(stop);
+    if (ranges) seen_.add(RangeSet(*ranges));
+    return ranges;
+  }
+  std::optional<std::uint64_t> total() const override { return inner_->total(); }
+  const RangeSet& seen() const noexcept { return seen_; }
+
+ private:
+  std::unique_ptr<copy::Work> inner_;
+  RangeSet seen_;
+};
+
+class DiskCopy {
+ public:
+  DiskCopy(const CopySurroundings& around, const DiskToCopy& disk, const CycleState& cycle, const source::Point& point,
+           const source::FrozenDisk& frozen, std::stop_token stop)
+      : parts_(around.parts),
+        copy_(around.copy),
+        journal_(around.journal),
+        observer_(around.observer),
+        key_(disk.disk.key),
+        label_(disk.label),
+        known_(disk.known),
+        volume_(disk.volume),
+        cycle_(cycle),
+        point_(point),
+        frozen_(frozen),
+        stop_(std::move(stop)),
+        digests_(digests_of(parts_, key_, volume_.id, frozen_.capacity)),
+        partial_(parts_, volume_, frozen_),
+        progress_(observer_, key_, label_) {}
+
+  void run() {
+    // From here on the volume is no longer known to be empty, whatever happens next.
+    if (volume_.fresh)
+      parts_.cloud.remember(volume_.id, {{target::memory_key::written, target::memory_key::yes}}, stop_);
+    journal_.append(DiskAttaching{key_, volume_.id});
+    device_ = parts_.cloud.attach(volume_, stop_);
+    source_ = parts_.machine.serve(point_, key_, stop_);
+    plan::CopyMode mode = wanted_mode();
+    prepare();
+    copy::Report report;
+    if (!mode.full) {
+      try {
+        report = delta();
+      } catch (const source::HistoryLost& lost) {
+        mode = {true, fmt::format("the change history was lost ({})", lost.what())};
+      }
+    }
+    if (!mode.full && !audit(report)) mode = {true, "change tracking did not tell of bytes that changed"};
+    if (mode.full) {
+      if (known_.complete)
+        observer_.warned(
+            fmt::format("{}: {} everything: {}", label_, tuning_.skip_equal ? "comparing" : "copying", mode.reason));
+      report = add(report, full());
+    }
+    digests_.settle();
+    partial_.forget(stop_);
+    journal_.append(DiskCopied{cycle_.number, key_, mode.full, mode.reason, report.read, report.written, report.seconds,
+                               frozen_.capacity, frozen_.change_id, false});
+    observer_.disk_finished(key_, label_, mode.full, report.read, report.written, report.seconds);
+  }
+
+ private:
+  bool tracked() const { return frozen_.change_id && !copy_.no_tracking && !known_.tracking_doubted; }
+
+  plan::CopyMode wanted_mode() const {
+    if (known_.handed_over) return {true, "a server may have written to the volume"};
+    if (known_.complete && known_.tracking_doubted)
+      return {true, "its change tracking was found wrong before, and is not believed any more"};
+    return plan::copy_mode({known_.complete, known_.capacity, known_.base}, frozen_.capacity, frozen_.change_id,
+                           !copy_.no_tracking);
+  }
+
+  void prepare() {
+    tuning_ = copy_.tuning;
+    tuning_.digests = &digests_;
+    // What was written is known of every chunk, or of none: only then can a full copy leave out what is there already.
+    tuning_.skip_equal = known_.complete && !known_.handed_over && known_.rewritten.empty() && digests_.settled();
+    digests_.unsettle();
+    tuning_.done = done_before();
+    if (!tuning_.done.empty())
+      observer_.said(fmt::format("{}: going on from {:.0f} MiB that an interrupted copy has brought", label_,
+                                 static_cast<double>(tuning_.done.bytes()) / 0x1p20));
+    partial_.begin(tuning_.done);
+    tuning_.checkpoint = [this](const RangeSet& ranges) {
+      DiskProgressed fact{key_, point_.snapshot, frozen_.change_id, frozen_.capacity, {}};
+      fact.ranges.assign(ranges.ranges().begin(), ranges.ranges().end());
+      journal_.append(fact);
+      if (!known_.complete) partial_.add(ranges, stop_);
+    };
+  }
+
+  // What interrupted copies have brought, less what changed in the source since.
+  RangeSet done_before() const {
+    RangeSet done;
+    for (const Layer& layer : known_.layers) {
+      if (layer.capacity != frozen_.capacity) continue;
+      RangeSet still = layer.done;
+      if (layer.snapshot != point_.snapshot) {
+        if (!layer.change_id || !tracked()) continue;
+        try {
+          const auto changed = parts_.machine.changed(point_, key_, layer.change_id, stop_);
+          while (const auto ranges = changed->next(stop_)) still.subtract(RangeSet(*ranges));
+        } catch (const source::HistoryLost&) {
+          continue;
+        }
+      }
+      done.add(still);
+    }
+    return done;
+  }
+
+  copy::Report run(copy::Work& work, const copy::Tuning& tuning) {
+    return copy::run(*source_, *device_, work, tuning, progress_, parts_.clock, parts_.log, stop_);
+  }
+
+  static copy::Report add(copy::Report report, const copy::Report& more) {
+    report.read += more.read;
+    report.written += more.written;
+    report.seconds += more.seconds;
+    return report;
+  }
+
+  copy::Report delta() {
+    // What changed is written even where it reads as before: this pass may repair an interrupted one.
+    copy::Tuning tuning = tuning_;
+    tuning.skip_equal = false;
+    RecordedWork changed(parts_.machine.changed(point_, key_, *known_.base, stop_));
+    const copy::Report report = run(changed, tuning);
+    changed_ = changed.seen();
+    if (known_.rewritten.empty()) return report;
+    // What a conversion wrote, or what was found damaged, is no part of the source's history, nor of what was done.
+    tuning.done = {};
+    tuning.checkpoint = nullptr;
+    const auto rewritten = copy::work(known_.rewritten);
+    return add(report, run(*rewritten, tuning));
+  }
+
+  copy::Report full() {
+    if (!tuning_.skip_equal && tuning_.done.empty()) digests_.forget_all();
+    copy::Tuning tuning = tuning_;
+    tuning.whole_disk = true;
+    // Unallocated areas read as zeroes and need not be read: the engine makes zero what the work leaves out.
+    const auto work = tracked() && !doubted_ ? parts_.machine.changed(point_, key_, std::nullopt, stop_)
+                                             : copy::work(RangeSet(std::vector<ByteRange>{{0, frozen_.capacity}}));
+    return run(*work, tuning);
+  }
+
+  // Reads a sample of the chunks that change tracking called unchanged. False: some had changed. A machine that is off
+  // waits for nothing but its last changes: those cycles are not audited.
+  bool audit(copy::Report& report) {
+    if (copy_.audit <= 0 || cycle_.final || !tuning_.skip_equal) return true;
+    std::mt19937_64 random(std::random_device{}());
+    std::bernoulli_distribution chosen(std::min(copy_.audit, 1.0));
+    RangeSet sample;
+    std::vector<ByteRange> picked;
+    const RangeSet changed = changed_.aligned(copy::Digests::chunk, frozen_.capacity);
+    for (std::uint64_t at = 0; at < frozen_.capacity; at += copy::Digests::chunk)
+      if (chosen(random)) picked.push_back({at, std::min(copy::Digests::chunk, frozen_.capacity - at)});
+    sample = RangeSet(picked);
+    sample.subtract(changed);
+    if (sample.empty()) return true;
+    copy::Tuning tuning = tuning_;  // compares with the digests, and mends what differs
+    tuning.done = {};
+    tuning.checkpoint = nullptr;
+    const auto work = copy::work(sample);
+    const copy::Report found = run(*work, tuning);
+    report = add(report, found);
+    if (found.written == 0 && found.zeroed == 0) return true;
+    doubted_ = true;
+    journal_.append(TrackingDoubted{key_});
+    observer_.warned(
+        fmt::format("{}: {} of {} audited bytes had changed without change tracking's telling: from now on "
+                    "it is compared in full. Tell VMware of it (KB 2136854 and the like)",
+                    label_, found.written + found.zeroed, sample.bytes()));
+    return false;
+  }
+
+  const Parts& parts_;
+  const CopyOptions& copy_;
+  Journal& journal_;
+  Observer& observer_;
+  const model::DiskKey key_;
+  const std::string& label_;
+  const DiskState& known_;
+  const target::Volume& volume_;
+  const CycleState& cycle_;
+  const source::Point& point_;
+  const source::FrozenDisk& frozen_;
+  const std::stop_token stop_;
+  copy::Digests digests_;
+  PartialMemory partial_;
+  DiskProgress progress_;
+  copy::Tuning tuning_;
+  std::unique_ptr<target::Device> device_;
+  std::unique_ptr<copy::Source> source_;
+  RangeSet changed_;      // by change tracking's word
+  bool doubted_ = false;  // in this cycle
+};
+
+}  // namespace
+
+std::optional<model::ChangeId> copy_disk(const CopySurroundings& around, const DiskToCopy& disk,
+                                         const CycleState& cycle, const source::Point& point, std::stop_token stop) {
+  const source::FrozenDisk* frozen = point.find(disk.disk.key);
+  if (!frozen)
+    throw Error(Fault::conflict, fmt::format("snapshot {} does not hold {}", point.snapshot.value, disk.label));
+  if (disk.volume.bytes < frozen->capacity)
+    throw Error(Fault::conflict,
+                fmt::format("{} has {} bytes, its volume {} only {}: extend the volume (openstack volume set --size) "
+                            "and run the same command again",
+                            disk.label, frozen->capacity, disk.volume.id.value, disk.volume.bytes));
+  DiskCopy(around, disk, cycle, point, *frozen, std::move(stop)).run();
+  return frozen->change_id;
+}
+
+}  // namespace vmferry::job::steps
