@@ -17,7 +17,7 @@ namespace vmferry::copy {
 namespace {
 
 constexpr std::size_t mib = 1 << 20;
-constexpr int writer_threads = 2;
+constexpr int writer_threads = 4;
 constexpr std::uint64_t extent_window = 1ULL << 30;  // asked at once
 constexpr std::uint64_t extents_ahead = 256 * mib;   // ask on while less than this is ready to be read
 constexpr std::uint64_t clear_slice = 256 * mib;     // so that a cancel is not behind one long call
@@ -40,6 +40,10 @@ Tuning sane(Tuning tuning) {
   const std::uint32_t unit = tuning.digests ? chunk : sector;
   tuning.request = std::clamp<std::uint32_t>(tuning.request / unit * unit, 64 * 1024, 32 * mib);
   if (tuning.digests) tuning.granule = chunk;
+  // All connections get their share of the memory: one that could take all of it would keep the others from being opened.
+  const std::size_t share = arena_bytes(tuning) / (std::size_t{tuning.request} * static_cast<unsigned>(tuning.connections));
+  tuning.requests_per_connection =
+      std::min(tuning.requests_per_connection, static_cast<int>(std::max<std::size_t>(share, 1)));
   return tuning;
 }
 

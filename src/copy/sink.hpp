@@ -9,6 +9,7 @@
 #include <span>
 #include <stop_token>
 
+#include "base/fd.hpp"
 #include "copy/copy.hpp"
 
 namespace vmferry::copy {
@@ -27,12 +28,15 @@ class Sink {
 
  private:
   [[noreturn]] void failed(const char* what, ByteRange range, int error);
+  bool write_directly(std::span<const std::byte>& bytes, std::uint64_t& offset);
   bool zero_by(int method, ByteRange range, int& error);
   void zero_by_writing(ByteRange range, std::stop_token stop);
 
   Target& target_;
   log::Log& log_;
   bool block_device_ = false;
+  Fd direct_;                           // the same target, opened past the page cache; may be missing
+  std::atomic<bool> is_direct_{false};  // until it refuses
   std::uint64_t zero_unit_ = 1;       // what the kernel zeroes is aligned to this
   std::atomic<int> zero_method_ = 0;  // the first one not known to be unsupported
   std::mutex check_mutex_;
