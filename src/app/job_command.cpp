@@ -11,6 +11,7 @@
 #include "app/janitor.hpp"
 #include "app/run_directory.hpp"
 #include "base/error.hpp"
+#include "job/downtime.hpp"
 #include "job/itinerary.hpp"
 #include "plan/plan.hpp"
 #include "store/store.hpp"
@@ -97,6 +98,11 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
                              {"written", written},
                              {"full", full}};
     if (after.cutover) result["downtime_seconds"] = after.cutover->downtime_seconds;
+    if (const auto parts = job::downtime_of(facts))
+      result["downtime"] = {{"shutdown", parts->shutdown},
+                            {"copy", parts->copy},
+                            {"conversion", parts->conversion},
+                            {"server", parts->server}};
     if (after.server) result["server"] = after.server->server.value;
     print_out(result.dump() + "\n");
     return;
@@ -112,6 +118,11 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
                                                       : "runs as the domain of";
     print_out(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name, how, after.server->server.value, state,
                           term::human_duration(after.cutover->downtime_seconds)));
+    if (const auto parts = job::downtime_of(facts))
+      print_out(fmt::format("  shutdown {}, last changes {}{}, server {}\n", term::human_duration(parts->shutdown),
+                            term::human_duration(parts->copy),
+                            parts->conversion > 0 ? ", conversion " + term::human_duration(parts->conversion) : "",
+                            term::human_duration(parts->server)));
   } else
     print_out(fmt::format(
         "{}: {} disk{} in sync, {} copied\nnext: `vmferry migrate` to catch up again, or `vmferry cutover` to move\n",

@@ -10,6 +10,7 @@
 #include <regex>
 
 #include "base/error.hpp"
+#include "copy/throttle.hpp"
 #include "plan/plan.hpp"
 
 namespace vmferry::config {
@@ -28,6 +29,7 @@ struct Raw {
   std::vector<std::int32_t> skip_disks;
   std::vector<std::string> networks;
   std::string request_size;
+  std::string bandwidth;
   int shutdown_timeout = 300;
   double sample = 100;
   double audit = 0.5;
@@ -163,6 +165,9 @@ void add_copy(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--request-size", raw.request_size, "Largest single read, at most 2M through vCenter")
       ->type_name("SIZE")
       ->group(copy_group);
+  app.add_option("--bandwidth", raw.bandwidth, "Read at most so much a second, all disks of the VM together, e.g. 50M")
+      ->type_name("SIZE")
+      ->group(copy_group);
   app.add_option("--compression-method", o.vmware.compression,
                  "none, zlib, fastlz or skipz; only a VDDK transport compresses, others ignore it")
       ->check(CLI::IsMember({"none", "zlib", "fastlz", "skipz"}, CLI::ignore_case).description(""))
@@ -253,6 +258,12 @@ void finish(Options& o, Raw& raw) {
       throw Error(Fault::usage,
                   fmt::format("--request-size {}: give a multiple of 64K between 64K and 2M", raw.request_size));
     o.copy.tuning.request = static_cast<std::uint32_t>(bytes);
+  }
+  if (!raw.bandwidth.empty()) {
+    const std::uint64_t bytes = parse_size(raw.bandwidth);
+    if (bytes < 64 * 1024)
+      throw Error(Fault::usage, fmt::format("--bandwidth {}: give at least 64K (a second)", raw.bandwidth));
+    o.copy.tuning.throttle = std::make_shared<copy::Throttle>(bytes);
   }
   if (o.vmware.transport == "file" && o.vmware.datastore_directory.empty())
     throw Error(Fault::usage, "--transport file needs --datastore-dir DIR, the mount point of the VM's datastore");

@@ -55,6 +55,7 @@ class Work {
 std::unique_ptr<Work> work(RangeSet ranges);
 
 class Digests;
+class Throttle;
 
 struct Tuning {
   int connections = 4;                  // to one disk's export; opened as they are needed
@@ -69,6 +70,7 @@ struct Tuning {
   Digests* digests = nullptr;
   // Chunks whose digest is known and the same are not written. Only with digests that were settled.
   bool skip_equal = false;
+  std::shared_ptr<Throttle> throttle;  // of what is read; shared with other copies. Null: as fast as it goes
   // What the target holds already: neither read nor written, whatever the work says.
   RangeSet done;
   // Called with ranges, when they and their digests are on stable storage: about every so often, also when the copy

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "copy/throttle.hpp"
 
 namespace vmferry::copy {
 
@@ -365,7 +366,14 @@ Engine::Lane* Engine::pick(std::uint64_t newer_than) {
   return best;
 }
 
-// False when there is no memory left.
+// How long nothing may be read, because others or we have read enough.
+std::chrono::milliseconds Engine::throttled() const {
+  if (!tuning_.throttle) return std::chrono::milliseconds(0);
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(tuning_.throttle->open_at() - clock_.mono());
+  return std::max(left, std::chrono::milliseconds(0));
+}
+
+// False when there is no memory left, or no bandwidth.
 bool Engine::dispatch_retries() {
   starved_fresh_ = false;
   for (std::size_t i = 0; i < retries_.size();) {
@@ -378,6 +386,7 @@ bool Engine::dispatch_retries() {
       ++i;
       continue;
     }
+    if (throttled().count() > 0) return false;
     const auto buffer = arena_.take(retries_[i].read.length);
     if (!buffer) return false;
     Chunk chunk = std::move(retries_[i]);
@@ -396,6 +405,7 @@ void Engine::dispatch() {
       starved_ = true;
       return;
     }
+    if (throttled().count() > 0) return;
     if (!held_) held_ = cutter_.next();
     const auto buffer = arena_.take(held_->read.length);
     if (!buffer) return;
@@ -408,6 +418,7 @@ void Engine::start(Chunk chunk, Lane& lane, std::span<std::byte> buffer) {
   flights_.push_front({std::move(chunk), buffer, &lane});
   const auto flight = flights_.begin();
   ++report_.requests;
+  if (tuning_.throttle) tuning_.throttle->take(flight->chunk.read.length, clock_.mono());
   lane.handle->read(buffer, flight->chunk.read.offset, [this, flight](int error) { on_read(flight, error); });
 }
 
@@ -520,7 +531,8 @@ void Engine::wait() {
     fds.push_back({lane->handle->fd(), static_cast<short>(events), 0});
     polled.push_back(lane.get());
   }
-  ::poll(fds.data(), fds.size(), 1000);
+  const auto pause = throttled().count();
+  ::poll(fds.data(), fds.size(), pause > 0 ? static_cast<int>(std::min<std::int64_t>(pause, 1000)) : 1000);
   if (fds[0].revents != 0) doorbell_.clear();
   for (std::size_t i = 0; i < polled.size(); ++i) {
     const short happened = fds[i + 1].revents;

@@ -82,6 +82,7 @@ class Engine {
   void clear(ByteRange range, bool is_work);
   void dispatch();
   bool dispatch_retries();
+  std::chrono::milliseconds throttled() const;
   Lane* pick(std::uint64_t newer_than);
   void start(Chunk chunk, Lane& lane, std::span<std::byte> buffer);
   void on_read(std::list<Flight>::iterator flight, int error);

@@ -1,7 +1,10 @@
 // Every byte arrives: full copies, deltas, holes, odd sizes, against real nbdkit servers.
+#include "copy/throttle.hpp"
 #include "disks.hpp"
 
 #include <rapidcheck/gtest.h>
+
+#include <thread>
 
 namespace vmferry::copy::test {
 
@@ -286,6 +289,28 @@ TEST_F(CopyBytes, ACopyThatWasStoppedGoesOnFromItsCheckpoints) {
   content.resize(size);
   EXPECT_EQ(difference(content, disk), std::nullopt);
   EXPECT_LE(report.read + report.zeroed + tuning.done.bytes(), size + mib + 2 * 64 * kib);
+}
+
+TEST_F(CopyBytes, CopiesThatShareAThrottleShareItsRate) {
+  const std::uint64_t size = 4 * mib;
+  put(source_file(), random_bytes(size, 5));
+  Tuning tuning = full();
+  tuning.request = 64 * 1024;
+  tuning.throttle = std::make_shared<Throttle>(8 * mib);
+  const auto began = std::chrono::steady_clock::now();
+  std::vector<std::jthread> threads;
+  for (int i = 0; i < 2; ++i)
+    threads.emplace_back([&, i] {
+      Heard heard;
+      ServedSource source(file_recipe(source_file()), size);
+      FileTarget target(folder_.path() / std::to_string(i), size, true);
+      const auto list = work(RangeSet(std::vector<ByteRange>{{0, size}}));
+      run(source, target, *list, tuning, heard, clock_, log_, {});
+      EXPECT_EQ(difference(target.content(), get(source_file(), 0, size)), std::nullopt);
+    });
+  threads.clear();
+  // 8 MiB at 8 MiB/s, less the tenth of a second that was kept.
+  EXPECT_GT(std::chrono::steady_clock::now() - began, std::chrono::milliseconds(850));
 }
 
 }  // namespace vmferry::copy::test
