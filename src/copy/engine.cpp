@@ -41,8 +41,10 @@ Tuning sane(Tuning tuning) {
   const std::uint32_t unit = tuning.digests ? chunk : sector;
   tuning.request = std::clamp<std::uint32_t>(tuning.request / unit * unit, 64 * 1024, 32 * mib);
   if (tuning.digests) tuning.granule = chunk;
-  // All connections get their share of the memory: one that could take all of it would keep the others from being opened.
-  const std::size_t share = arena_bytes(tuning) / (std::size_t{tuning.request} * static_cast<unsigned>(tuning.connections));
+  // All connections get their share of the memory: one that could take all of it would keep the others from being
+  // opened.
+  const std::size_t share =
+      arena_bytes(tuning) / (std::size_t{tuning.request} * static_cast<unsigned>(tuning.connections));
   tuning.requests_per_connection =
       std::min(tuning.requests_per_connection, static_cast<int>(std::max<std::size_t>(share, 1)));
   return tuning;

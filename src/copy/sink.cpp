@@ -41,8 +41,8 @@ Sink::Sink(Target& target, log::Log& log) : target_(target), log_(log) {
     throw Error(Fault::conflict, fmt::format("the target {} cannot be examined: {}", target.name(), strerror(errno)));
   block_device_ = S_ISBLK(st.st_mode);
   if (block_device_) zero_unit_ = std::max<std::uint64_t>(target.sector(), page);
-  // The same file, not the same name: what was opened and proven may have another one by now. Past the page cache a copy
-  // costs half the processor, and a flush finds little to do.
+  // The same file, not the same name: what was opened and proven may have another one by now. Past the page cache a
+  // copy costs half the processor, and a flush finds little to do.
   direct_ = Fd(open(fmt::format("/proc/self/fd/{}", target.fd()).c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC));
   is_direct_ = static_cast<bool>(direct_);
   // Unaligned tails and areas must be writable too; the page cache takes care of the target's sectors.

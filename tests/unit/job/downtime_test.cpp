@@ -12,9 +12,15 @@ Fact copied(std::int64_t at) { return {at, DiskCopied{}}; }
 }  // namespace
 
 TEST(Downtime, IsTheSumOfItsParts) {
-  const std::vector<Fact> facts = {copied(500),           {1000, ShutdownBegan{1000}}, {3000, PoweredOff{}},
-                                   copied(4000),          copied(4500),                {9500, GuestConverted{5, 1}},
-                                   {9600, HandedOver{}},  {11000, ServerLaunched{}},   {11000, CutoverDone{11000, 10}}};
+  const std::vector<Fact> facts = {copied(500),
+                                   {1000, ShutdownBegan{1000}},
+                                   {3000, PoweredOff{}},
+                                   copied(4000),
+                                   copied(4500),
+                                   {9500, GuestConverted{5, 1}},
+                                   {9600, HandedOver{}},
+                                   {11000, ServerLaunched{}},
+                                   {11000, CutoverDone{11000, 10}}};
   const auto found = downtime_of(facts);
   ASSERT_TRUE(found);
   EXPECT_DOUBLE_EQ(found->shutdown, 2);
@@ -25,25 +31,21 @@ TEST(Downtime, IsTheSumOfItsParts) {
 }
 
 TEST(Downtime, WithoutAConversion) {
-  const std::vector<Fact> facts = {{1000, ShutdownBegan{1000}}, {2000, PoweredOff{}}, copied(3000),
-                                   {5000, CutoverDone{5000, 4}}};
+  const std::vector<Fact> facts = {
+      {1000, ShutdownBegan{1000}}, {2000, PoweredOff{}}, copied(3000), {5000, CutoverDone{5000, 4}}};
   EXPECT_DOUBLE_EQ(downtime_of(facts)->conversion, 0);
   EXPECT_DOUBLE_EQ(downtime_of(facts)->server, 2);
 }
 
 TEST(Downtime, OfACutoverThatWasRepeatedCountsFromTheFirstShutdown) {
-  const std::vector<Fact> facts = {{1000, ShutdownBegan{1000}},
-                                   {2000, PoweredOff{}},
-                                   copied(3000),
-                                   {60000, FinalCopyDoubted{}},
-                                   copied(61000),
-                                   {62000, CutoverDone{62000, 61}}};
+  const std::vector<Fact> facts = {{1000, ShutdownBegan{1000}}, {2000, PoweredOff{}}, copied(3000),
+                                   {60000, FinalCopyDoubted{}}, copied(61000),        {62000, CutoverDone{62000, 61}}};
   EXPECT_DOUBLE_EQ(downtime_of(facts)->copy, 59);
   EXPECT_DOUBLE_EQ(downtime_of(facts)->whole(), 61);
 }
 
 TEST(Downtime, BeginsAnewWhenTheMachineRanAgain) {
-  const std::vector<Fact> facts = {{1000, ShutdownBegan{1000}}, {2000, PoweredOff{}},  {9000, PoweredOnAgain{}},
+  const std::vector<Fact> facts = {{1000, ShutdownBegan{1000}},   {2000, PoweredOff{}},  {9000, PoweredOnAgain{}},
                                    {20000, ShutdownBegan{20000}}, {21000, PoweredOff{}}, copied(22000),
                                    {23000, CutoverDone{23000, 3}}};
   EXPECT_DOUBLE_EQ(downtime_of(facts)->whole(), 3);
