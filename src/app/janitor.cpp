@@ -41,16 +41,20 @@ std::vector<std::string> interrupted_jobs(const Places& places, store::Store& st
       std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch()).count();
   for (const store::JobRow& row : store.jobs()) {
     if (row.job == own.job) continue;
-    const std::vector<job::Fact> facts = store.journal(row.job)->facts();
-    const job::State state = job::fold(facts);
-    const job::CycleState* cycle = state.open_cycle();
-    const bool snapshot = cycle && cycle->snapshot && !cycle->snapshot_removed;
-    if (state.aborted || !snapshot) continue;
-    if (lock_of(row) != lock_of(own) && store::is_locked(places.locks(), lock_of(row))) continue;  // it runs
-    told.push_back(fmt::format(
-        "a run that moves {} to {} was interrupted (last sign of life: {}), and its snapshot is still there "
-        "and grows: run `vmferry migrate` or `vmferry abort` with the same --target",
-        row.vm_name, row.target, term::human_age(facts.back().at, now)));
+    try {
+      const std::vector<job::Fact> facts = store.journal(row.job)->facts();
+      const job::State state = job::fold(facts);
+      const job::CycleState* cycle = state.open_cycle();
+      const bool snapshot = cycle && cycle->snapshot && !cycle->snapshot_removed;
+      if (state.aborted || !snapshot) continue;
+      if (lock_of(row) != lock_of(own) && store::is_locked(places.locks(), lock_of(row))) continue;  // it runs
+      told.push_back(fmt::format(
+          "a run that moves {} to {} was interrupted (last sign of life: {}), and its snapshot is still there "
+          "and grows: run `vmferry migrate` or `vmferry abort` with the same --target",
+          row.vm_name, row.target, term::human_age(facts.back().at, now)));
+    } catch (const Error&) {
+      // A job that this version cannot read is its own trouble, not this machine's.
+    }
   }
   return told;
 }

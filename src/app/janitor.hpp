@@ -13,7 +13,7 @@ namespace vmferry::app {
 // Deletes the overlays of conversions whose run is dead. `own` is left alone.
 void sweep_overlays(const Places& places, const store::Store& store, const JobId& own, log::Log& log);
 
-// A sentence for each other job whose run died with a snapshot or attachments: they stay until that job is run again.
+// A sentence for each other job whose run died with a snapshot: it stays, and grows, until that job is run again.
 std::vector<std::string> interrupted_jobs(const Places& places, store::Store& store, const store::JobRow& own,
                                           const Clock& clock);
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.hpp"
@@ -108,7 +109,11 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
     return;
   }
   if (options.verb == config::Verb::verify) {
-    print_out(fmt::format("{}: no difference was found\n", after.job->vm_name));
+    const bool mended =
+        std::any_of(facts.begin() + static_cast<std::ptrdiff_t>(known), facts.end(),
+                    [](const job::Fact& f) { return std::holds_alternative<job::DamageFound>(f.body); });
+    print_out(fmt::format("{}: {}\n", after.job->vm_name,
+                          mended ? "what differed was copied once more, and is right now" : "no difference was found"));
     return;
   }
   if (after.cutover && after.server) {

@@ -60,6 +60,16 @@ RangeSet whole_chunks(const RangeSet& ranges, std::uint64_t digested) {
   return all;
 }
 
+// With digests only whole chunks are done.
+RangeSet already_done(const Tuning& tuning, std::uint64_t target_bytes) {
+  if (!tuning.digests || tuning.done.empty()) return tuning.done;
+  RangeSet missing(std::array{ByteRange{0, target_bytes}});
+  missing.subtract(tuning.done);
+  RangeSet done = tuning.done;
+  done.subtract(whole_chunks(missing, tuning.digests->bytes()));
+  return done;
+}
+
 }  // namespace
 
 Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning, Progress& progress, Clock& clock,
@@ -78,10 +88,10 @@ Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning,
       arena_(arena_bytes(tuning_)),
       unit_(tuning_.digests ? chunk : sector),
       cutter_({tuning_.request, tuning_.merge_gap, unit_, size_}),
-      covered_(tuning_.done),
+      covered_(already_done(tuning_, target.bytes())),
       lane_limit_(tuning_.connections),
       asks_extents_(tuning_.whole_disk),
-      done_(tuning_.done.intersect(RangeSet(std::array{ByteRange{0, size_}})).bytes()) {}
+      done_(covered_.intersect(RangeSet(std::array{ByteRange{0, size_}})).bytes()) {}
 
 Engine::~Engine() = default;
 

@@ -48,6 +48,8 @@ Sink::Sink(Target& target, log::Log& log) : target_(target), log_(log) {
   // Unaligned tails and areas must be writable too; the page cache takes care of the target's sectors.
   const int flags = fcntl(target.fd(), F_GETFL);
   if (flags >= 0 && (flags & O_DIRECT) != 0) fcntl(target.fd(), F_SETFL, flags & ~O_DIRECT);
+  // The second opening went by the device's number: it is still that device.
+  target.check();
 }
 
 void Sink::check() {
@@ -90,8 +92,11 @@ bool Sink::write_directly(std::span<const std::byte>& bytes, std::uint64_t& offs
     return true;
   }
   if (wrote < 0 && errno == EINTR) return true;
-  // Sectors of another size, a file system without direct writes: the ordinary way may do. If not, it says why best.
-  if (wrote < 0 && errno == EINVAL) is_direct_ = false;
+  // Sectors of another size, a file system without direct writes: the ordinary way may do. Any other failure is one:
+  // the page cache would only hide it.
+  const int error = wrote == 0 ? ENOSPC : errno;
+  if (error != EINVAL && error != EOPNOTSUPP) failed("writing", {offset, bytes.size()}, error);
+  is_direct_ = false;
   return false;
 }
 
@@ -166,9 +171,15 @@ void Sink::zero(ByteRange range, std::stop_token stop) {
 }
 
 void Sink::flush() {
+  // The kernel tells of bytes that could not be written once, and forgets them (fsync(2), fsyncgate): after one failure
+  // no later success means anything.
+  if (broken_)
+    throw Error(Fault::unavailable,
+                fmt::format("bytes written to {} could not be made durable before: resume", target_.name()));
   while (fdatasync(target_.fd()) != 0) {
     if (errno == EINTR) continue;
     const int error = errno;
+    broken_ = true;
     check();
     const Fault fault =
         error == ENOSPC || error == EDQUOT ? (block_device_ ? Fault::conflict : Fault::quota) : Fault::unavailable;

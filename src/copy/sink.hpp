@@ -37,6 +37,7 @@ class Sink {
   bool block_device_ = false;
   Fd direct_;                           // the same target, opened past the page cache; may be missing
   std::atomic<bool> is_direct_{false};  // until it refuses
+  std::atomic<bool> broken_{false};     // a flush failed
   std::uint64_t zero_unit_ = 1;         // what the kernel zeroes is aligned to this
   std::atomic<int> zero_method_ = 0;    // the first one not known to be unsupported
   std::mutex check_mutex_;

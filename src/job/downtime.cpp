@@ -29,6 +29,7 @@ std::optional<Downtime> downtime_of(std::span<const Fact> facts) {
     }
   }
   if (!began || !done) return std::nullopt;
+  done = std::max(*done, *began);  // the clock may have been set back meanwhile
   const auto seconds = [](std::int64_t from, std::int64_t to) { return static_cast<double>(to - from) / 1000.0; };
   // A mark that is missing, or lies before an earlier one, ends no part of its own.
   const std::int64_t t1 = std::clamp(off, *began, *done);

@@ -119,10 +119,9 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
   const State state = fold(facts);
   if (!state.job) throw Error(Fault::bug, "a job without its first fact");
   if (const auto server = parts.cloud.find_server(state.job->job, parts.machine.describe(stop), stop))
-    throw Error(
-        Fault::conflict,
-        fmt::format("server {} already runs from these volumes; delete it first if the migration shall be undone",
-                    server->value));
+    throw Error(Fault::conflict,
+                fmt::format("server {} was made from these volumes; delete it first if the migration shall be undone",
+                            server->value));
   bool all = drop_snapshots(parts, state, journal, observer, stop);
   // All of them: an attachment that was on its way when its run was stopped may have arrived since.
   all &= drop_attachments(parts, state, journal, observer, stop, true);

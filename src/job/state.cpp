@@ -123,10 +123,12 @@ struct Folding {
   }
   void operator()(const ConversionCommitting& f) {
     for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);
+    state.disks[f.disk].layers.clear();
     state.converted = false;
   }
   void operator()(const DamageFound& f) {
     for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);
+    state.disks[f.disk].layers.clear();
     state.converted = false;
   }
   void operator()(const TrackingDoubted& f) { state.disks[f.disk].tracking_doubted = true; }

@@ -40,6 +40,7 @@ class ConvertGuest final : public Step {
     model::Disk disk;
     VolumeId id;
     std::unique_ptr<target::Device> device;
+    std::uint64_t copied_capacity = 0;  // bytes of the disk when it was copied last
   };
 
   std::vector<Volume> attach(const model::Vm& vm, const State& state, Journal& journal, std::stop_token stop) const {
@@ -47,7 +48,7 @@ class ConvertGuest final : public Step {
     for (const model::Disk& disk : final_disks(vm, state, copy_)) {
       const target::Volume volume = volume_of(parts_, state, disk, stop);
       journal.append(DiskAttaching{disk.key, volume.id});
-      volumes.push_back({disk, volume.id, parts_.cloud.attach(volume, stop)});
+      volumes.push_back({disk, volume.id, parts_.cloud.attach(volume, stop), state.disks.at(disk.key).capacity});
     }
     return volumes;
   }
@@ -68,9 +69,10 @@ class ConvertGuest final : public Step {
     const auto work = copy::work(changed);
     const std::string label = fmt::format("{} ({}), converted", volume.disk.label, volume.disk.key.value);
     DiskProgress progress(observer, volume.disk.key, label);
-    copy::Digests digests = digests_of(parts_, volume.disk.key, volume.id, volume.disk.capacity);
+    copy::Digests digests = digests_of(parts_, volume.disk.key, volume.id, volume.copied_capacity);
     copy::Tuning tuning = copy_.tuning;
     tuning.digests = &digests;
+    tuning.throttle = nullptr;  // that is for the source: this reads an overlay of this host
     digests.unsettle();
     copy::run(*source, *volume.device, *work, tuning, progress, parts_.clock, parts_.log, stop);
     digests.settle();

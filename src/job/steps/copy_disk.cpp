@@ -37,6 +37,8 @@ class PartialMemory {
     try {
       is_there_ = true;  // perhaps, whatever comes of it
       parts_.cloud.remember(volume_, {{target::memory_key::partial, target::encode(partial)}}, stop);
+    } catch (const Cancelled&) {
+      // The copy is being stopped, and what was checkpointed is a fact already.
     } catch (const Error& e) {
       parts_.log.info("the volume's own memory of the copy's progress is old",
                       {{"volume", volume_.value}, {"reason", e.what()}});
@@ -139,10 +141,12 @@ class DiskCopy {
   void prepare() {
     tuning_ = copy_.tuning;
     tuning_.digests = &digests_;
-    // What was written is known of every chunk, or of none: only then can a full copy leave out what is there already.
+    // What is known is right only if no copy was interrupted since; then a full copy can leave out what is there
+    // already.
     tuning_.skip_equal = known_.complete && !known_.handed_over && known_.rewritten.empty() && digests_.settled();
     digests_.unsettle();
     tuning_.done = done_before();
+    tuning_.done.subtract(known_.rewritten.aligned(copy::Digests::chunk, frozen_.capacity));
     if (!tuning_.done.empty())
       observer_.said(fmt::format("{}: going on from {:.0f} MiB that an interrupted copy has brought", label_,
                                  static_cast<double>(tuning_.done.bytes()) / 0x1p20));
@@ -161,11 +165,12 @@ class DiskCopy {
     for (const Layer& layer : known_.layers) {
       if (layer.capacity != frozen_.capacity) continue;
       RangeSet still = layer.done;
-      if (layer.snapshot != point_.snapshot) {
+      if (layer.snapshot != point_.snapshot || layer.change_id != frozen_.change_id) {
         if (!layer.change_id || !tracked()) continue;
         try {
           const auto changed = parts_.machine.changed(point_, key_, layer.change_id, stop_);
-          while (const auto ranges = changed->next(stop_)) still.subtract(RangeSet(*ranges));
+          while (const auto ranges = changed->next(stop_))
+            still.subtract(RangeSet(*ranges).aligned(copy::Digests::chunk, frozen_.capacity));
         } catch (const source::HistoryLost&) {
           continue;
         }
@@ -205,25 +210,41 @@ class DiskCopy {
     if (!tuning_.skip_equal && tuning_.done.empty()) digests_.forget_all();
     copy::Tuning tuning = tuning_;
     tuning.whole_disk = true;
+    if (doubted_) tuning.done = {};  // it rests on what was just found wrong
     // Unallocated areas read as zeroes and need not be read: the engine makes zero what the work leaves out.
     const auto work = tracked() && !doubted_ ? parts_.machine.changed(point_, key_, std::nullopt, stop_)
                                              : copy::work(RangeSet(std::vector<ByteRange>{{0, frozen_.capacity}}));
     return run(*work, tuning);
   }
 
+  // Only of what is known: a volume that was taken over has chunks without a digest, which would differ from anything.
+  RangeSet sample_of_unchanged() const {
+    constexpr std::uint64_t chunk = copy::Digests::chunk, at_once = 4096;
+    std::mt19937_64 random(std::random_device{}());
+    std::bernoulli_distribution chosen(std::min(copy_.audit, 1.0));
+    std::vector<ByteRange> picked;
+    for (std::uint64_t begin = 0; begin < frozen_.capacity; begin += at_once * chunk) {
+      const std::vector<copy::Digest> known = digests_.read(begin, at_once);
+      for (std::uint64_t i = 0; i < at_once && begin + i * chunk < frozen_.capacity; ++i) {
+        const std::uint64_t at = begin + i * chunk;
+        if (!known[i].known() || !chosen(random)) continue;
+        const std::uint64_t length = std::min(chunk, frozen_.capacity - at);
+        if (!picked.empty() && picked.back().end() == at)
+          picked.back().length += length;
+        else
+          picked.push_back({at, length});
+      }
+    }
+    RangeSet sample(picked);
+    sample.subtract(changed_.aligned(chunk, frozen_.capacity));
+    return sample;
+  }
+
   // Reads a sample of the chunks that change tracking called unchanged. False: some had changed. A machine that is off
   // waits for nothing but its last changes: those cycles are not audited.
   bool audit(copy::Report& report) {
     if (copy_.audit <= 0 || cycle_.final || !tuning_.skip_equal) return true;
-    std::mt19937_64 random(std::random_device{}());
-    std::bernoulli_distribution chosen(std::min(copy_.audit, 1.0));
-    RangeSet sample;
-    std::vector<ByteRange> picked;
-    const RangeSet changed = changed_.aligned(copy::Digests::chunk, frozen_.capacity);
-    for (std::uint64_t at = 0; at < frozen_.capacity; at += copy::Digests::chunk)
-      if (chosen(random)) picked.push_back({at, std::min(copy::Digests::chunk, frozen_.capacity - at)});
-    sample = RangeSet(picked);
-    sample.subtract(changed);
+    const RangeSet sample = sample_of_unchanged();
     if (sample.empty()) return true;
     copy::Tuning tuning = tuning_;  // compares with the digests, and mends what differs
     tuning.done = {};

@@ -61,6 +61,9 @@ class CopyDisks final : public Step {
       observer.said("nothing changed since the guest was converted: the conversion stands");
       return;
     }
+    // From the first byte on the volumes hold no conversion any more.
+    if (state.converted && !cycle.snapshot->disks.empty())
+      journal.append(ConversionCommitting{cycle.snapshot->disks.front().disk, {}});
     std::stop_source everyone;
     std::stop_callback chain(stop, [&] { everyone.request_stop(); });
     Sync<Failures> failures;

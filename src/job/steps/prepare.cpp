@@ -6,6 +6,7 @@
 
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
+#include "target/memory_keys.hpp"
 #include "target/partial.hpp"
 
 namespace vmferry::job {
@@ -235,8 +236,14 @@ class AllocateVolumes final : public Step {
     if (boot) wish.image_properties = copy_.image_properties;
     const target::Volume volume = parts_.cloud.allocate(wish, stop);
     const auto known = state.disks.find(disk.key);
-    if (known != state.disks.end() && known->second.volume == volume.id) return;
-    if (known != state.disks.end())
+    const bool same = known != state.disks.end() && known->second.volume == volume.id;
+    if (same && as_we_left_it(known->second, volume)) return;
+    if (same)
+      observer.warned(
+          fmt::format("{}: volume {} is not as this job left it: it was made anew, or another host has "
+                      "worked on it; going by what it says itself",
+                      disk.label, volume.id.value));
+    else if (known != state.disks.end())
       observer.warned(fmt::format("{}: volume {} is gone; starting again with volume {}", disk.label,
                                   known->second.volume.value, volume.id.value));
     VolumeAllocated fact{disk.key, volume.id, disk.capacity, !volume.fresh, std::nullopt};
@@ -251,6 +258,20 @@ class AllocateVolumes final : public Step {
     if (fact.base)
       observer.said(fmt::format("{}: taking over volume {}, last synced at change id {}", disk.label, volume.id.value,
                                 fact.base->text()));
+  }
+
+  // An id may come back for another volume (a deleted image), and another host may have had this one meanwhile.
+  static bool as_we_left_it(const DiskState& known, const target::Volume& volume) {
+    const auto value = [&](const char* key) {
+      const auto found = volume.memory.find(key);
+      return found == volume.memory.end() ? std::string() : found->second;
+    };
+    if (volume.fresh) return !known.complete && known.layers.empty();
+    if (value(target::memory_key::job).empty()) return true;  // a cloud that forgets metadata
+    const bool whole = value(target::memory_key::complete) == target::memory_key::yes;
+    if (!known.complete || !known.rewritten.empty() || known.handed_over) return !whole;
+    if (known.copied_in != known.remembered_in) return true;  // a run died between the two
+    return whole && value(target::memory_key::change_id) == (known.base ? known.base->text() : "");
   }
 
   // What an existing volume says of itself. migratekit writes change_id only after a whole cycle and has no word for

@@ -376,6 +376,29 @@ TEST(Journey, WhatAnInterruptedCopyBroughtIsNotReadAgain) {
   FAIL() << "no copy was slow enough for a checkpoint";
 }
 
+// The first host's journal knows nothing of what the second one did to the volumes.
+TEST(Journey, AHostThatComesBackDoesNotBuildOnWhatAnotherOneLeft) {
+  World world;
+  world.run(false);
+  std::unique_ptr<MemoryJournal> first = std::move(world.journal);
+  const JobId first_job = world.job;
+  world.begin_again(JobId{"job-of-another-host"});
+  world.run(false);
+  world.cloud.launch_refusal = "no valid host";
+  EXPECT_THROW(world.run(true), Error);  // converted; the volumes hold no point of the source
+  job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
+  world.cloud.launch_refusal.clear();
+  world.machine.power_on();
+  world.journal = std::move(first);
+  world.job = first_job;
+  world.run(false);
+  const std::vector<Fact> facts = world.journal->facts();
+  const SnapshotId snapshot = fold(facts).cycles.back().snapshot->snapshot;
+  std::map<model::DiskKey, std::string> frozen;
+  for (const model::DiskKey key : world.machine.keys()) frozen[key] = world.machine.frozen(snapshot, key);
+  world.expect_equal(frozen);
+}
+
 // Events before the server's creation was asked for.
 int before_launch(const World& world) {
   for (std::size_t i = 0; i < world.events.size(); ++i)

@@ -3,6 +3,7 @@ snapshot or, when that one is gone, from a new one."""
 
 import json
 import re
+import shutil
 import signal
 import time
 
@@ -25,9 +26,9 @@ class ResumeTest(MigrationTest):
         self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0})
         self.forget_volumes()
 
-    def killed_after(self, share):
+    def killed_after(self, share, **more):
         """A copy that is killed when that share of it is there; how many bytes were."""
-        process = self.start("migrate", "--json", "--connections", str(CONNECTIONS))
+        process = self.start("migrate", "--json", "--connections", str(CONNECTIONS), **more)
         done = 0
         for line in process.stdout:
             event = json.loads(line)
@@ -72,6 +73,23 @@ class ResumeTest(MigrationTest):
         said_now.err = said
         # Less what changed meanwhile, and that is not much.
         self.assert_gone_on(done - 30 * MIB, said_now)
+
+    def test_an_image_that_was_deleted_is_copied_from_its_beginning(self):
+        """It comes back under the same name, and empty."""
+        done = self.killed_after(0.5, target="local")
+        self.assertGreater(done, 0)
+        shutil.rmtree(self.images / "web01")
+        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0})
+        again = self.ferry("migrate", "--verify", target="local")
+        self.assertIn("not as this job left it", again.err)
+        self.assertEqual(self.brought(again.err), 0)
+        self.prove(target="local")
+        shutil.rmtree(self.images / "web01")
+        whole = self.ferry("migrate", "--json", target="local")
+        self.assertEqual({e["full"] for e in whole.events() if e["event"] == "disk_finished"}, {True})
+        self.prove(target="local")
+        self.ferry("abort", "--delete-volumes", target="local")
+        self.ferry("migrate")
 
     def test_on_another_host(self):
         """It has no journal of the first one: what is known stands in the volume's metadata."""
