@@ -165,6 +165,13 @@ struct World {
       expect_true_digests(key, bytes);
     }
   }
+  void expect_equal_to_last_snapshot() {
+    const std::vector<Fact> facts = journal->facts();
+    const SnapshotId snapshot = fold(facts).cycles.back().snapshot->snapshot;
+    std::map<model::DiskKey, std::string> frozen;
+    for (const model::DiskKey key : machine.keys()) frozen[key] = machine.frozen(snapshot, key);
+    expect_equal(frozen);
+  }
   // What is kept of the volume is what it holds.
   void expect_true_digests(model::DiskKey key, const std::string& bytes) {
     const copy::Digests kept(parts().digests / fmt::format("{}.digests", key.value), volume(key).value, bytes.size());
@@ -254,11 +261,7 @@ TEST(Journey, EveryCycleEndsEqualToItsSnapshot) {
   for (int cycle = 0; cycle < 6; ++cycle) {
     if (cycle == 4) world.machine.reset_tracking();
     world.run(false);
-    const std::vector<Fact> facts = world.journal->facts();
-    const SnapshotId snapshot = fold(facts).cycles.back().snapshot->snapshot;
-    std::map<model::DiskKey, std::string> frozen;
-    for (const model::DiskKey key : world.machine.keys()) frozen[key] = world.machine.frozen(snapshot, key);
-    world.expect_equal(frozen);
+    world.expect_equal_to_last_snapshot();
     world.expect_nothing_left();
   }
   EXPECT_EQ(world.observer.fulls, 4) << "the first cycle, and the one after the reset";
@@ -344,11 +347,7 @@ TEST(Journey, ACopyThatFailsAgainAndAgainGoesOnFromNewSnapshots) {
       job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
     }
     world.run(false);
-    const std::vector<Fact> facts = world.journal->facts();
-    const SnapshotId snapshot = fold(facts).cycles.back().snapshot->snapshot;
-    std::map<model::DiskKey, std::string> frozen;
-    for (const model::DiskKey key : world.machine.keys()) frozen[key] = world.machine.frozen(snapshot, key);
-    world.expect_equal(frozen);
+    world.expect_equal_to_last_snapshot();
     world.expect_nothing_left();
     if (HasFailure()) return;
   }
@@ -392,11 +391,7 @@ TEST(Journey, AHostThatComesBackDoesNotBuildOnWhatAnotherOneLeft) {
   world.journal = std::move(first);
   world.job = first_job;
   world.run(false);
-  const std::vector<Fact> facts = world.journal->facts();
-  const SnapshotId snapshot = fold(facts).cycles.back().snapshot->snapshot;
-  std::map<model::DiskKey, std::string> frozen;
-  for (const model::DiskKey key : world.machine.keys()) frozen[key] = world.machine.frozen(snapshot, key);
-  world.expect_equal(frozen);
+  world.expect_equal_to_last_snapshot();
 }
 
 // Events before the server's creation was asked for.
@@ -520,11 +515,7 @@ TEST(Journey, ACutoverGivenUpAfterTheConversionGoesOnWithDeltas) {
   world.machine.power_on();
   world.run(false);
   EXPECT_EQ(world.observer.fulls, fulls) << "only what the conversion wrote and what changed is copied again";
-  const std::vector<Fact> facts = world.journal->facts();
-  const SnapshotId snapshot = fold(facts).cycles.back().snapshot->snapshot;
-  std::map<model::DiskKey, std::string> frozen;
-  for (const model::DiskKey key : world.machine.keys()) frozen[key] = world.machine.frozen(snapshot, key);
-  world.expect_equal(frozen);
+  world.expect_equal_to_last_snapshot();
 }
 
 TEST(Journey, AConversionIsNotRepeatedWhenNothingChanged) {
