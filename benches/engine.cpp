@@ -31,7 +31,7 @@ using namespace vmferry;
 
 constexpr const char* usage =
     "usage: engine --uri URI --target PATH [--areas FILE] [--digests FILE] [--uri URI --target PATH ...]\n"
-    "              [--whole-disk] [--known-zero] [--no-digests] [--connections N]\n"
+    "              [--whole-disk] [--known-zero] [--no-digests] [--connections N] [--request BYTES]\n"
     "\n"
     "  --uri URI         an NBD export; begins the next disk, disks are copied at once\n"
     "  --target PATH     a block device or file, at least as large\n"
@@ -41,6 +41,7 @@ constexpr const char* usage =
     "  --known-zero      the target reads as zeroes already\n"
     "  --no-digests      copies without them, and without checkpoints\n"
     "  --connections N   to each disk (default: the engine's own)\n"
+    "  --request BYTES   the longest read (default: the engine's own)\n"
     "\n"
     "Prints one line of JSON: what was read and written, and the most memory it had (rss_kib).\n";
 
@@ -53,7 +54,8 @@ struct Options {
   bool whole_disk = false;
   bool known_zero = false;
   bool digests = true;
-  int connections = 0;  // 0: as the engine has it
+  int connections = 0;        // 0: as the engine has it
+  std::uint32_t request = 0;  // the same
 };
 
 class ExportSource final : public copy::Source {
@@ -140,6 +142,7 @@ copy::Report copy_disk(const Disk& disk, const Options& options) {
   copy::Tuning tuning;
   tuning.whole_disk = options.whole_disk;
   if (options.connections > 0) tuning.connections = options.connections;
+  if (options.request > 0) tuning.request = options.request;
   Silent progress;
   SystemClock clock;
   log::Log log;
@@ -157,7 +160,7 @@ copy::Report copy_disk(const Disk& disk, const Options& options) {
 }
 
 Options read_options(int argc, char** argv) {
-  enum Flag { uri = 1, target, areas, digests, whole_disk, known_zero, no_digests, connections, help };
+  enum Flag { uri = 1, target, areas, digests, whole_disk, known_zero, no_digests, connections, request, help };
   const option flags[] = {{"uri", required_argument, nullptr, uri},
                           {"target", required_argument, nullptr, target},
                           {"areas", required_argument, nullptr, areas},
@@ -166,6 +169,7 @@ Options read_options(int argc, char** argv) {
                           {"known-zero", no_argument, nullptr, known_zero},
                           {"no-digests", no_argument, nullptr, no_digests},
                           {"connections", required_argument, nullptr, connections},
+                          {"request", required_argument, nullptr, request},
                           {"help", no_argument, nullptr, help},
                           {nullptr, 0, nullptr, 0}};
   Options options;
@@ -198,6 +202,9 @@ Options read_options(int argc, char** argv) {
         break;
       case connections:
         options.connections = std::stoi(optarg);
+        break;
+      case request:
+        options.request = static_cast<std::uint32_t>(std::stoul(optarg));
         break;
       case help:
         fmt::print("{}", usage);

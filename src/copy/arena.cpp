@@ -20,6 +20,8 @@ Arena::Arena(std::size_t bytes) : used_(pages_of(bytes), false) {
   void* memory = mmap(nullptr, used_.size() * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED)
     throw Error(Fault::quota, fmt::format("no memory for a copy buffer of {} MiB: {}", bytes >> 20, strerror(errno)));
+  // Only for speed: fewer faults, and fewer pages to pin for each direct write.
+  madvise(memory, used_.size() * page, MADV_HUGEPAGE);
   memory_ = static_cast<std::byte*>(memory);
 }
 

@@ -60,7 +60,7 @@ class Throttle;
 struct Tuning {
   int connections = 4;                  // to one disk's export; opened as they are needed
   std::uint32_t request = 1024 * 1024;  // bytes; vCenter's limit is 2 MiB
-  int requests_per_connection = 8;
+  int requests_per_connection = 16;  // at most; large ones are fewer, so that all connections get their share of memory
   std::uint32_t granule = 64 * 1024;    // zero detection and alignment, bytes
   std::uint64_t merge_gap = 64 * 1024;  // areas closer than this are read as one
   int attempts = 5;                     // of one request, each on a fresh connection with back-off

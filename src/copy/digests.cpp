@@ -8,7 +8,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h>  // the same functions, by the widest registers that this processor has
+#else
 #include <xxhash.h>
+#endif
 
 #include <algorithm>
 #include <cstring>

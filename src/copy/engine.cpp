@@ -41,12 +41,6 @@ Tuning sane(Tuning tuning) {
   const std::uint32_t unit = tuning.digests ? chunk : sector;
   tuning.request = std::clamp<std::uint32_t>(tuning.request / unit * unit, 64 * 1024, 32 * mib);
   if (tuning.digests) tuning.granule = chunk;
-  // All connections get their share of the memory: one that could take all of it would keep the others from being
-  // opened.
-  const std::size_t share =
-      arena_bytes(tuning) / (std::size_t{tuning.request} * static_cast<unsigned>(tuning.connections));
-  tuning.requests_per_connection =
-      std::min(tuning.requests_per_connection, static_cast<int>(std::max<std::size_t>(share, 1)));
   return tuning;
 }
 
@@ -86,6 +80,7 @@ Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning,
       total_(work.total()),
       sink_(target, log),
       arena_(arena_bytes(tuning_)),
+      lane_bytes_(arena_bytes(tuning_) / static_cast<unsigned>(tuning_.connections)),
       unit_(tuning_.digests ? chunk : sector),
       cutter_({tuning_.request, tuning_.merge_gap, unit_, size_}),
       covered_(already_done(tuning_, target.bytes())),
@@ -368,11 +363,13 @@ void Engine::clear_outside() {
 
 // ---- reading ----
 
-Engine::Lane* Engine::pick(std::uint64_t newer_than) {
+// The connection with the least to do that has room for so many bytes more. One always takes at least one request.
+Engine::Lane* Engine::pick(std::uint64_t length, std::uint64_t newer_than) {
   Lane* best = nullptr;
   for (const auto& lane : lanes_) {
     if (!lane->usable() || lane->number <= newer_than) continue;
     if (lane->handle->in_flight() >= tuning_.requests_per_connection) continue;
+    if (lane->reading > 0 && lane->reading + length > lane_bytes_) continue;
     if (best == nullptr || lane->handle->in_flight() < best->handle->in_flight()) best = lane.get();
   }
   return best;
@@ -389,7 +386,7 @@ std::chrono::milliseconds Engine::throttled() const {
 bool Engine::dispatch_retries() {
   starved_fresh_ = false;
   for (std::size_t i = 0; i < retries_.size();) {
-    Lane* lane = pick(retries_[i].fresh_after);
+    Lane* lane = pick(retries_[i].read.length, retries_[i].fresh_after);
     if (lane == nullptr) {
       const bool exists = std::any_of(lanes_.begin(), lanes_.end(), [&](const auto& other) {
         return other->usable() && other->number > retries_[i].fresh_after;
@@ -412,13 +409,13 @@ void Engine::dispatch() {
   starved_ = false;
   if (!dispatch_retries() || !shaped_) return;
   while (held_ || !cutter_.empty()) {
-    Lane* lane = pick(0);
+    if (!held_) held_ = cutter_.next();
+    Lane* lane = pick(held_->read.length, 0);
     if (lane == nullptr) {
       starved_ = true;
       return;
     }
     if (throttled().count() > 0) return;
-    if (!held_) held_ = cutter_.next();
     const auto buffer = arena_.take(held_->read.length);
     if (!buffer) return;
     start(std::move(*held_), *lane, *buffer);
@@ -430,6 +427,7 @@ void Engine::start(Chunk chunk, Lane& lane, std::span<std::byte> buffer) {
   flights_.push_front({std::move(chunk), buffer, &lane});
   const auto flight = flights_.begin();
   ++report_.requests;
+  lane.reading += flight->chunk.read.length;
   if (tuning_.throttle) tuning_.throttle->take(flight->chunk.read.length, clock_.mono());
   lane.handle->read(buffer, flight->chunk.read.offset, [this, flight](int error) { on_read(flight, error); });
 }
@@ -437,6 +435,7 @@ void Engine::start(Chunk chunk, Lane& lane, std::span<std::byte> buffer) {
 void Engine::on_read(std::list<Flight>::iterator flight, int error) {
   Flight landed = std::move(*flight);
   flights_.erase(flight);
+  landed.lane->reading -= landed.chunk.read.length;
   if (draining_) return;  // the buffer goes with the arena
   if (error != 0) {
     landed.lane->retiring = true;

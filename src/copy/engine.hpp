@@ -37,7 +37,8 @@ class Engine {
   struct Lane {
     std::uint64_t number = 0;  // rises with each connection opened
     std::unique_ptr<nbd::Handle> handle;
-    bool retiring = false;  // it failed a read: gets no more, closed when its last one is back
+    std::uint64_t reading = 0;  // bytes
+    bool retiring = false;      // it failed a read: gets no more, closed when its last one is back
     bool usable() const noexcept { return !retiring && !handle->dead(); }
   };
   // A read under way.
@@ -83,7 +84,7 @@ class Engine {
   void dispatch();
   bool dispatch_retries();
   std::chrono::milliseconds throttled() const;
-  Lane* pick(std::uint64_t newer_than);
+  Lane* pick(std::uint64_t length, std::uint64_t newer_than);
   void start(Chunk chunk, Lane& lane, std::span<std::byte> buffer);
   void on_read(std::list<Flight>::iterator flight, int error);
   void retry_later(Chunk chunk, int error);
@@ -110,7 +111,8 @@ class Engine {
   Doorbell doorbell_;
   Sink sink_;
   Arena arena_;
-  const std::uint64_t unit_;  // of reads
+  const std::uint64_t lane_bytes_;  // one connection's share of it
+  const std::uint64_t unit_;        // of reads
   Cutter cutter_;
   Sync<Inbox> inbox_;
   Sync<Order> order_;
