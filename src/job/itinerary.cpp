@@ -54,7 +54,7 @@ Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) 
 Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& copy, const CutoverOptions& options) {
   Itinerary itinerary;
   add(itinerary, steps::check_disks(parts, copy, Kind::final));
-  add(itinerary, steps::check_cutover(parts, options));
+  add(itinerary, steps::check_cutover(parts, state, options));
   add(itinerary, steps::ensure_ports(parts, options));
   warm_cycle(itinerary, parts, state, copy);
   // The downtime begins here.

@@ -43,21 +43,6 @@ void judge_tracking(const model::Vm& vm, std::vector<Finding>& found) {
          ""});
 }
 
-void judge_guest(const model::Vm& vm, const Wish& wish, std::vector<Finding>& found) {
-  if (vm.power == model::Power::suspended) {
-    found.push_back({wish.cutover ? Level::problem : Level::warning, vm.name,
-                     "it is suspended: what its memory holds is on no disk", "resume it before the cutover"});
-    return;
-  }
-  if (vm.power == model::Power::off || vm.tools_running) return;
-  found.push_back({Level::warning, vm.name,
-                   "VMware Tools do not run in its guest: file systems are not at rest in the snapshots",
-                   "install or start open-vm-tools"});
-  if (wish.cutover && !wish.force_power_off)
-    found.push_back({Level::problem, vm.name, "without VMware Tools its guest cannot be asked to shut down",
-                     "start them, add --force-poweroff, or shut it down by hand when the cutover begins"});
-}
-
 }  // namespace
 
 std::string_view word(Level level) noexcept {
@@ -72,6 +57,23 @@ std::string_view word(Level level) noexcept {
   return "note";
 }
 
+std::vector<Finding> judge_guest(const model::Vm& vm, const Wish& wish) {
+  std::vector<Finding> found;
+  if (vm.power == model::Power::suspended) {
+    found.push_back({wish.cutover ? Level::problem : Level::warning, vm.name,
+                     "it is suspended: what its memory holds is on no disk", "resume it before the cutover"});
+    return found;
+  }
+  if (vm.power == model::Power::off || vm.tools_running) return found;
+  found.push_back({Level::warning, vm.name,
+                   "VMware Tools do not run in its guest: file systems are not at rest in the snapshots",
+                   "install or start open-vm-tools"});
+  if (wish.cutover && !wish.force_power_off)
+    found.push_back({Level::problem, vm.name, "without VMware Tools its guest cannot be asked to shut down",
+                     "start them, shut it down by hand before the cutover, or add --force-poweroff"});
+  return found;
+}
+
 std::vector<Finding> judge_machine(const model::Vm& vm, const Wish& wish) {
   std::vector<Finding> found;
   judge_disks(vm, wish, found);
@@ -81,7 +83,7 @@ std::vector<Finding> judge_machine(const model::Vm& vm, const Wish& wish) {
         {Level::warning, vm.name,
          "its disks need consolidation: an earlier snapshot was not fully removed, and the next one may not be readable",
          "consolidate its disks in vSphere"});
-  judge_guest(vm, wish, found);
+  for (Finding& finding : judge_guest(vm, wish)) found.push_back(std::move(finding));
   if (vm.firmware == model::Firmware::efi)
     found.push_back({Level::note, vm.name,
                      fmt::format("it boots by UEFI{}: the cloud's hosts must have such a firmware",

@@ -35,6 +35,9 @@ struct Wish {
 // What the machine's own configuration says.
 std::vector<Finding> judge_machine(const model::Vm& vm, const Wish& wish);
 
+// The part of it that is about the guest: can it be asked to come to rest, and to shut down?
+std::vector<Finding> judge_guest(const model::Vm& vm, const Wish& wish);
+
 // Adapters without a network on the other side (`mapped`: MACs, lower case), and mappings without an adapter.
 std::vector<Finding> judge_nics(const model::Vm& vm, const std::set<std::string>& mapped);
 

@@ -136,7 +136,8 @@ const target::NetworkChoice* choice_for(const std::vector<target::NetworkChoice>
 // Everything about a cutover that can be wrong is found here, before the machine is touched.
 class CheckCutover final : public Step {
  public:
-  CheckCutover(const Parts& parts, const CutoverOptions& options) : parts_(parts), options_(options) {}
+  CheckCutover(const Parts& parts, const CutoverOptions& options, bool was_asked)
+      : parts_(parts), options_(options), was_asked_(was_asked) {}
   std::string_view name() const noexcept override { return "check the cutover's settings"; }
   bool done(const State& state) const override { return state.server.has_value(); }
   void run(const State& state, Journal&, Observer& observer, std::stop_token stop) override {
@@ -151,7 +152,12 @@ class CheckCutover final : public Step {
       if (std::any_of(vm.nics.begin(), vm.nics.end(), [&](const model::Nic& nic) { return nic.mac == choice.mac; }))
         arrival.ports.push_back(choice);
     }
+    plan::Wish wish;
+    wish.cutover = true;
+    wish.force_power_off = options_.force_power_off;
     const std::string what = fmt::format("{} cannot be cut over", vm.name);
+    // A guest that an earlier run asked to shut down may be on its way, its Tools already gone.
+    if (!was_asked_) plan::refuse(what, plan::judge_guest(vm, wish));
     tell_or_refuse(what, plan::judge_nics(vm, mapped), observer);
     tell_or_refuse(what, parts_.cloud.examine(arrival, stop), observer);
   }
@@ -159,6 +165,7 @@ class CheckCutover final : public Step {
  private:
   Parts parts_;
   CutoverOptions options_;
+  bool was_asked_;  // to shut down, by an earlier run
 };
 
 class EnsurePorts final : public Step {
@@ -297,8 +304,8 @@ class AllocateVolumes final : public Step {
 std::unique_ptr<Step> check_disks(const Parts& parts, const CopyOptions& copy, Kind kind) {
   return std::make_unique<CheckDisks>(parts, copy, kind);
 }
-std::unique_ptr<Step> check_cutover(const Parts& parts, const CutoverOptions& options) {
-  return std::make_unique<CheckCutover>(parts, options);
+std::unique_ptr<Step> check_cutover(const Parts& parts, const State& state, const CutoverOptions& options) {
+  return std::make_unique<CheckCutover>(parts, options, state.shutdown_at.has_value());
 }
 std::unique_ptr<Step> ensure_ports(const Parts& parts, const CutoverOptions& options) {
   return std::make_unique<EnsurePorts>(parts, options);

@@ -31,7 +31,7 @@ std::vector<model::Disk> final_disks(const model::Vm& vm, const State& state, co
 // prepare.cpp
 // `kind`: the itinerary ends with a warm cycle, or with the final one.
 std::unique_ptr<Step> check_disks(const Parts& parts, const CopyOptions& copy, Kind kind);
-std::unique_ptr<Step> check_cutover(const Parts& parts, const CutoverOptions& options);
+std::unique_ptr<Step> check_cutover(const Parts& parts, const State& state, const CutoverOptions& options);
 std::unique_ptr<Step> ensure_ports(const Parts& parts, const CutoverOptions& options);
 std::unique_ptr<Step> ensure_tracking(const Parts& parts, const CopyOptions& copy);
 std::unique_ptr<Step> allocate_volumes(const Parts& parts, const CopyOptions& copy);

@@ -93,6 +93,7 @@ struct World {
   int dies_at = -1;  // the event after which everything stops
   std::string network = "net";
   bool convert = true;
+  bool force_power_off = false;
   bool verified = false;
   bool checkpoints = false;
   std::uint32_t request = 1024 * 1024;
@@ -129,6 +130,7 @@ struct World {
     options.networks = {{"00:50:56:00:00:01", network, "subnet", ""}};
     options.flavor = "small";
     options.convert = convert;
+    options.force_power_off = force_power_off;
     CopyOptions copy;
     copy.tuning.connections = 1;
     copy.verify = verified;
@@ -477,6 +479,36 @@ TEST(Journey, AChangedMappingLeavesNoPortBehind) {
     EXPECT_EQ(world.cloud.ports().begin()->second.network, "another");
     if (HasFailure()) return;
   }
+}
+
+TEST(Journey, AGuestThatCannotBeAskedToShutDownIsRefusedBeforeAnythingHappens) {
+  World world;
+  world.machine.tools_running = false;
+  try {
+    world.run(true);
+    FAIL() << "it was not refused";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("--force-poweroff"), std::string::npos) << e.what();
+  }
+  EXPECT_TRUE(world.machine.on());
+  EXPECT_EQ(world.machine.snapshots(), 0u);
+  EXPECT_TRUE(world.cloud.ports().empty());
+  world.force_power_off = true;
+  world.run(true);
+  expect_arrived(world);
+}
+
+TEST(Journey, AGuestOnItsWayDownIsNotRefused) {
+  World counting;
+  counting.run(true);
+  const auto event = std::find(counting.events.begin(), counting.events.end(), "before power_off");
+  ASSERT_NE(event, counting.events.end());
+  World world;
+  world.dies_at = static_cast<int>(event - counting.events.begin());
+  EXPECT_THROW(world.run(true), Died);
+  world.machine.tools_running = false;
+  world.run(true);
+  expect_arrived(world);
 }
 
 TEST(Journey, WithoutConversionTheTargetIsTheSource) {

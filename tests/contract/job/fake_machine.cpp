@@ -46,6 +46,7 @@ model::Vm FakeMachine::describe(std::stop_token) {
   vm.id = model::VmId{"vm-1"};
   vm.name = "web01";
   vm.power = on_ ? model::Power::on : model::Power::off;
+  vm.tools_running = tools_running;
   vm.tracking_supported = vm.tracking_enabled = true;
   for (const auto& [key, disk] : disks_) {
     model::Disk d;

@@ -21,6 +21,8 @@ class FakeMachine final : public source::Machine {
   // Called before (false) and after (true) each call that changes something. May throw.
   std::function<void(const std::string& call, bool acted)> around = [](const std::string&, bool) {};
 
+  bool tools_running = true;
+
   FakeMachine();
 
   model::Vm describe(std::stop_token stop) override;
