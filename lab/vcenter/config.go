@@ -155,6 +155,7 @@ type Settings struct {
 	QuiesceFails    bool    `json:"quiesce_fails"`
 	Tools           string  `json:"tools"` // running or notRunning
 	ShutdownDelayMS int     `json:"shutdown_delay_ms"`
+	HostName        string  `json:"host_name"` // of the machines' host; empty: the simulator's own
 }
 
 func defaultSettings() Settings {

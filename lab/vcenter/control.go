@@ -39,6 +39,7 @@ func (s *Server) control() http.Handler {
 				return
 			}
 			s.sessions.setIdle(next.idle())
+			s.host.publish(next.HostName)
 			for _, m := range s.machineList() {
 				m.publish()
 			}

@@ -141,12 +141,32 @@ func (inv *inventory) findCompute() error {
 	if inv.host.Value == "" {
 		return fmt.Errorf("the simulator has no host")
 	}
+	name, err := object.NewHostSystem(inv.client, inv.host).ObjectName(inv.ctx)
+	if err != nil {
+		return err
+	}
+	inv.s.host = hostSystem{inv.host, name}
 	pool, err := object.NewHostSystem(inv.client, inv.host).ResourcePool(inv.ctx)
 	if err != nil {
 		return err
 	}
 	inv.pool = pool.Reference()
 	return nil
+}
+
+// hostSystem is the host that all machines run on.
+type hostSystem struct {
+	ref     types.ManagedObjectReference
+	ownName string // the simulator's
+}
+
+// publish gives it another name; none gives it its own again.
+func (h hostSystem) publish(name string) {
+	if name == "" {
+		name = h.ownName
+	}
+	host := simulator.Map.Get(h.ref).(*simulator.HostSystem)
+	simulator.Map.WithLock(simulator.SpoofContext(), host, func() { host.Name = name })
 }
 
 func (inv *inventory) addDatastore(name, path string) error {

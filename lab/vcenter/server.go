@@ -39,6 +39,7 @@ type Server struct {
 	tasks      *taskBook
 	methods    map[string]method
 
+	host       hostSystem
 	datacenter string // name in paths and in dcPath
 	datastores map[string]*datastore
 

@@ -66,6 +66,13 @@ class CheckTest(Checks, MigrationTest):
         self.assertNotIn("independent", self.facts(self.check("--skip-disk", str(added["key"])), "problem"))
         self.assertNotIn("shut down", self.facts(self.check("--flavor", "no-such-flavor", "--force-poweroff"), "problem"))
 
+    def test_a_closed_port_of_the_host_is_a_note(self):
+        """Nothing listens on port 902 of the loopback address; a name without a dot is not tried."""
+        self.assertNotIn("902", self.facts(self.check(), "note"))
+        self.lab.control("vcenter", "POST", "/settings", {"host_name": "127.0.0.1"})
+        self.addCleanup(self.lab.control, "vcenter", "POST", "/settings", {"host_name": ""})
+        self.assertIn("port 902 cannot be reached", self.facts(self.check(), "note"))
+
     def test_a_snapshot_of_somebody_stands_in_the_way_of_reading(self):
         made = self.lab.control("vcenter", "POST", "/vms/web01/snapshots", {"name": "backup"})
         self.addCleanup(self.lab.control, "vcenter", "DELETE", f"/vms/web01/snapshots/{made['id']}")
