@@ -12,6 +12,7 @@ namespace vmferry::app {
 int run_job(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_check(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_inventory(const config::Options& options, Clock& clock, std::stop_token stop);
+int run_limits(const config::Options& options, Clock& clock);
 int run_status(const config::Options& options, Clock& clock, std::stop_token stop);
 // Runs vmferry-lab, which stands beside this program.
 int run_lab(const config::Options& options);

@@ -21,6 +21,8 @@ struct Places {
   std::filesystem::path state;
   std::filesystem::path logs() const { return state / "logs"; }
   std::filesystem::path locks() const { return state / "locks"; }
+  // What all runs share.
+  std::filesystem::path limits() const { return state / "limits"; }
   // Overlays of conversions, one folder a job.
   std::filesystem::path conversion(const JobId& job) const { return state / "convert" / job.value; }
   // What was written to each disk of a job.

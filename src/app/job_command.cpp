@@ -12,8 +12,10 @@
 #include "app/janitor.hpp"
 #include "app/run_directory.hpp"
 #include "base/error.hpp"
+#include "base/finally.hpp"
 #include "job/downtime.hpp"
 #include "job/itinerary.hpp"
+#include "limits/limits.hpp"
 #include "plan/plan.hpp"
 #include "store/store.hpp"
 #include "term/progress.hpp"
@@ -184,7 +186,14 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   const std::unique_ptr<convert::Converter> converter = make_converter(around, opened.row.job);
   const std::filesystem::path digests = places.digests(opened.row.job);
   std::filesystem::create_directories(digests);
-  const job::Parts parts{*machine, *cloud, *converter, clock, log, digests};
+  limits::Limits limits(places.limits());
+  limits.job(opened.row.job)->set_rate(wish.bandwidth.value_or(0));
+  const Finally forget_limits([&] { limits.forget(opened.row.job); });
+  copy.tuning.throttle = limits.throttle(opened.row.job);
+  job::Parts parts{*machine, *cloud, *converter, clock, log, digests};
+  // A datastore that is mounted here is read without its ESXi host.
+  if (wish.vmware.transport != "file")
+    parts.connections_to = [&](const std::string& host, bool urgent) { return limits.connections_to(host, urgent); };
   const std::unique_ptr<job::Journal> journal = store.journal(opened.row.job);
   const std::size_t known = journal->facts().size();
   // A run that died after the conversion would leave its overlays for good: nothing converts once more.

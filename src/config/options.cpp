@@ -10,7 +10,6 @@
 #include <regex>
 
 #include "base/error.hpp"
-#include "copy/throttle.hpp"
 #include "plan/plan.hpp"
 
 namespace vmferry::config {
@@ -30,6 +29,8 @@ struct Raw {
   std::vector<std::string> networks;
   std::string request_size;
   std::string bandwidth;
+  std::string host_bandwidth;
+  std::string esxi_in_flight;
   int shutdown_timeout = 300;
   double sample = 100;
   double audit = 0.5;
@@ -165,7 +166,8 @@ void add_copy(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--request-size", raw.request_size, "Largest single read, at most 2M through vCenter")
       ->type_name("SIZE")
       ->group(copy_group);
-  app.add_option("--bandwidth", raw.bandwidth, "Read at most so much a second, all disks of the VM together, e.g. 50M")
+  app.add_option("--bandwidth", raw.bandwidth,
+                 "Read at most so much a second, all disks of the VM together, e.g. 50M (see also vmferry limits)")
       ->type_name("SIZE")
       ->group(copy_group);
   app.add_option("--compression-method", o.vmware.compression,
@@ -173,6 +175,21 @@ void add_copy(CLI::App& app, Options& o, Raw& raw) {
       ->check(CLI::IsMember({"none", "zlib", "fastlz", "skipz"}, CLI::ignore_case).description(""))
       ->type_name("METHOD")
       ->group(copy_group);
+}
+
+void add_limits(CLI::App& app, Options& o, Raw& raw) {
+  app.add_option("--host-bandwidth", raw.host_bandwidth, "Read at most so much a second, all runs together, or none")
+      ->type_name("SIZE");
+  app.add_option("--esxi-connections", o.limits.esxi_connections, "To each ESXi host, all runs together (default 16)")
+      ->check(CLI::Range(1, 128).description(""))
+      ->type_name("N");
+  app.add_option("--esxi-in-flight", raw.esxi_in_flight,
+                 "Bytes under way from each ESXi host, all runs together (default 48M)")
+      ->type_name("SIZE");
+  CLI::Option* vm = app.add_option("--vm", o.limits.vm, "A VM that is being migrated, by its name")->type_name("NAME");
+  vm->needs(app.add_option("--bandwidth", raw.bandwidth, "Its run reads at most so much a second, or none")
+                ->type_name("SIZE")
+                ->needs(vm));
 }
 
 void add_cutover(CLI::App& app, Options& o, Raw& raw) {
@@ -240,6 +257,22 @@ void require(const CLI::App& sub, const char* flag) {
   throw Error(Fault::usage, fmt::format("{} is missing{}; see vmferry {} --help", flag, or_variable, sub.get_name()));
 }
 
+// Bytes a second; 0: no limit.
+std::uint64_t parse_rate(const char* flag, const std::string& text) {
+  if (text == "none") return 0;
+  const std::uint64_t bytes = parse_size(text);
+  if (bytes < 64 * 1024)
+    throw Error(Fault::usage, fmt::format("{} {}: give at least 64K (a second), or none", flag, text));
+  return bytes;
+}
+
+std::uint64_t parse_in_flight(const std::string& text) {
+  const std::uint64_t bytes = parse_size(text);
+  if (bytes < (1 << 20) || bytes > (1 << 30))
+    throw Error(Fault::usage, fmt::format("--esxi-in-flight {}: give 1M to 1G", text));
+  return bytes;
+}
+
 void finish(Options& o, Raw& raw) {
   o.copy.quiesce = raw.quiesce == "always"  ? source::Quiesce::always
                    : raw.quiesce == "never" ? source::Quiesce::never
@@ -259,12 +292,9 @@ void finish(Options& o, Raw& raw) {
                   fmt::format("--request-size {}: give a multiple of 64K between 64K and 2M", raw.request_size));
     o.copy.tuning.request = static_cast<std::uint32_t>(bytes);
   }
-  if (!raw.bandwidth.empty()) {
-    const std::uint64_t bytes = parse_size(raw.bandwidth);
-    if (bytes < 64 * 1024)
-      throw Error(Fault::usage, fmt::format("--bandwidth {}: give at least 64K (a second)", raw.bandwidth));
-    o.copy.tuning.throttle = std::make_shared<copy::Throttle>(bytes);
-  }
+  if (!raw.bandwidth.empty()) o.bandwidth = parse_rate("--bandwidth", raw.bandwidth);
+  if (!raw.host_bandwidth.empty()) o.limits.host_bandwidth = parse_rate("--host-bandwidth", raw.host_bandwidth);
+  if (!raw.esxi_in_flight.empty()) o.limits.esxi_in_flight = parse_in_flight(raw.esxi_in_flight);
   if (o.vmware.transport == "file" && o.vmware.datastore_directory.empty())
     throw Error(Fault::usage, "--transport file needs --datastore-dir DIR, the mount point of the VM's datastore");
   if (!o.vmware.datastore_directory.empty()) o.vmware.transport = "file";
@@ -380,6 +410,12 @@ constexpr const char* abort_footer =
 constexpr const char* inventory_footer =
     "Example:\n  vmferry inventory --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local";
 constexpr const char* status_footer = "Example:\n  vmferry status --watch";
+constexpr const char* limits_footer =
+    "What all runs on this host share. A change acts at once, also on copies that run; without a flag it is shown.\n\n"
+    "Example:\n"
+    "  vmferry limits --host-bandwidth 400M              all copies of this host together\n"
+    "  vmferry limits --vm web01 --bandwidth 50M         the run that copies web01 now\n"
+    "  vmferry limits --esxi-connections 8               to each ESXi host";
 constexpr const char* lab_footer =
     "A vCenter, an OpenStack and a busy guest on this machine, to play with.\n\n"
     "  up [--dir DIR] [--esxi] [--disks 192M,96M] [--writer-rate MB/S]   start it, print the commands to try\n"
@@ -444,7 +480,11 @@ struct Parser {
     CLI::App* status = add(Verb::status, "status", "Show the jobs of this host", status_footer);
     status->add_flag("--all", options.all, "Aborted jobs too");
     status->add_flag("--watch", options.watch, "Refresh every two seconds until Ctrl-C");
-    for (CLI::App* sub : {migrate, cutover, verify, check, abort, inventory, status}) add_general(*sub, options);
+    CLI::App* limits =
+        add(Verb::limits, "limits", "Show or change what the copies of this host may use", limits_footer);
+    add_limits(*limits, options, raw);
+    for (CLI::App* sub : {migrate, cutover, verify, check, abort, inventory, status, limits})
+      add_general(*sub, options);
     CLI::App* lab = add(Verb::lab, "lab", "A lab on this machine: up, down, status", lab_footer);
     lab->prefix_command();
     CLI::App* complete = add(Verb::completion, "completion", "Print a completion script",

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -14,7 +15,7 @@
 
 namespace vmferry::config {
 
-enum class Verb { none, migrate, cutover, verify, check, status, abort, inventory, lab, completion, version };
+enum class Verb { none, migrate, cutover, verify, check, status, abort, inventory, limits, lab, completion, version };
 
 struct Vmware {
   std::string endpoint;  // host[:port]
@@ -45,6 +46,14 @@ struct OpenStack {
   bool volume_by_name = false;  // --vz-unsafe-volume-by-name
 };
 
+// What `vmferry limits` shall change; nothing = leave it.
+struct LimitWishes {
+  std::optional<std::uint64_t> host_bandwidth;  // bytes a second, 0 = none
+  std::optional<std::uint32_t> esxi_connections;
+  std::optional<std::uint64_t> esxi_in_flight;  // bytes
+  std::string vm;                               // whose run Options::bandwidth is for
+};
+
 struct Options {
   Verb verb = Verb::none;
   bool debug = false;
@@ -56,6 +65,8 @@ struct Options {
   std::string libvirt;               // for local:DIR, the URI of the libvirt that runs the machine; empty = none
   OpenStack openstack;
   job::CopyOptions copy;
+  std::optional<std::uint64_t> bandwidth;  // of this run, bytes a second, 0 = none
+  LimitWishes limits;
   std::string disk_bus = "virtio";
   std::string os_type;
   bool guest_agent = false;

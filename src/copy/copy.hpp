@@ -55,6 +55,7 @@ class Work {
 std::unique_ptr<Work> work(RangeSet ranges);
 
 class Digests;
+class Permits;
 class Throttle;
 
 struct Tuning {
@@ -71,6 +72,7 @@ struct Tuning {
   // Chunks whose digest is known and the same are not written. Only with digests that were settled.
   bool skip_equal = false;
   std::shared_ptr<Throttle> throttle;  // of what is read; shared with other copies. Null: as fast as it goes
+  std::shared_ptr<Permits> permits;    // for connections; shared with other copies. Null: as many as the copy likes
   // What the target holds already: neither read nor written, whatever the work says.
   RangeSet done;
   // Called with ranges, when they and their digests are on stable storage: about every so often, also when the copy
@@ -97,6 +99,8 @@ class Progress {
   virtual ~Progress() = default;
   // `done` of `total` bytes of work are finished (read or skipped, and written); total grows while Work produces.
   virtual void advanced(std::uint64_t done, std::uint64_t total) noexcept = 0;
+  // Nothing is read at the moment, and this is why. Told once for each wait.
+  virtual void waiting(const std::string& /*reason*/) noexcept {}
 };
 
 // Copies every byte of `work` from source to target. When it returns, the bytes are on stable storage (fsync).

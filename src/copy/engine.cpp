@@ -27,6 +27,7 @@ constexpr std::uint64_t chunk = Digests::chunk;
 constexpr std::chrono::milliseconds progress_cadence{100};
 constexpr std::chrono::milliseconds first_back_off{500}, longest_back_off{30000};
 constexpr std::chrono::seconds drain_patience{20};
+constexpr std::chrono::milliseconds limits_cadence{500};
 
 // Measured: a delta is done soonest with little memory (first touch dominates), a full copy wants more in flight.
 std::size_t arena_bytes(const Tuning& tuning) {
@@ -39,9 +40,17 @@ Tuning sane(Tuning tuning) {
   tuning.attempts = std::max(tuning.attempts, 1);
   tuning.granule = std::max<std::uint32_t>(tuning.granule, sector);
   const std::uint32_t unit = tuning.digests ? chunk : sector;
+  if (tuning.permits)
+    tuning.request =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(tuning.request, tuning.permits->bytes_under_way()));
   tuning.request = std::clamp<std::uint32_t>(tuning.request / unit * unit, 64 * 1024, 32 * mib);
   if (tuning.digests) tuning.granule = chunk;
   return tuning;
+}
+
+std::uint64_t share_of_connection(const Tuning& tuning) {
+  const std::uint64_t share = arena_bytes(tuning) / static_cast<unsigned>(tuning.connections);
+  return tuning.permits ? std::min(share, tuning.permits->bytes_under_way()) : share;
 }
 
 // Whole chunks of what has digests; a target may be larger.
@@ -80,7 +89,7 @@ Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning,
       total_(work.total()),
       sink_(target, log),
       arena_(arena_bytes(tuning_)),
-      lane_bytes_(arena_bytes(tuning_) / static_cast<unsigned>(tuning_.connections)),
+      lane_bytes_(share_of_connection(tuning_)),
       unit_(tuning_.digests ? chunk : sector),
       cutter_({tuning_.request, tuning_.merge_gap, unit_, size_}),
       covered_(already_done(tuning_, target.bytes())),
@@ -240,12 +249,14 @@ void Engine::take_connection(std::unique_ptr<nbd::Handle> handle) {
   auto lane = std::make_unique<Lane>();
   lane->number = ++lane_numbers_;
   lane->handle = std::move(handle);
+  lane->permit = std::move(permit_);
   lanes_.push_back(std::move(lane));
   log_.debug(fmt::format("connection {} to the disk copied to {} is open", lane_numbers_, target_.name()));
 }
 
 void Engine::take_refusal(std::exception_ptr reason) {
   ordered_ = false;
+  permit_.reset();
   const int usable = usable_lanes();
   try {
     std::rethrow_exception(reason);
@@ -378,7 +389,8 @@ Engine::Lane* Engine::pick(std::uint64_t length, std::uint64_t newer_than) {
 // How long nothing may be read, because others or we have read enough.
 std::chrono::milliseconds Engine::throttled() const {
   if (!tuning_.throttle) return std::chrono::milliseconds(0);
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(tuning_.throttle->open_at() - clock_.mono());
+  const auto now = clock_.mono();
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(tuning_.throttle->open_at(now) - now);
   return std::max(left, std::chrono::milliseconds(0));
 }
 
@@ -488,12 +500,41 @@ std::chrono::milliseconds Engine::back_off(int failures) const {
   return std::min(first_back_off * (1 << std::min(failures - 1, 16)), longest_back_off);
 }
 
+// Others may have all connections that there are. Asked for now and then, not with each turn of the loop.
+bool Engine::permitted(bool first) {
+  if (!tuning_.permits) return true;
+  const auto now = clock_.mono();
+  if (now < ask_permit_at_) return false;
+  permit_ = tuning_.permits->ask(first);
+  if (permit_ != nullptr) {
+    waits_ = false;
+    return true;
+  }
+  ask_permit_at_ = now + limits_cadence;
+  if (first && !std::exchange(waits_, true)) progress_.waiting(tuning_.permits->reason());
+  return false;
+}
+
+// The limits may be changed while the copy runs. It keeps one connection, whatever they are.
+void Engine::heed_limits() {
+  if (!tuning_.permits || clock_.mono() - heeded_ < limits_cadence) return;
+  heeded_ = clock_.mono();
+  lane_bytes_ = share_of_connection(tuning_);
+  int usable = usable_lanes();
+  for (const auto& lane : lanes_) {
+    if (usable <= 1 || !lane->usable() || !lane->permit || !lane->permit->recalled()) continue;
+    lane->retiring = true;
+    --usable;
+  }
+}
+
 void Engine::order_connection() {
   if (ordered_) return;
   const int usable = usable_lanes();
   const bool needed = usable == 0 || starved_fresh_;
   const bool helpful = starved_ && usable < lane_limit_;
   if (!needed && !helpful) return;
+  if (!permitted(usable == 0)) return;
   int failures = refusals_;
   if (needed)
     for (const Chunk& chunk : retries_) failures = std::max(failures, chunk.attempts);
@@ -566,6 +607,7 @@ void Engine::loop() {
     tell_progress(false);
     if (complete()) return;
     order_checkpoint();
+    heed_limits();
     if (tend_lanes()) continue;  // some reads ended the moment they were started: their connection is dead
     order_connection();
     wait();

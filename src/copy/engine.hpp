@@ -20,6 +20,7 @@
 #include "copy/copy.hpp"
 #include "copy/cutter.hpp"
 #include "copy/doorbell.hpp"
+#include "copy/permits.hpp"
 #include "copy/sink.hpp"
 #include "copy/writers.hpp"
 
@@ -35,7 +36,8 @@ class Engine {
  private:
   // One connection.
   struct Lane {
-    std::uint64_t number = 0;  // rises with each connection opened
+    std::uint64_t number = 0;        // rises with each connection opened
+    std::unique_ptr<Permit> permit;  // null: none is needed. Given back after the handle is closed
     std::unique_ptr<nbd::Handle> handle;
     std::uint64_t reading = 0;  // bytes
     bool retiring = false;      // it failed a read: gets no more, closed when its last one is back
@@ -89,6 +91,8 @@ class Engine {
   void on_read(std::list<Flight>::iterator flight, int error);
   void retry_later(Chunk chunk, int error);
   void order_connection();
+  bool permitted(bool first);
+  void heed_limits();
   int usable_lanes() const;
   bool complete() const;
   void wait();
@@ -111,8 +115,8 @@ class Engine {
   Doorbell doorbell_;
   Sink sink_;
   Arena arena_;
-  const std::uint64_t lane_bytes_;  // one connection's share of it
-  const std::uint64_t unit_;        // of reads
+  std::uint64_t lane_bytes_;  // one connection's share of it
+  const std::uint64_t unit_;  // of reads
   Cutter cutter_;
   Sync<Inbox> inbox_;
   Sync<Order> order_;
@@ -132,7 +136,11 @@ class Engine {
   std::chrono::steady_clock::time_point checkpointed_;
   std::uint64_t lane_numbers_ = 0;
   int lane_limit_;
-  int refusals_ = 0;  // in a row
+  std::unique_ptr<Permit> permit_;  // for the connection that is being opened
+  std::chrono::steady_clock::time_point ask_permit_at_{};
+  std::chrono::steady_clock::time_point heeded_{};
+  bool waits_ = false;  // for its first permit
+  int refusals_ = 0;    // in a row
   int extent_failures_ = 0;
   int clearing_ = 0;     // zero jobs not finished
   int writing_ = 0;      // data jobs not finished

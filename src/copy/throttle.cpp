@@ -6,19 +6,49 @@
 namespace vmferry::copy {
 
 namespace {
+
 constexpr std::chrono::milliseconds kept_time{100};
+// A moment so far ahead is of a clock that was started anew since: the memory outlived a reboot.
+constexpr std::chrono::hours longest_debt{1};
+
+Meter::Time time_of(std::int64_t nanoseconds) { return Meter::Time(std::chrono::nanoseconds(nanoseconds)); }
+
+Meter::Time believed(std::int64_t open_at, Meter::Time now) {
+  const Meter::Time time = time_of(open_at);
+  return time > now + longest_debt ? now : time;
 }
 
-std::chrono::steady_clock::time_point Throttle::take(std::uint64_t bytes, std::chrono::steady_clock::time_point now) {
-  const std::chrono::duration<double> cost(static_cast<double>(bytes) / static_cast<double>(rate_));
-  const std::scoped_lock lock(mutex_);
-  open_at_ = std::max(open_at_, now - kept_time) + std::chrono::duration_cast<std::chrono::nanoseconds>(cost);
-  return open_at_;
+}  // namespace
+
+void Meter::set_rate(std::uint64_t bytes_per_second) noexcept {
+  rate_ = bytes_per_second;
+  open_at_ = 0;  // what was taken at another rate is forgiven
 }
 
-std::chrono::steady_clock::time_point Throttle::open_at() const {
-  const std::scoped_lock lock(mutex_);
-  return open_at_;
+Meter::Time Meter::take(std::uint64_t bytes, Time now) noexcept {
+  const std::uint64_t rate = rate_.load();
+  if (rate == 0) return now;
+  const std::chrono::duration<double> cost(static_cast<double>(bytes) / static_cast<double>(rate));
+  std::int64_t before = open_at_.load();
+  while (true) {
+    const Time after =
+        std::max(believed(before, now), now - kept_time) + std::chrono::duration_cast<std::chrono::nanoseconds>(cost);
+    if (open_at_.compare_exchange_weak(before, after.time_since_epoch().count())) return after;
+  }
+}
+
+Meter::Time Meter::open_at(Time now) const noexcept {
+  return rate_.load() == 0 ? Time() : believed(open_at_.load(), now);
+}
+
+void Throttle::take(std::uint64_t bytes, Meter::Time now) const noexcept {
+  for (const auto& meter : meters_) meter->take(bytes, now);
+}
+
+Meter::Time Throttle::open_at(Meter::Time now) const noexcept {
+  Meter::Time latest;
+  for (const auto& meter : meters_) latest = std::max(latest, meter->open_at(now));
+  return latest;
 }
 
 }  // namespace vmferry::copy

@@ -45,6 +45,8 @@ struct Parts {
   Clock& clock;
   log::Log& log;
   std::filesystem::path digests;  // folder of this job's digests; exists
+  // Leave to connect to an ESXi host, `urgent` for a machine that is off. Empty: none is needed.
+  std::function<std::shared_ptr<copy::Permits>(const std::string& host, bool urgent)> connections_to = {};
 };
 
 // One cycle of the running machine: begins a new one, or finishes the one that a crash left open.

@@ -11,10 +11,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "base/error.hpp"
@@ -260,6 +262,19 @@ std::filesystem::path lock_file(const std::filesystem::path& directory, const st
   return directory / (name + ".lock");
 }
 
+// Another process that only looks whether the lock is held has it for a moment (is_locked).
+constexpr std::chrono::milliseconds glance{1500}, between_tries{50};
+
+bool locked_within(int fd, std::chrono::milliseconds patience) {
+  const auto give_up = std::chrono::steady_clock::now() + patience;
+  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) return false;
+    if (std::chrono::steady_clock::now() >= give_up) return false;
+    std::this_thread::sleep_for(between_tries);
+  }
+  return true;
+}
+
 }  // namespace
 
 bool is_locked(const std::filesystem::path& directory, const std::string& key) {
@@ -277,7 +292,7 @@ JobLock::JobLock(const std::filesystem::path& directory, const std::string& key)
   if (fd_ < 0)
     throw Error(Fault::config, fmt::format("cannot open {} ({}): choose a writable folder with --state-dir",
                                            file.string(), std::strerror(errno)));
-  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+  if (!locked_within(fd_, glance)) {
     char holder[256] = {};
     const ssize_t length = ::pread(fd_, holder, sizeof holder - 1, 0);
     ::close(std::exchange(fd_, -1));

@@ -45,6 +45,7 @@ class CopyDisks final : public Step {
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const CycleState& cycle = *open_cycle(state, kind_);
     const model::Vm vm = parts_.machine.describe(stop);
+    if (parts_.connections_to) copy_.tuning.permits = parts_.connections_to(vm.host, kind_ == Kind::final);
     const auto point = parts_.machine.recall(cycle.snapshot->snapshot, stop);
     if (!point) {
       // Only the volumes' memory may be missing: those disks need no snapshot.

@@ -15,6 +15,7 @@ class DiskProgress final : public copy::Progress {
   void advanced(std::uint64_t done, std::uint64_t total) noexcept override {
     observer_.copied(key_, label_, done, total);
   }
+  void waiting(const std::string& reason) noexcept override { observer_.said(label_ + " waits: " + reason); }
 
  private:
   Observer& observer_;

@@ -296,7 +296,9 @@ TEST_F(CopyBytes, CopiesThatShareAThrottleShareItsRate) {
   put(source_file(), random_bytes(size, 5));
   Tuning tuning = full();
   tuning.request = 64 * 1024;
-  tuning.throttle = std::make_shared<Throttle>(8 * mib);
+  const auto meter = std::make_shared<Meter>();
+  meter->set_rate(8 * mib);
+  tuning.throttle = std::make_shared<Throttle>(std::vector<std::shared_ptr<Meter>>{meter});
   const auto began = std::chrono::steady_clock::now();
   std::vector<std::jthread> threads;
   for (int i = 0; i < 2; ++i)

@@ -1,0 +1,104 @@
+// limits: shows and changes what the runs of this host share. Talks to nobody.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "app/commands.hpp"
+#include "app/connections.hpp"
+#include "app/console.hpp"
+#include "base/error.hpp"
+#include "limits/limits.hpp"
+#include "store/store.hpp"
+#include "term/text.hpp"
+
+namespace vmferry::app {
+
+namespace {
+
+std::vector<store::JobRow> running_jobs(const Places& places, const store::Store& store) {
+  std::vector<store::JobRow> running;
+  for (const store::JobRow& row : store.jobs())
+    if (store::is_locked(places.locks(), fmt::format("{} {}", row.source, row.vm.value)) &&
+        std::filesystem::exists(places.limits() / ("job-" + row.job.value)))
+      running.push_back(row);
+  return running;
+}
+
+std::string rate(std::uint64_t bytes_per_second) {
+  return bytes_per_second == 0 ? "no limit" : term::human_rate(static_cast<double>(bytes_per_second));
+}
+
+void change(const config::Options& options, limits::Limits& limits, const std::vector<store::JobRow>& running) {
+  const config::LimitWishes& wish = options.limits;
+  if (!wish.vm.empty()) {
+    bool found = false;
+    std::string names;
+    for (const store::JobRow& row : running) {
+      names += (names.empty() ? "" : ", ") + row.vm_name;
+      if (row.vm_name != wish.vm && row.job.value != wish.vm) continue;
+      found = true;
+      if (options.bandwidth) limits.job(row.job)->set_rate(*options.bandwidth);
+    }
+    if (!found)
+      throw Error(Fault::not_found, fmt::format("--vm {}: no run migrates it now{}", wish.vm,
+                                                names.empty() ? "" : "; running: " + names));
+  }
+  if (wish.host_bandwidth) limits.set_bandwidth(*wish.host_bandwidth);
+  if (!wish.esxi_connections && !wish.esxi_in_flight) return;
+  limits::EsxiBudget budget = limits.esxi();
+  budget.connections = wish.esxi_connections.value_or(budget.connections);
+  budget.in_flight = wish.esxi_in_flight.value_or(budget.in_flight);
+  // Reads are of 64 KiB at least.
+  if (budget.share() < 64 * 1024)
+    throw Error(Fault::usage,
+                fmt::format("{} for {} connections leave each less than 64 KiB: give more of --esxi-in-flight",
+                            term::human_bytes(budget.in_flight), budget.connections));
+  limits.set_esxi(budget);
+}
+
+nlohmann::json as_json(limits::Limits& limits, const std::vector<store::JobRow>& running) {
+  const limits::EsxiBudget budget = limits.esxi();
+  nlohmann::json jobs = nlohmann::json::array(), hosts = nlohmann::json::array();
+  for (const store::JobRow& row : running)
+    jobs.push_back({{"vm", row.vm_name}, {"job", row.job.value}, {"bandwidth", limits.job(row.job)->rate()}});
+  for (const auto& [host, used] : limits.in_use()) hosts.push_back({{"host", host}, {"connections", used}});
+  return {{"host_bandwidth", limits.bandwidth()},
+          {"esxi_connections", budget.connections},
+          {"esxi_in_flight", budget.in_flight},
+          {"running", jobs},
+          {"esxi_hosts", hosts}};
+}
+
+std::string as_text(limits::Limits& limits, const std::vector<store::JobRow>& running) {
+  const limits::EsxiBudget budget = limits.esxi();
+  std::string text =
+      fmt::format("bandwidth of this host: {}\neach ESXi host: {} connection{}, {} under way ({} each)\n",
+                  rate(limits.bandwidth()), budget.connections, budget.connections == 1 ? "" : "s",
+                  term::human_bytes(budget.in_flight), term::human_bytes(budget.share()));
+  const int columns = term::screen_of(STDOUT_FILENO).terminal ? term::screen_of(STDOUT_FILENO).columns : 0;
+  std::vector<std::vector<std::string>> rows;
+  for (const auto& [host, used] : limits.in_use())
+    if (used > 0) rows.push_back({host, fmt::format("{} of {}", used, budget.connections)});
+  if (!rows.empty()) text += "\n" + term::table({"ESXI HOST", "CONNECTIONS"}, rows, columns);
+  rows.clear();
+  for (const store::JobRow& row : running)
+    rows.push_back({row.vm_name, rate(limits.job(row.job)->rate()), row.job.value.substr(0, 8)});
+  if (!rows.empty()) text += "\n" + term::table({"VM", "BANDWIDTH", "JOB"}, rows, columns);
+  return text;
+}
+
+}  // namespace
+
+int run_limits(const config::Options& options, Clock& clock) {
+  Places places;
+  places.state = options.state_directory.empty() ? store::default_directory() : options.state_directory;
+  const store::Store store(places.state, clock);
+  limits::Limits limits(places.limits());
+  const std::vector<store::JobRow> running = running_jobs(places, store);
+  change(options, limits, running);
+  print_out(options.json ? as_json(limits, running).dump() + "\n" : as_text(limits, running));
+  return 0;
+}
+
+}  // namespace vmferry::app

@@ -1,0 +1,30 @@
+// Leave to hold a connection to something that others read from too.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace vmferry::copy {
+
+// Given back by its destructor, and by the end of the process, however that comes.
+class Permit {
+ public:
+  virtual ~Permit() = default;
+  // The limit was lowered since: it should be given back when that does not stop the copy.
+  virtual bool recalled() const = 0;
+};
+
+// Thread-safe; nothing blocks.
+class Permits {
+ public:
+  virtual ~Permits() = default;
+  // Null: not now, ask again later. The first connection of a copy is granted before further ones of others.
+  virtual std::unique_ptr<Permit> ask(bool first) = 0;
+  // How much may be under way on one connection, bytes.
+  virtual std::uint64_t bytes_under_way() const = 0;
+  // For people: why a copy waits.
+  virtual std::string reason() const = 0;
+};
+
+}  // namespace vmferry::copy
