@@ -37,14 +37,23 @@ struct Request {
   ExtentsDone extents_done;
   ByteRange range;
   std::vector<Extent> extents;
+  std::uint64_t missing = 0;  // bytes of a read that have not come
   int error = 0;
 };
 
 int completed(void* data, int* error) {
   auto* request = static_cast<Request*>(data);
-  request->error = *error;
+  // libnbd looks for missing data only in nbd_aio_command_completed(), after this callback (seen with 1.14.2): a server
+  // that ends its answer early would leave rubbish in the buffer.
+  request->error = *error == 0 && request->missing != 0 ? EPROTO : *error;
   request->finished->push_back(request);
   return 1;  // retire it: nobody asks nbd_aio_command_completed()
+}
+
+int data_arrived(void* data, const void*, std::size_t count, std::uint64_t, unsigned status, int*) {
+  auto* request = static_cast<Request*>(data);
+  if (status != LIBNBD_READ_ERROR) request->missing -= std::min<std::uint64_t>(count, request->missing);
+  return 0;
 }
 
 // May be called several times for one request (one chunk each), always in rising order.
@@ -169,8 +178,11 @@ bool Handle::dead() const noexcept { return nbd_aio_is_dead(state_->nbd) == 1 ||
 void Handle::read(std::span<std::byte> buffer, std::uint64_t offset, Done done) {
   Request* request = state_->fresh();
   request->done = std::move(done);
+  request->missing = buffer.size();
+  const nbd_chunk_callback on_data{data_arrived, request, nullptr};
   const nbd_completion_callback on_end{completed, request, nullptr};
-  if (nbd_aio_pread(state_->nbd, buffer.data(), buffer.size(), offset, on_end, 0) == -1) state_->refused(request);
+  if (nbd_aio_pread_structured(state_->nbd, buffer.data(), buffer.size(), offset, on_data, on_end, 0) == -1)
+    state_->refused(request);
 }
 
 void Handle::extents(ByteRange range, ExtentsDone done) {
@@ -178,6 +190,7 @@ void Handle::extents(ByteRange range, ExtentsDone done) {
   request->extents_done = std::move(done);
   range.length = std::min(range.length, longest_status);
   request->range = range;
+  request->missing = 0;
   request->extents.clear();
   const nbd_extent_callback on_extents{extents_arrived, request, nullptr};
   const nbd_completion_callback on_end{completed, request, nullptr};
