@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -59,6 +60,17 @@ class Lab:
 
     def volumes(self):
         return self.control("openstack", "GET", "/state")["volumes"]
+
+    def secrets(self):
+        """What may be readable nowhere: the passwords, and by the lab's own memory every session and token it gave out."""
+        found = {pathlib.Path(self.vcenter["password_file"]).read_text().strip()}
+        for line in pathlib.Path(self.openstack["clouds_yaml"]).read_text().splitlines():
+            key, _, value = line.strip().partition(":")
+            if key in ("password", "application_credential_secret"):
+                found.add(value.strip().strip("'\""))
+        for service in ("vcenter", "openstack"):
+            found |= set(self.control(service, "GET", "/secrets"))
+        return {s.encode() for s in found if s}
 
     def environment(self):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("OS_", "VMFERRY_"))}
@@ -127,6 +139,24 @@ class MigrationTest(unittest.TestCase):
     def start(self, verb, *flags, **more):
         return subprocess.Popen(self.command(verb, *flags, **more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 env=self.lab.environment(), stdin=subprocess.DEVNULL)
+
+    def killed_in_the_copy(self, share, *flags, **more):
+        """A migrate that is killed when that share of its copy is there; how many bytes were."""
+        process = self.start("migrate", "--json", *flags, **more)
+        done = 0
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] != "progress" or not event.get("total"):
+                continue
+            done = event["done"]
+            if done > share * event["total"]:
+                process.kill()
+                break
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+        self.assertEqual(process.returncode, -signal.SIGKILL, "the copy was over too soon")
+        return done
 
     def prove(self, target="openstack", equal=True, vm="web01"):
         arguments = [str(BIN / "vmferry-prove"), "--json", "--frozen", vm, "--lab", str(self.lab.directory)]

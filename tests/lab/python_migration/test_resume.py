@@ -27,22 +27,7 @@ class ResumeTest(MigrationTest):
         self.forget_volumes()
 
     def killed_after(self, share, **more):
-        """A copy that is killed when that share of it is there; how many bytes were."""
-        process = self.start("migrate", "--json", "--connections", str(CONNECTIONS), **more)
-        done = 0
-        for line in process.stdout:
-            event = json.loads(line)
-            if event["event"] != "progress" or not event.get("total"):
-                continue
-            done = event["done"]
-            if done > share * event["total"]:
-                process.send_signal(signal.SIGKILL)
-                break
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
-        self.assertEqual(process.returncode, -signal.SIGKILL, "the copy was over too soon")
-        return done
+        return self.killed_in_the_copy(share, "--connections", str(CONNECTIONS), **more)
 
     def brought(self, err):
         """What the next run says it need not read."""
