@@ -48,6 +48,8 @@ set(cost_of_python_migration.safety 200)
 set(cost_of_python_migration.resume 130)
 set(cost_of_python_migration.verify 100)
 set(cost_of_python_migration.check 110)
+set(cost_of_python_migration.kills 90)
+set(cost_of_python_migration.reread 70)
 file(GLOB python_tests CONFIGURE_DEPENDS ${lab_tests}/python_*/test_*.py)
 foreach(file IN LISTS python_tests)
   get_filename_component(folder ${file} DIRECTORY)
@@ -72,12 +74,14 @@ foreach(file IN LISTS python_tests)
   endif()
 endforeach()
 
-# Whole journeys, repeated for each point or call: a slice of them by default.
-vmferry_sliced_tests(crash SLICES 24 BY_CASE TESTS lab.python_migration.crash)
+# Whole journeys, repeated for each point, moment or call: a slice of them by default. (kills has 200 rounds; reread has no
+# cases, a slice of it is a smaller disk.)
+vmferry_sliced_tests(crash SLICES 20 BY_CASE TESTS lab.python_migration.crash lab.python_migration.kills lab.python_migration.reread)
 vmferry_sliced_tests(faults SLICES 24 BY_CASE TESTS lab.python_migration.faults)
 # A real virt-v2v, a real libvirt and a guest that boots: minutes, and packages that only ./test --full conversion installs.
 set(conversion_tests lab.python_migration.conversion lab.python_migration.libvirt)
 set_tests_properties(${conversion_tests} PROPERTIES LABELS conversion)
 set_property(TEST ${conversion_tests} APPEND PROPERTY ENVIRONMENT VMFERRY_ON_DEMAND=1)
 vmferry_sliced_tests(flags SLICES 4 BY_CASE TESTS lab.python_migration.flags)
-set_tests_properties(lab.python_migration.crash lab.python_migration.faults ${conversion_tests} PROPERTIES TIMEOUT 7200)
+set_tests_properties(lab.python_migration.crash lab.python_migration.kills lab.python_migration.reread lab.python_migration.faults
+                     ${conversion_tests} PROPERTIES TIMEOUT 7200)
