@@ -52,8 +52,13 @@ void let_go(const JobId& finished, const model::Vm& vm, target::Cloud& cloud, st
   for (const PortId& port : cloud.ports_of(finished, stop)) cloud.discard_port(port, finished, stop);
 }
 
+void forget_digests(const Places& places, const JobId& job) {
+  std::error_code ignored;
+  std::filesystem::remove_all(places.digests(job), ignored);
+}
+
 Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& vm, target::Cloud& cloud,
-                const config::Options& wish, std::stop_token stop) {
+                const config::Options& wish, const Places& places, std::stop_token stop) {
   const bool may_create = wish.verb == config::Verb::migrate || wish.verb == config::Verb::cutover;
   const std::string source = vmware.source(), target = cloud.describe();
   if (auto found = store.find(source, vm.id, target)) {
@@ -70,6 +75,7 @@ Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& 
               vm.path, vm.instance_uuid, state.job->vm_name, uuid));
     if (!state.aborted && (!wish.again || !state.cutover)) return {*found, false};
     if (!state.aborted) let_go(found->job, vm, cloud, stop);
+    forget_digests(places, found->job);  // nobody finds the job any more once it is closed
     store.close(found->job);
   }
   if (!may_create)
@@ -175,7 +181,7 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   }
 
   const store::JobLock lock(places.locks(), fmt::format("{} {}", vmware.source(), vm.id.value));
-  const Opened opened = open_job(store, vmware, vm, *cloud, wish, stop);
+  const Opened opened = open_job(store, vmware, vm, *cloud, wish, places, stop);
   log.continue_in(places.logs() /
                   fmt::format("{}-{}.log", plan::volume_name(vm.name, ""), opened.row.job.value.substr(0, 8)));
   log.info(
@@ -217,11 +223,8 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   }
   const std::vector<job::Fact> facts = journal->facts();
   const job::State ended = job::fold(facts);
+  if (ended.aborted || ended.cutover) forget_digests(places, opened.row.job);
   if (ended.aborted) store.close(opened.row.job);
-  if (ended.aborted || ended.cutover) {
-    std::error_code ignored;
-    std::filesystem::remove_all(digests, ignored);
-  }
   if (wish.verb == config::Verb::abort)
     print_out(wish.json
                   ? nlohmann::json{{"event", "result"}, {"job", opened.row.job.value}, {"phase", "aborted"}}.dump() +

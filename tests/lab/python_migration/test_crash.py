@@ -8,12 +8,12 @@ from journey import JourneyTest, slice_of
 
 
 class CrashTest(JourneyTest):
-    def points_of(self, *command):
+    def points_of(self, *command, least=15):
         """Those of a run that nothing disturbs."""
         listing = self.state / "points"
         self.ferry(*command, env={"VMFERRY_CRASH_POINTS": str(listing)})
         points = listing.read_text().splitlines()
-        self.assertGreater(len(points), 15, points)
+        self.assertGreater(len(points), least, points)
         self.assertEqual(len(points), len(set(points)))
         return points
 
@@ -72,3 +72,20 @@ class CrashTest(JourneyTest):
             self.assertEqual([p for p in state["ports"] if p.get("device_id") != host], [])
 
         self.each(points, "abort", act)
+
+    def test_abort(self):
+        self.begin_anew()
+        self.ferry("migrate")
+        points = self.points_of("abort", "--delete-volumes", least=5)
+
+        def act(point):
+            self.ferry("migrate")
+            self.die(point, "abort", "--delete-volumes")
+            again = self.ferry("abort", "--delete-volumes", ok=False)
+            if again.code != 0:
+                self.assertIn("no unfinished job", again.err, "it had come to its end")
+            self.assert_nothing_left()
+            self.assertEqual(self.lab.volumes(), [])
+            self.assertEqual(list((self.state / "s" / "digests").glob("*")), [])
+
+        self.each(points, "abort-killed", act)
