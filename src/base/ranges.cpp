@@ -2,20 +2,33 @@
 #include "base/ranges.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 namespace vmferry {
+
+namespace {
+
+// The normal form of sorted ranges.
+std::vector<ByteRange> joined(std::span<const ByteRange> sorted) {
+  std::vector<ByteRange> all;
+  all.reserve(sorted.size());
+  for (const ByteRange& r : sorted) {
+    if (!all.empty() && r.offset <= all.back().end())
+      all.back().length = std::max(all.back().end(), r.end()) - all.back().offset;
+    else
+      all.push_back(r);
+  }
+  return all;
+}
+
+}  // namespace
 
 RangeSet::RangeSet(std::span<const ByteRange> ranges) {
   std::vector<ByteRange> sorted;
   for (const ByteRange& r : ranges)
     if (r.length > 0) sorted.push_back(r);
   std::sort(sorted.begin(), sorted.end());
-  for (const ByteRange& r : sorted) {
-    if (!ranges_.empty() && r.offset <= ranges_.back().end())
-      ranges_.back().length = std::max(ranges_.back().end(), r.end()) - ranges_.back().offset;
-    else
-      ranges_.push_back(r);
-  }
+  ranges_ = joined(sorted);
 }
 
 void RangeSet::add(ByteRange range) {
@@ -48,9 +61,15 @@ void RangeSet::subtract(ByteRange range) {
 }
 
 void RangeSet::add(const RangeSet& other) {
-  std::vector<ByteRange> all(ranges_);
-  all.insert(all.end(), other.ranges_.begin(), other.ranges_.end());
-  *this = RangeSet(all);
+  // Most sets grow at their end: a disk is read, and its areas are listed, from the beginning on.
+  if (ranges_.empty() || other.empty() || ranges_.back().end() < other.ranges_.front().offset) {
+    ranges_.insert(ranges_.end(), other.ranges_.begin(), other.ranges_.end());
+    return;
+  }
+  std::vector<ByteRange> all;
+  all.reserve(ranges_.size() + other.ranges_.size());
+  std::merge(ranges_.begin(), ranges_.end(), other.ranges_.begin(), other.ranges_.end(), std::back_inserter(all));
+  ranges_ = joined(all);
 }
 
 void RangeSet::subtract(const RangeSet& other) {
