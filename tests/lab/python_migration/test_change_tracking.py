@@ -157,6 +157,19 @@ class Growth(ferry.MigrationTest):
         self.assertFalse(disks[2001]["full"])
         self.prove()
 
+    def test_a_host_that_forgets_what_a_disk_has_grown_by(self):
+        """It is not asked about a time before the growth at all; the cycles after that are deltas, and right."""
+        self.ferry("migrate")
+        self.lab.control("vcenter", "POST", "/vms/web01/wrong-answers", {"mode": "growth-128g"})
+        self.addCleanup(self.lab.control, "vcenter", "POST", "/vms/web01/wrong-answers", {"mode": "off"})
+        grown = self.lab.vm()["disks"][0]["bytes"] + 8 * 2**20
+        self.lab.control("vcenter", "POST", "/vms/web01/grow", {"disk": 2000, "bytes": grown})
+        for full in (True, False):
+            disks = {e["disk"]: e for e in self.ferry("migrate", "--json").events() if e["event"] == "disk_finished"}
+            self.assertEqual(disks[2000]["full"], full)
+            self.prove()
+        print("\na disk that has grown, and change tracking without its new part: right in cycle 1", flush=True)
+
     def test_growth_beyond_the_volume_is_refused_in_words(self):
         self.ferry("migrate")
         self.lab.control("vcenter", "POST", "/vms/web01/grow", {"disk": 2001, "bytes": 2**30 + 512})
