@@ -9,6 +9,7 @@
 #include "app/connections.hpp"
 #include "app/console.hpp"
 #include "app/crash_points.hpp"
+#include "app/evidence.hpp"
 #include "app/janitor.hpp"
 #include "app/run_directory.hpp"
 #include "base/error.hpp"
@@ -33,6 +34,13 @@ term::Style style_of(const config::Options& options) {
 
 model::Vm look_up(vsphere::Session& session, const std::string& wanted, std::stop_token stop) {
   return vsphere::describe(session, vsphere::find(session, wanted, stop), stop);
+}
+
+std::string command_of(config::Verb verb) {
+  return verb == config::Verb::cutover  ? "cutover"
+         : verb == config::Verb::verify ? "verify"
+         : verb == config::Verb::abort  ? "abort"
+                                        : "migrate";
 }
 
 struct Opened {
@@ -83,12 +91,14 @@ Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& 
                 fmt::format("there is no unfinished job of {} to {} on this host; `vmferry status` lists what there is",
                             vm.name, target));
   const store::JobRow row{JobId{random_uuid()}, source, vm.id, vm.name, target, 0};
-  store.create(row, job::JobCreated{row.job, source, vm.id, vm.name, vm.path, target, vm.instance_uuid});
+  store.create(row, job::JobCreated{row.job, source, vm.id, vm.name, vm.path, target, vm.instance_uuid,
+                                    wish.vmware.endpoint, vm.guest_name});
   return {row, true};
 }
 
-// `known`: how many facts there were before this run.
-void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const config::Options& options) {
+// `known`: how many facts there were before this run; `evidence`: the page about all of them, empty when there is none.
+void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const std::filesystem::path& evidence,
+                  const config::Options& options) {
   const job::State after = job::fold(facts);
   std::uint64_t read = 0, written = 0;
   bool full = false;
@@ -112,6 +122,7 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
                             {"copy", parts->copy},
                             {"conversion", parts->conversion},
                             {"server", parts->server}};
+    if (!evidence.empty()) result["evidence"] = evidence.string();
     if (after.server) result["server"] = after.server->server.value;
     print_out(result.dump() + "\n");
     return;
@@ -136,6 +147,7 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
                             term::human_duration(parts->copy),
                             parts->conversion > 0 ? ", conversion " + term::human_duration(parts->conversion) : "",
                             term::human_duration(parts->server)));
+    if (!evidence.empty()) print_out(fmt::format("evidence: {}\n", evidence.string()));
   } else
     print_out(fmt::format(
         "{}: {} disk{} in sync, {} copied\nnext: `vmferry migrate` to catch up again, or `vmferry cutover` to move\n",
@@ -202,6 +214,7 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
     parts.connections_to = [&](const std::string& host, bool urgent) { return limits.connections_to(host, urgent); };
   const std::unique_ptr<job::Journal> journal = store.journal(opened.row.job);
   const std::size_t known = journal->facts().size();
+  journal->append(job::RunBegan{command_of(wish.verb), VMFERRY_VERSION});
   // A run that died after the conversion would leave its overlays for good: nothing converts once more.
   converter->clear();
   sweep_overlays(places, store, opened.row.job, log);
@@ -216,11 +229,17 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
     const auto watched_journal = crash ? crash->watching(*journal) : nullptr;
     job::Observer& observer = crash ? *watched_observer : *shown;
     job::Journal& kept = crash ? *watched_journal : *journal;
-    if (wish.verb == config::Verb::abort)
-      job::abort(parts, kept, observer, wish.delete_volumes, stop);
-    else
-      travel(wish, copy, parts, kept, observer, stop);
+    try {
+      if (wish.verb == config::Verb::abort)
+        job::abort(parts, kept, observer, wish.delete_volumes, stop);
+      else
+        travel(wish, copy, parts, kept, observer, stop);
+    } catch (...) {
+      keep_evidence(places, *journal, clock, log);  // of what was found and done until then
+      throw;
+    }
   }
+  const std::filesystem::path evidence = keep_evidence(places, *journal, clock, log);
   const std::vector<job::Fact> facts = journal->facts();
   const job::State ended = job::fold(facts);
   if (ended.aborted || ended.cutover) forget_digests(places, opened.row.job);
@@ -232,7 +251,7 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
                   : fmt::format("the migration of {} was undone{}\n", vm.name,
                                 wish.delete_volumes ? "" : "; its volumes were kept"));
   else
-    report_cycle(facts, known, wish);
+    report_cycle(facts, known, evidence, wish);
   return 0;
 }
 

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "base/error.hpp"
 
@@ -36,13 +37,26 @@ std::string header_of(const std::string& target, std::uint64_t bytes, bool settl
 
 }  // namespace
 
-Digest digest_of(std::span<const std::byte> bytes) noexcept {
-  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+namespace {
+
+Digest canonical_of(XXH128_hash_t hash) noexcept {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, hash);
   Digest digest;
   std::memcpy(digest.bytes.data(), canonical.digest, digest_bytes);
   return digest;
+}
+
+}  // namespace
+
+std::string Digest::text() const {
+  std::string text;
+  for (const std::byte byte : bytes) text += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
+  return text;
+}
+
+Digest digest_of(std::span<const std::byte> bytes) noexcept {
+  return canonical_of(XXH3_128bits(bytes.data(), bytes.size()));
 }
 
 std::uint64_t Digests::file_bytes() const noexcept {
@@ -143,6 +157,22 @@ std::vector<Digest> Digests::read(std::uint64_t offset, std::size_t count) const
     done += static_cast<std::size_t>(got);
   }
   return digests;
+}
+
+Digest Digests::root() const {
+  constexpr std::size_t at_once = 65536;
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
+  if (!state) throw std::bad_alloc();
+  XXH3_128bits_reset(state.get());
+  for (std::uint64_t at = 0; at < bytes_; at += at_once * chunk) {
+    const std::vector<Digest> some = read(at, std::min<std::uint64_t>(at_once, (bytes_ - at + chunk - 1) / chunk));
+    if (!std::all_of(some.begin(), some.end(), [](const Digest& digest) { return digest.known(); })) return {};
+    XXH3_128bits_update(state.get(), some.data(), some.size() * digest_bytes);
+  }
+  std::array<std::byte, 8> length;
+  for (std::size_t i = 0; i < length.size(); ++i) length[i] = static_cast<std::byte>(bytes_ >> (56 - 8 * i));
+  XXH3_128bits_update(state.get(), length.data(), length.size());
+  return canonical_of(XXH3_128bits_digest(state.get()));
 }
 
 Digest Digests::zero_at(std::uint64_t offset) const noexcept { return offset + chunk > bytes_ ? zero_tail_ : zero_; }

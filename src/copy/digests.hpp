@@ -19,6 +19,7 @@ struct Digest {
   std::array<std::byte, 16> bytes{};  // all zero: not known
   bool known() const noexcept { return bytes != decltype(bytes){}; }
   bool operator==(const Digest&) const = default;
+  std::string text() const;  // 32 hexadecimal digits
 };
 // Of at most one chunk. Not cryptographic: it finds damage, not forgery.
 Digest digest_of(std::span<const std::byte> bytes) noexcept;
@@ -48,6 +49,9 @@ class Digests {
   // Whole chunks that are zero: offset as above, end a multiple too, or the disk's end.
   void keep_zero(ByteRange range);
   std::vector<Digest> read(std::uint64_t offset, std::size_t count) const;
+  // One for all of it: the digest of the chunks' digests in their order, followed by the disk's bytes as a number of 8
+  // bytes, the highest first. Not known() when that of any chunk is not. Reads the whole file.
+  Digest root() const;
   // That of a chunk of zeroes at `offset`.
   Digest zero_at(std::uint64_t offset) const noexcept;
 

@@ -32,6 +32,14 @@ struct adl_serializer<std::optional<vmferry::model::ChangeId>> {
 };
 
 template <>
+struct adl_serializer<std::optional<std::uint64_t>> {
+  static void to_json(json& j, const std::optional<std::uint64_t>& count) { j = count ? json(*count) : json(nullptr); }
+  static void from_json(const json& j, std::optional<std::uint64_t>& count) {
+    count = j.is_null() ? std::nullopt : std::optional(j.get<std::uint64_t>());
+  }
+};
+
+template <>
 struct adl_serializer<vmferry::ByteRange> {
   static void to_json(json& j, const vmferry::ByteRange& range) { j = json::array({range.offset, range.length}); }
   static void from_json(const json& j, vmferry::ByteRange& range) {
@@ -44,14 +52,17 @@ struct adl_serializer<vmferry::ByteRange> {
 namespace vmferry::job {
 
 #define VMFERRY_FACT(Type, ...) NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Type, __VA_ARGS__)
-VMFERRY_FACT(JobCreated, job, source, vm, vm_name, vm_path, target, instance_uuid)
+VMFERRY_FACT(JobCreated, job, source, vm, vm_name, vm_path, target, instance_uuid, endpoint, guest)
+VMFERRY_FACT(RunBegan, command, version)
 VMFERRY_FACT(TrackingEnsured, available)
-VMFERRY_FACT(VolumeAllocated, disk, volume, bytes, adopted, base)
+VMFERRY_FACT(VolumeAllocated, disk, volume, bytes, adopted, base, volume_name, label, file)
 VMFERRY_FACT(CycleBegan, cycle, final)
 VMFERRY_FACT(FrozenDiskFact, disk, capacity, change_id)
 VMFERRY_FACT(SnapshotTaken, cycle, snapshot, consistency, remark, disks)
 VMFERRY_FACT(DiskProgressed, disk, snapshot, change_id, capacity, ranges)
-VMFERRY_FACT(DiskCopied, cycle, disk, full, reason, read, written, seconds, capacity, change_id, conversion_kept)
+VMFERRY_FACT(DiskCopied, cycle, disk, full, reason, read, written, seconds, capacity, change_id, conversion_kept, equal,
+             zeroed, audited, strip)
+VMFERRY_FACT(DigestsRecorded, cycle, disk, bytes, chunk, algorithm, root, zero, unknown, strip)
 VMFERRY_FACT(DiskRemembered, cycle, disk)
 VMFERRY_FACT(SnapshotRemoved, cycle, snapshot)
 VMFERRY_FACT(DiskAttaching, disk, volume)
@@ -62,6 +73,7 @@ VMFERRY_FACT(ShutdownBegan, at)
 VMFERRY_FACT(ConversionCommitting, disk, ranges)
 VMFERRY_FACT(GuestConverted, seconds, bytes)
 VMFERRY_FACT(DamageFound, disk, ranges)
+VMFERRY_FACT(DiskVerified, disk, read, unknown, different, seconds)
 VMFERRY_FACT(TrackingDoubted, disk)
 VMFERRY_FACT(ServerLaunched, server, state)
 VMFERRY_FACT(CutoverDone, at, downtime_seconds)
@@ -89,7 +101,8 @@ constexpr std::string_view names[] = {
     "DiskDetached",    "CycleEnded",       "PortEnsured",     "ShutdownBegan",     "PoweredOff",
     "PoweredOnAgain",  "FinalCopyDoubted", "HandedOver",      "HandoverTakenBack", "ConversionCommitting",
     "GuestConverted",  "DamageFound",      "TrackingDoubted", "ServerLaunched",    "CutoverDone",
-    "VolumeDiscarded", "PortDiscarded",    "Aborted"};
+    "VolumeDiscarded", "PortDiscarded",    "Aborted",         "RunBegan",          "DigestsRecorded",
+    "DiskVerified"};
 static_assert(std::size(names) == std::variant_size_v<Body>);
 
 template <std::size_t index = 0>

@@ -23,6 +23,13 @@ struct JobCreated {
   std::string vm_path;
   std::string target;         // Cloud::describe()
   std::string instance_uuid;  // of the machine: a reused id must not pass for it
+  std::string endpoint = {};  // host[:port] that it was reached by
+  std::string guest = {};     // the guest's operating system in words
+};
+// A command begins to work on the job.
+struct RunBegan {
+  std::string command;  // "migrate", "cutover", "verify", "abort"
+  std::string version;  // of vmferry
 };
 struct TrackingEnsured {
   bool available = true;
@@ -33,6 +40,9 @@ struct VolumeAllocated {
   std::uint64_t bytes = 0;              // of the disk when it was made
   bool adopted = false;                 // it existed before this job (another tool's or host's)
   std::optional<model::ChangeId> base;  // an adopted volume's last complete point
+  std::string volume_name = {};
+  std::string label = {};  // of the disk, "Hard disk 1"
+  std::string file = {};   // the disk's, when the volume was allocated: "[datastore1] web01/web01.vmdk"
 };
 struct CycleBegan {
   int cycle = 0;
@@ -71,6 +81,22 @@ struct DiskCopied {
   std::optional<model::ChangeId> change_id;  // the base of the next delta
   // Nothing had changed since the guest was converted, so the conversion stands and nothing was copied.
   bool conversion_kept = false;
+  std::optional<std::uint64_t> equal = {};    // bytes read that the volume held already
+  std::optional<std::uint64_t> zeroed = {};   // bytes made or left zero without being written
+  std::optional<std::uint64_t> audited = {};  // bytes that were called unchanged, read and compared; among `read`
+  std::string strip = {};                     // where on the disk: see strip.hpp
+};
+// One digest over all that is kept of the volume as it was written in that cycle (and by the conversion after it).
+struct DigestsRecorded {
+  int cycle = 0;  // of the disk's last DiskCopied
+  model::DiskKey disk;
+  std::uint64_t bytes = 0;    // of the disk
+  std::uint64_t chunk = 0;    // bytes that one of the digests is of
+  std::string algorithm;      // "xxh3-128"
+  std::string root;           // see Digests::root(), in hexadecimal digits; empty while some chunk is not known
+  std::uint64_t zero = 0;     // bytes in chunks that are zero
+  std::uint64_t unknown = 0;  // bytes in chunks that nothing is known of
+  std::string strip;          // where there is data, as in strip.hpp; '?' where something is not known
 };
 // The volume's metadata say so too.
 struct DiskRemembered {
@@ -128,6 +154,14 @@ struct DamageFound {
   model::DiskKey disk;
   std::vector<ByteRange> ranges;
 };
+// The volume was read again and compared with the digests of what was written.
+struct DiskVerified {
+  model::DiskKey disk;
+  std::uint64_t read = 0;       // bytes compared
+  std::uint64_t unknown = 0;    // bytes that nothing is known of
+  std::uint64_t different = 0;  // bytes, in whole chunks; DamageFound tells where
+  double seconds = 0;
+};
 // The disk's change tracking called unchanged what had changed: it is believed no more.
 struct TrackingDoubted {
   model::DiskKey disk;
@@ -151,11 +185,12 @@ struct Aborted {
   bool volumes_deleted = false;
 };
 
-using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskProgressed,
-                          DiskCopied, DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded,
-                          PortEnsured, ShutdownBegan, PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver,
-                          HandoverTakenBack, ConversionCommitting, GuestConverted, DamageFound, TrackingDoubted,
-                          ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted>;
+using Body =
+    std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskProgressed, DiskCopied,
+                 DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan,
+                 PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ConversionCommitting,
+                 GuestConverted, DamageFound, TrackingDoubted, ServerLaunched, CutoverDone, VolumeDiscarded,
+                 PortDiscarded, Aborted, RunBegan, DigestsRecorded, DiskVerified>;
 
 struct Fact {
   std::int64_t at = 0;  // milliseconds since the epoch

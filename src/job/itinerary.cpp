@@ -44,6 +44,7 @@ Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) 
   Itinerary itinerary;
   add(itinerary, steps::check_disks(parts, copy, Kind::warm));
   warm_cycle(itinerary, parts, state, copy);
+  add(itinerary, steps::record_digests(parts));
   if (copy.verify) {
     add(itinerary, steps::verify_disks(parts, copy, {}, "run the same command again, which copies"));
     add(itinerary, steps::detach(parts));
@@ -70,6 +71,7 @@ Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& cop
   // The downtime is over; consolidation may take its time.
   add(itinerary, steps::thaw(parts, Kind::final));
   add(itinerary, steps::end_cycle(parts, Kind::final));
+  add(itinerary, steps::record_digests(parts));
   return itinerary;
 }
 
@@ -88,6 +90,7 @@ Itinerary verify(const Parts& parts, const State& state, const CopyOptions& copy
   add(itinerary, steps::verify_disks(parts, copy, options, remedy));
   if (options.repair) {
     warm_cycle(itinerary, parts, state, copy);
+    add(itinerary, steps::record_digests(parts));
     add(itinerary, steps::verify_disks(parts, copy, {options.sample, false}, remedy));
   }
   add(itinerary, steps::detach(parts));

@@ -18,6 +18,9 @@ struct Folding {
   }
 
   void operator()(const JobCreated& f) { state.job = f; }
+  void operator()(const RunBegan&) {}  // for those who read about it later, as DiskVerified is
+  void operator()(const DiskVerified&) {}
+  void operator()(const DigestsRecorded& f) { state.disks[f.disk].digested_in = f.cycle; }
   void operator()(const TrackingEnsured& f) {
     state.tracking_ensured = true;
     state.tracking_available = f.available;

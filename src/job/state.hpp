@@ -30,6 +30,7 @@ struct DiskState {
   std::vector<Layer> layers;            // since the last complete point, oldest first; disjoint
   int copied_in = 0;                    // cycle of the last DiskCopied
   int remembered_in = 0;
+  int digested_in = 0;    // cycle of the last DigestsRecorded
   bool attached = false;  // as far as the facts tell: attaching began and no detach since
   bool last_full = false;
   std::string last_reason;

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "job/steps/disk_progress.hpp"
+#include "job/strip.hpp"
 #include "plan/plan.hpp"
 #include "target/memory_keys.hpp"
 #include "target/partial.hpp"
@@ -123,7 +124,8 @@ class DiskCopy {
     digests_.settle();
     partial_.forget(stop_);
     journal_.append(DiskCopied{cycle_.number, key_, mode.full, mode.reason, report.read, report.written, report.seconds,
-                               frozen_.capacity, frozen_.change_id, false});
+                               frozen_.capacity, frozen_.change_id, false, report.equal, report.zeroed, audited_,
+                               strip_of(changed_, frozen_.capacity)});
     observer_.disk_finished(key_, label_, mode.full, report.read, report.written, report.seconds);
   }
 
@@ -187,6 +189,8 @@ class DiskCopy {
   static copy::Report add(copy::Report report, const copy::Report& more) {
     report.read += more.read;
     report.written += more.written;
+    report.equal += more.equal;
+    report.zeroed += more.zeroed;
     report.seconds += more.seconds;
     return report;
   }
@@ -199,6 +203,7 @@ class DiskCopy {
     const copy::Report report = run(changed, tuning);
     changed_ = changed.seen();
     if (known_.rewritten.empty()) return report;
+    changed_.add(known_.rewritten);
     // What a conversion wrote, or what was found damaged, is no part of the source's history, nor of what was done.
     tuning.done = {};
     tuning.checkpoint = nullptr;
@@ -212,9 +217,12 @@ class DiskCopy {
     tuning.whole_disk = true;
     if (doubted_) tuning.done = {};  // it rests on what was just found wrong
     // Unallocated areas read as zeroes and need not be read: the engine makes zero what the work leaves out.
-    const auto work = tracked() && !doubted_ ? parts_.machine.changed(point_, key_, std::nullopt, stop_)
-                                             : copy::work(RangeSet(std::vector<ByteRange>{{0, frozen_.capacity}}));
-    return run(*work, tuning);
+    auto work = tracked() && !doubted_ ? parts_.machine.changed(point_, key_, std::nullopt, stop_)
+                                       : copy::work(RangeSet(std::vector<ByteRange>{{0, frozen_.capacity}}));
+    RecordedWork recorded(std::move(work));
+    const copy::Report report = run(recorded, tuning);
+    changed_ = recorded.seen();
+    return report;
   }
 
   // Only of what is known: a volume that was taken over has chunks without a digest, which would differ from anything.
@@ -252,6 +260,7 @@ class DiskCopy {
     const auto work = copy::work(sample);
     const copy::Report found = run(*work, tuning);
     report = add(report, found);
+    audited_ = found.read;
     if (found.written == 0 && found.zeroed == 0) return true;
     doubted_ = true;
     journal_.append(TrackingDoubted{key_});
@@ -280,7 +289,8 @@ class DiskCopy {
   copy::Tuning tuning_;
   std::unique_ptr<target::Device> device_;
   std::unique_ptr<copy::Source> source_;
-  RangeSet changed_;      // by change tracking's word
+  RangeSet changed_;  // by change tracking's word, or all that is allocated; and what was repaired
+  std::uint64_t audited_ = 0;
   bool doubted_ = false;  // in this cycle
 };
 

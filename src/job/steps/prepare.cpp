@@ -254,6 +254,9 @@ class AllocateVolumes final : public Step {
       observer.warned(fmt::format("{}: volume {} is gone; starting again with volume {}", disk.label,
                                   known->second.volume.value, volume.id.value));
     VolumeAllocated fact{disk.key, volume.id, disk.capacity, !volume.fresh, std::nullopt};
+    if (volume.fresh) fact.volume_name = wish.tag.volume_name;  // another tool's may have another
+    fact.label = disk.label;
+    fact.file = disk.file;
     if (!volume.fresh) fact.base = base_of(volume.memory, disk);
     journal.append(fact);
     const auto partial = fact.base || volume.fresh ? std::nullopt : target::partial_of(volume.memory);

@@ -55,6 +55,10 @@ std::unique_ptr<Step> verify_disks(const Parts& parts, const CopyOptions& copy, 
 // convert_guest.cpp
 std::unique_ptr<Step> convert_guest(const Parts& parts, const CopyOptions& copy);
 
+// record_digests.cpp
+// What is kept of each volume as one digest, once for each copy of it that is whole.
+std::unique_ptr<Step> record_digests(const Parts& parts);
+
 // finish.cpp
 std::unique_ptr<Step> shut_down(const Parts& parts, const CutoverOptions& options);
 std::unique_ptr<Step> launch(const Parts& parts, const CopyOptions& copy, const CutoverOptions& options);

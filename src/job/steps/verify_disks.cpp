@@ -73,10 +73,12 @@ class VerifyDisks final : public Step {
     DiskProgress progress(observer, disk.key, label + ", verified");
     const auto seed = static_cast<std::uint64_t>(parts_.clock.wall().time_since_epoch().count());
     copy::Verified found = copy::verify(*device, digests, options_.sample, seed, progress, parts_.clock, stop);
-    if (found.different.empty()) return found;
-    // Whoever finds the volume without this journal must not build on it either.
-    parts_.cloud.remember(volume.id, {{target::memory_key::change_id, ""}, {target::memory_key::complete, ""}}, stop);
-    journal.append(DamageFound{disk.key, {found.different.ranges().begin(), found.different.ranges().end()}});
+    if (!found.different.empty()) {
+      // Whoever finds the volume without this journal must not build on it either.
+      parts_.cloud.remember(volume.id, {{target::memory_key::change_id, ""}, {target::memory_key::complete, ""}}, stop);
+      journal.append(DamageFound{disk.key, {found.different.ranges().begin(), found.different.ranges().end()}});
+    }
+    journal.append(DiskVerified{disk.key, found.read, found.unknown, found.different.bytes(), found.seconds});
     return found;
   }
 

@@ -77,6 +77,21 @@ class KeptDigests : public ::testing::Test {
 
 }  // namespace
 
+TEST_F(KeptDigests, HaveOneRoot) {
+  Digests digests(kept_file(), "volume 1", size_);
+  EXPECT_FALSE(digests.root().known()) << "nothing was copied yet";
+  FileTarget target(target_file(), size_, false);
+  copy_all(target, digests);
+  Bytes all;
+  for (std::uint64_t at = 0; at < size_; at += Digests::chunk) {
+    const Digest one = digest_of(std::span(disk_).subspan(at, std::min(Digests::chunk, size_ - at)));
+    all.insert(all.end(), one.bytes.begin(), one.bytes.end());
+  }
+  for (int shift = 56; shift >= 0; shift -= 8) all.push_back(static_cast<std::byte>(size_ >> shift));
+  EXPECT_EQ(digests.root(), digest_of(all));
+  EXPECT_EQ(digests.root().text().size(), 32u);
+}
+
 TEST_F(KeptDigests, OfAFullCopyOntoZeroes) {
   FileTarget target(target_file(), size_ + 3 * mib, true);
   Digests digests(kept_file(), "volume", size_);
