@@ -122,6 +122,16 @@ TEST(Fold, ASecondSnapshotOfACycleMakesItsCopiesABaseOnly) {
   EXPECT_FALSE(state.open_cycle()->snapshot_removed);
 }
 
+TEST(Fold, DigestsAreOfOneCopy) {
+  std::vector<Body> facts = {created, VolumeAllocated{disk, VolumeId{"v"}, 5, false, {}},
+                             DiskCopied{1, disk, true, "", 0, 0, 0, 5, {}}};
+  EXPECT_EQ(fold_of(facts).disks.at(disk).digested_in, 0);
+  facts.push_back(DigestsRecorded{1, disk, 5, 65536, "xxh3-128", "00", 0, 0, ""});
+  EXPECT_EQ(fold_of(facts).disks.at(disk).digested_in, 1);
+  facts.push_back(VolumeAllocated{disk, VolumeId{"w"}, 5, false, {}});
+  EXPECT_EQ(fold_of(facts).disks.at(disk).digested_in, 0);
+}
+
 TEST(Fold, AnotherVolumeStartsFromNothing) {
   const State state = fold_of({created, VolumeAllocated{disk, VolumeId{"v"}, 5, false, {}},
                                DiskCopied{1, disk, true, "", 0, 0, 0, 5, ChangeId{"u", "1"}},
