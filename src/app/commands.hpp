@@ -14,6 +14,7 @@ int run_check(const config::Options& options, Clock& clock, std::stop_token stop
 int run_inventory(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_limits(const config::Options& options, Clock& clock);
 int run_status(const config::Options& options, Clock& clock, std::stop_token stop);
+int run_evidence(const config::Options& options, Clock& clock);
 // Runs vmferry-lab, which stands beside this program.
 int run_lab(const config::Options& options);
 

@@ -27,6 +27,8 @@ struct Places {
   std::filesystem::path conversion(const JobId& job) const { return state / "convert" / job.value; }
   // What was written to each disk of a job.
   std::filesystem::path digests(const JobId& job) const { return state / "digests" / job.value; }
+  // A page and a JSON file for each job.
+  std::filesystem::path evidence() const { return state / "evidence"; }
   // For sockets: short (107 bytes are all a socket's path may have), 0700, of this process alone.
   std::filesystem::path run;
 };

@@ -30,6 +30,8 @@ int run(const config::Options& options, Clock& clock, std::stop_token stop) {
       return run_status(options, clock, stop);
     case config::Verb::limits:
       return run_limits(options, clock);
+    case config::Verb::evidence:
+      return run_evidence(options, clock);
     case config::Verb::completion:
       print_out(config::completion(options.rest.front()));
       return 0;

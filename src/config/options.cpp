@@ -217,6 +217,15 @@ void add_cutover(CLI::App& app, Options& o, Raw& raw) {
       ->group(cutover_group);
 }
 
+void add_evidence(CLI::App& app, Options& o) {
+  app.add_option("--vmware-path", o.vmware.path,
+                 "The VM: inventory path, moref, UUID or name, as the job knows it (not needed for the only job)")
+      ->type_name("VM");
+  app.add_option("--job", o.job, "The job instead: its id, or the beginning of it as `vmferry status --all` shows it")
+      ->type_name("ID");
+  app.add_option("--out", o.out, "Write both files to this folder")->type_name("DIR");
+}
+
 // Flags that a variable can stand in for. Done by hand: the subcommands share their fields, and CLI11 would apply the
 // variables of every subcommand, the chosen one's flags notwithstanding.
 struct Variable {
@@ -416,6 +425,10 @@ constexpr const char* limits_footer =
     "  vmferry limits --host-bandwidth 400M              all copies of this host together\n"
     "  vmferry limits --vm web01 --bandwidth 50M         the run that copies web01 now\n"
     "  vmferry limits --esxi-connections 8               to each ESXi host";
+constexpr const char* evidence_footer =
+    "Writes what the journal tells of a migration as a page (HTML) and as JSON: disks, bytes, change ids, digests, how long everything took.\n"
+    "Nothing is asked of vSphere or OpenStack. Every migrate, cutover and verify writes it too, into the folder evidence of the state folder.\n\n"
+    "Example:\n  vmferry evidence --vmware-path /DC0/vm/web01 --out ~/handover";
 constexpr const char* lab_footer =
     "A vCenter, an OpenStack and a busy guest on this machine, to play with.\n\n"
     "  up [--dir DIR] [--esxi] [--disks 192M,96M] [--writer-rate MB/S]   start it, print the commands to try\n"
@@ -483,7 +496,10 @@ struct Parser {
     CLI::App* limits =
         add(Verb::limits, "limits", "Show or change what the copies of this host may use", limits_footer);
     add_limits(*limits, options, raw);
-    for (CLI::App* sub : {migrate, cutover, verify, check, abort, inventory, status, limits})
+    CLI::App* evidence =
+        add(Verb::evidence, "evidence", "Show what was done to a VM, when, and how that is known", evidence_footer);
+    add_evidence(*evidence, options);
+    for (CLI::App* sub : {migrate, cutover, verify, check, abort, inventory, status, limits, evidence})
       add_general(*sub, options);
     CLI::App* lab = add(Verb::lab, "lab", "A lab on this machine: up, down, status", lab_footer);
     lab->prefix_command();
@@ -637,7 +653,7 @@ std::string completion(const std::string& shell) {
       text += fmt::format("    {}) words={} ;;\n", command, quoted(join(flags)));
     text +=
         "    esac\n  fi\n  case ${COMP_WORDS[COMP_CWORD-1]} in\n"
-        "    --*-dir|--*-file|--vmware-ca|--record) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n  esac\n"
+        "    --*-dir|--*-file|--vmware-ca|--record|--out) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n  esac\n"
         "  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _vmferry vmferry\n";
   } else if (shell == "zsh") {
     text = "#compdef vmferry\n_vmferry() {\n  local -a list\n  if (( CURRENT == 2 )); then\n    list=(";

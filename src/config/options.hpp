@@ -15,7 +15,21 @@
 
 namespace vmferry::config {
 
-enum class Verb { none, migrate, cutover, verify, check, status, abort, inventory, limits, lab, completion, version };
+enum class Verb {
+  none,
+  migrate,
+  cutover,
+  verify,
+  check,
+  status,
+  abort,
+  inventory,
+  limits,
+  evidence,
+  lab,
+  completion,
+  version
+};
 
 struct Vmware {
   std::string endpoint;  // host[:port]
@@ -76,6 +90,8 @@ struct Options {
   bool print_role = false;        // check
   bool watch = false;             // status
   bool all = false;               // status: aborted jobs too
+  std::string job;                // evidence: its id, or how that begins
+  std::filesystem::path out;      // evidence: the folder it goes to; empty = into the state folder
   bool again = false;             // migrate, cutover: after a finished cutover
   std::vector<std::string> rest;  // lab: its own arguments; completion: the shell
 };

@@ -194,7 +194,8 @@ TEST(Options, Sizes) {
 }
 
 TEST(Options, EveryCommandHasHelpWithAnExample) {
-  for (const char* verb : {"migrate", "cutover", "status", "abort", "inventory", "lab", "completion", "version"}) {
+  for (const char* verb :
+       {"migrate", "cutover", "status", "abort", "inventory", "evidence", "lab", "completion", "version"}) {
     Line line({verb, "--help"});
     const Parsed parsed = line.parse();
     EXPECT_TRUE(parsed.finished);
