@@ -90,9 +90,9 @@ Itinerary verify(const Parts& parts, const State& state, const CopyOptions& copy
   add(itinerary, steps::verify_disks(parts, copy, options, remedy));
   if (options.repair) {
     warm_cycle(itinerary, parts, state, copy);
-    add(itinerary, steps::record_digests(parts));
     add(itinerary, steps::verify_disks(parts, copy, {options.sample, false}, remedy));
   }
+  add(itinerary, steps::record_digests(parts));  // of a repair, or where an earlier run did not come to it
   add(itinerary, steps::detach(parts));
   return itinerary;
 }

@@ -86,7 +86,7 @@ std::string disks(const Evidence& told) {
         {escaped(disk.name()) + soft(escaped(disk.file)), bytes(disk.capacity),
          code(disk.volume) + soft(escaped(disk.volume_name) + (disk.adopted ? "existed before this job" : "")),
          bytes(disk.read),
-         bytes(disk.written) + soft(disk.equal.value_or(0) > 0 ? bytes(disk.equal) + " were there already" : ""),
+         bytes(disk.written) + soft(disk.equal.value_or(0) > 0 ? bytes(disk.equal) + " more were equal" : ""),
          root_of(disk)});
   if (rows.empty()) return "";
   return table({"Disk", "#Size", "Volume", "#Read", "#Written", "Digest root"}, rows) +
