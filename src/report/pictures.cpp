@@ -87,7 +87,7 @@ std::string label_of(const Evidence& told, const Row& row) {
   std::string text = fmt::format("cycle {}", row.cycle);
   for (const Cycle& cycle : told.cycles)
     if (cycle.number == row.cycle && (cycle.final || cycle.abandoned))
-      text += cycle.abandoned ? ", final, in vain" : ", final";
+      text += cycle.abandoned ? ", in vain" : ", final";
   return text + (row.continued ? ", again" : "");
 }
 
