@@ -29,7 +29,7 @@ struct Files {
 Files write(const std::filesystem::path& folder, const report::Evidence& evidence, const Clock& clock) {
   const std::string name =
       fmt::format("{}-{}", plan::volume_name(evidence.job.vm_name, ""), evidence.job.job.value.substr(0, 8));
-  const Files files{folder / (name + ".html"), folder / (name + ".json")};
+  Files files{folder / (name + ".html"), folder / (name + ".json")};
   target::local::make_directory(folder);
   target::local::write_durably(files.json, report::as_json(evidence, VMFERRY_VERSION, now_ms(clock)));
   target::local::write_durably(files.page, report::as_page(evidence, VMFERRY_VERSION, now_ms(clock)));

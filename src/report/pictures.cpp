@@ -73,6 +73,7 @@ std::vector<Row> rows_of(const Evidence& told) {
     row.phases.push_back(&phase);
   }
   std::vector<Row> list;
+  list.reserve(rows.size());
   for (auto& [key, row] : rows) list.push_back(std::move(row));
   std::stable_sort(list.begin(), list.end(), [](const Row& a, const Row& b) { return a.began < b.began; });
   return list;
@@ -101,7 +102,9 @@ double step_for(double whole) {
 
 std::string scale(double whole, double height) {
   std::string text;
-  for (double at = 0, step = step_for(whole); at <= whole * 1.0001; at += step) {
+  const double step = step_for(whole);
+  for (int i = 0; i * step <= whole * 1.0001; ++i) {
+    const double at = i * step;
     const double x = label_width + plot_width * at / whole;
     text += fmt::format(
         "<line class=\"grid\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"0\" y2=\"{1:.0f}\"/><text class=\"tick\" x=\"{0:.1f}\" y=\"{2:.0f}\">{3}</text>",
