@@ -472,12 +472,17 @@ struct Parser {
         sub->add_flag("--verify", options.copy.verify, "Read the volumes again after the copy and compare")
             ->group(copy_group);
       if (sub == migrate || sub == cutover)
+        sub->add_flag("--verify-changed", options.copy.verify_changed,
+                      "Of the volumes, read again only what was not read back since it was written")
+            ->group(copy_group);
+      if (sub == migrate || sub == cutover)
         sub->add_flag("--again", options.again, "Begin anew although this VM was cut over already")
             ->group(general_group);
     }
     verify->add_option("--sample", raw.sample, "Percent of the disks to read, spread at random (default 100)")
         ->check(CLI::Range(0.0, 100.0).description(""))
         ->type_name("PERCENT");
+    verify->add_flag("--changed", options.verify.changed, "Read only what was not read back since it was written");
     verify->add_flag("--repair", options.verify.repair, "Copy what differs once more");
     add_cutover(*cutover, options, raw);
     add_cutover(*check, options, raw);

@@ -1,5 +1,6 @@
-// A header of one page, then 16 bytes a chunk. The header's last word says whether the rest can be trusted, and is made
-// durable before the first and after the last change.
+// A header of one page, then 16 bytes a chunk, then, once something was read back, a byte a chunk that tells so. The
+// header's last word says whether the rest can be trusted, and is made durable before the first and after the last
+// change.
 #include "copy/digests.hpp"
 
 #include <errno.h>
@@ -59,9 +60,7 @@ Digest digest_of(std::span<const std::byte> bytes) noexcept {
   return canonical_of(XXH3_128bits(bytes.data(), bytes.size()));
 }
 
-std::uint64_t Digests::file_bytes() const noexcept {
-  return header_bytes + (bytes_ + chunk - 1) / chunk * digest_bytes;
-}
+std::uint64_t Digests::file_bytes() const noexcept { return header_bytes + chunks() * digest_bytes; }
 
 void Digests::failed(const char* doing, int error) const {
   const Fault fault = error == ENOSPC || error == EDQUOT ? Fault::quota : Fault::config;
@@ -82,7 +81,9 @@ Digests::Digests(std::filesystem::path file, const std::string& target, std::uin
 bool Digests::adopt(const std::string& target) {
   struct stat status {};
   if (::fstat(fd_.get(), &status) != 0) failed("examine", errno);
-  if (static_cast<std::uint64_t>(status.st_size) != file_bytes()) return false;
+  const auto size = static_cast<std::uint64_t>(status.st_size);
+  if (size != file_bytes() && size != file_bytes() + chunks()) return false;
+  has_marks_ = size != file_bytes();
   std::string found(header_bytes, '\0');
   const ssize_t got = ::pread(fd_.get(), found.data(), found.size(), 0);
   if (got < 0) failed("read", errno);
@@ -125,12 +126,35 @@ void Digests::settle() {
 void Digests::forget_all() {
   if (::ftruncate(fd_.get(), 0) != 0) failed("clear", errno);
   settled_ = true;
+  has_marks_ = false;
   if (::ftruncate(fd_.get(), static_cast<off_t>(file_bytes())) != 0) failed("size", errno);
   write_header(false);
 }
 
 void Digests::keep(std::uint64_t offset, std::span<const Digest> digests) {
   write_all(std::as_bytes(digests), header_bytes + offset / chunk * digest_bytes);
+  if (has_marks_) write_all(std::vector<std::byte>(digests.size()), file_bytes() + offset / chunk);
+}
+
+void Digests::mark_read_back(std::uint64_t offset, std::size_t count) {
+  if (!has_marks_.exchange(true) && ::ftruncate(fd_.get(), static_cast<off_t>(file_bytes() + chunks())) != 0)
+    failed("size", errno);
+  write_all(std::vector<std::byte>(count, std::byte{1}), file_bytes() + offset / chunk);
+}
+
+RangeSet Digests::not_read_back() const {
+  constexpr std::uint64_t at_once = 4096;
+  std::vector<ByteRange> found;
+  std::vector<std::byte> marks(at_once);
+  for (std::uint64_t begin = 0; begin < bytes_; begin += at_once * chunk) {
+    const std::vector<Digest> known = read(begin, at_once);
+    std::fill(marks.begin(), marks.end(), std::byte{0});
+    if (has_marks_) read_all(marks, file_bytes() + begin / chunk);
+    for (std::uint64_t i = 0; i < at_once && begin + i * chunk < bytes_; ++i)
+      if (known[i].known() && marks[i] == std::byte{0})
+        found.push_back({begin + i * chunk, std::min(chunk, bytes_ - begin - i * chunk)});
+  }
+  return RangeSet(found);
 }
 
 void Digests::keep_zero(ByteRange range) {
@@ -145,17 +169,24 @@ void Digests::keep_zero(ByteRange range) {
   }
 }
 
-std::vector<Digest> Digests::read(std::uint64_t offset, std::size_t count) const {
-  std::vector<Digest> digests(count);
-  const std::span<std::byte> into = std::as_writable_bytes(std::span(digests));
-  for (std::size_t done = 0; done < into.size();) {
-    const ssize_t got = ::pread(fd_.get(), into.data() + done, into.size() - done,
-                                static_cast<off_t>(header_bytes + offset / chunk * digest_bytes + done));
+// What lies beyond the file's end stays as it is.
+void Digests::read_all(std::span<std::byte> into, std::uint64_t at) const {
+  while (!into.empty()) {
+    const ssize_t got = ::pread(fd_.get(), into.data(), into.size(), static_cast<off_t>(at));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) failed("read", errno);
-    if (got == 0) break;  // beyond what was ever kept: not known
-    done += static_cast<std::size_t>(got);
+    if (got == 0) return;
+    into = into.subspan(static_cast<std::size_t>(got));
+    at += static_cast<std::uint64_t>(got);
   }
+}
+
+std::vector<Digest> Digests::read(std::uint64_t offset, std::size_t count) const {
+  std::vector<Digest> digests(count);
+  // Marks are behind the digests: a count beyond the disk's end must not read them.
+  const std::uint64_t there = chunks() - std::min(offset / chunk, chunks());
+  read_all(std::as_writable_bytes(std::span(digests).first(std::min<std::uint64_t>(count, there))),
+           header_bytes + offset / chunk * digest_bytes);
   return digests;
 }
 

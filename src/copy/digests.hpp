@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -49,6 +50,11 @@ class Digests {
   // Whole chunks that are zero: offset as above, end a multiple too, or the disk's end.
   void keep_zero(ByteRange range);
   std::vector<Digest> read(std::uint64_t offset, std::size_t count) const;
+  // Chunks that were read from the target and found as they are kept. keep() takes that back. Not durable before the
+  // next flush(): what is lost is read once more.
+  void mark_read_back(std::uint64_t offset, std::size_t count);
+  // What is known, but was not read back since it was written. Reads the whole file.
+  RangeSet not_read_back() const;
   // One for all of it: the digest of the chunks' digests in their order, followed by the disk's bytes as a number of 8
   // bytes, the highest first. Not known() when that of any chunk is not. Reads the whole file.
   Digest root() const;
@@ -56,7 +62,9 @@ class Digests {
   Digest zero_at(std::uint64_t offset) const noexcept;
 
  private:
-  std::uint64_t file_bytes() const noexcept;
+  std::uint64_t chunks() const noexcept { return (bytes_ + chunk - 1) / chunk; }
+  std::uint64_t file_bytes() const noexcept;  // without the marks, which come after it, a byte for each chunk
+  void read_all(std::span<std::byte> into, std::uint64_t at) const;
   [[noreturn]] void failed(const char* doing, int error) const;
   void write_all(std::span<const std::byte> bytes, std::uint64_t at);
   void write_header(bool settled);
@@ -67,6 +75,7 @@ class Digests {
   std::uint64_t bytes_;
   Fd fd_;
   bool settled_ = false;
+  std::atomic<bool> has_marks_{false};
   Digest zero_, zero_tail_;
 };
 

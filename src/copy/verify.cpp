@@ -32,9 +32,10 @@ std::uint64_t mixed(std::uint64_t x) {
 
 class Reading {
  public:
-  Reading(const Target& target, const Digests& digests, double sample, std::uint64_t seed, Progress& progress,
-          std::stop_token stop)
-      : target_(target), digests_(digests), sample_(sample), seed_(seed), progress_(progress), stop_(std::move(stop)) {}
+  Reading(const Target& target, Digests& digests, const Selection& selection, Progress& progress, std::stop_token stop)
+      : target_(target), digests_(digests), selection_(selection), progress_(progress), stop_(std::move(stop)) {
+    if (selection_.changed) wanted_ = digests_.not_read_back();
+  }
 
   Verified all() {
     {
@@ -47,7 +48,8 @@ class Reading {
 
  private:
   bool chosen(std::uint64_t at) const {
-    return sample_ >= 1 || static_cast<double>(mixed(seed_ ^ mixed(at / request))) < sample_ * 0x1p64;
+    return selection_.sample >= 1 ||
+           static_cast<double>(mixed(selection_.seed ^ mixed(at / request))) < selection_.sample * 0x1p64;
   }
 
   void work() {
@@ -69,23 +71,48 @@ class Reading {
   }
 
   void compare(ByteRange range, std::span<std::byte> buffer) {
-    const std::vector<Digest> known = digests_.read(range.offset, (range.length + Digests::chunk - 1) / Digests::chunk);
-    const bool nothing = std::none_of(known.begin(), known.end(), [](const Digest& digest) { return digest.known(); });
-    if (!nothing) read(range, buffer);
+    constexpr std::uint64_t chunk = Digests::chunk;
+    const std::vector<Digest> known = digests_.read(range.offset, (range.length + chunk - 1) / chunk);
+    const auto part = [&](std::size_t i) {
+      return ByteRange{range.offset + i * chunk, std::min(chunk, range.length - i * chunk)};
+    };
+    const auto wanted = [&](std::size_t i) {
+      return known[i].known() && (!selection_.changed || wanted_.contains(part(i)));
+    };
     Verified found;
-    for (std::size_t i = 0; i < known.size(); ++i) {
-      const std::uint64_t begin = i * Digests::chunk, length = std::min(Digests::chunk, range.length - begin);
-      if (!known[i].known()) {
-        found.unknown += length;
-        continue;
-      }
-      found.read += length;
-      if (digest_of(buffer.subspan(begin, length)) != known[i]) found.different.add({range.offset + begin, length});
+    for (std::size_t i = 0; i < known.size(); ++i)
+      if (!known[i].known()) found.unknown += part(i).length;
+    // Neighbours in one read.
+    for (std::size_t i = 0, end = 0; i < known.size(); i = std::max(end, i + 1)) {
+      for (end = i; end < known.size() && wanted(end);) ++end;
+      if (end == i) continue;
+      const ByteRange run{part(i).offset, part(end - 1).end() - part(i).offset};
+      read(run, buffer);
+      found.read += run.length;
+      found.different.add(differing(run, buffer, std::span(known).subspan(i, end - i)));
     }
     auto result = result_.lock();
     result->read += found.read;
     result->unknown += found.unknown;
     result->different.add(found.different);
+  }
+
+  RangeSet differing(ByteRange run, std::span<const std::byte> bytes, std::span<const Digest> known) {
+    RangeSet different;
+    std::size_t right = 0;  // in a row, up to here
+    for (std::size_t i = 0; i <= known.size(); ++i) {
+      const std::uint64_t begin = i * Digests::chunk;
+      const bool same =
+          i < known.size() && digest_of(bytes.subspan(begin, std::min(Digests::chunk, run.length - begin))) == known[i];
+      if (same) {
+        ++right;
+        continue;
+      }
+      if (right > 0) digests_.mark_read_back(run.offset + (i - right) * Digests::chunk, right);
+      right = 0;
+      if (i < known.size()) different.add({run.offset + begin, std::min(Digests::chunk, run.length - begin)});
+    }
+    return different;
   }
 
   void read(ByteRange range, std::span<std::byte> buffer) const {
@@ -106,9 +133,9 @@ class Reading {
   }
 
   const Target& target_;
-  const Digests& digests_;
-  const double sample_;
-  const std::uint64_t seed_;
+  Digests& digests_;
+  const Selection selection_;
+  RangeSet wanted_;  // of a selection of what changed
   Progress& progress_;
   const std::stop_token stop_;
   std::atomic<std::uint64_t> next_{0}, done_{0};
@@ -119,14 +146,14 @@ class Reading {
 
 }  // namespace
 
-Verified verify(const Target& target, const Digests& digests, double sample, std::uint64_t seed, Progress& progress,
-                Clock& clock, std::stop_token stop) {
+Verified verify(const Target& target, Digests& digests, const Selection& selection, Progress& progress, Clock& clock,
+                std::stop_token stop) {
   const auto began = clock.mono();
   target.check();
   // Dirty pages cannot be dropped: they go out first. Neither call's failure changes what is compared.
   static_cast<void>(::fdatasync(target.fd()));
   static_cast<void>(::posix_fadvise(target.fd(), 0, 0, POSIX_FADV_DONTNEED));
-  Verified result = Reading(target, digests, sample, seed, progress, stop).all();
+  Verified result = Reading(target, digests, selection, progress, std::move(stop)).all();
   target.check();
   result.seconds = std::chrono::duration<double>(clock.mono() - began).count();
   return result;

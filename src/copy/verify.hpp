@@ -13,10 +13,15 @@ struct Verified {
   double seconds = 0;
 };
 
-// Reads at least `sample` (0 to 1) of the chunks, spread at random but the same for the same `seed`; 1 = all. From the
-// medium, as far as the kernel can be told to drop what it has cached. Blocks; throws Cancelled, or Error(unavailable)
-// naming the offset that could not be read.
-Verified verify(const Target& target, const Digests& digests, double sample, std::uint64_t seed, Progress& progress,
-                Clock& clock, std::stop_token stop);
+struct Selection {
+  double sample = 1;       // at least this part of the chunks (0 to 1), spread at random; 1 = all
+  std::uint64_t seed = 0;  // the same chunks for the same seed
+  bool changed = false;    // only those that were not read back since they were written
+};
+
+// Reads from the medium, as far as the kernel can be told to drop what it has cached, and marks what is right as read
+// back. Blocks; throws Cancelled, or Error(unavailable) naming the offset that could not be read.
+Verified verify(const Target& target, Digests& digests, const Selection& selection, Progress& progress, Clock& clock,
+                std::stop_token stop);
 
 }  // namespace vmferry::copy

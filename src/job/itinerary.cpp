@@ -33,6 +33,13 @@ void warm_cycle(Itinerary& itinerary, const Parts& parts, const State& state, co
   rest_of_warm_cycle(itinerary, parts, copy);
 }
 
+void verify_after_copy(Itinerary& itinerary, const Parts& parts, const CopyOptions& copy) {
+  if (!copy.verifies()) return;
+  VerifyOptions options;
+  options.changed = !copy.verify;
+  add(itinerary, steps::verify_disks(parts, copy, options, "run the same command again, which copies"));
+}
+
 }  // namespace
 
 Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) {
@@ -45,10 +52,8 @@ Itinerary warm(const Parts& parts, const State& state, const CopyOptions& copy) 
   add(itinerary, steps::check_disks(parts, copy, Kind::warm));
   warm_cycle(itinerary, parts, state, copy);
   add(itinerary, steps::record_digests(parts));
-  if (copy.verify) {
-    add(itinerary, steps::verify_disks(parts, copy, {}, "run the same command again, which copies"));
-    add(itinerary, steps::detach(parts));
-  }
+  verify_after_copy(itinerary, parts, copy);
+  if (copy.verifies()) add(itinerary, steps::detach(parts));
   return itinerary;
 }
 
@@ -64,7 +69,7 @@ Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& cop
   add(itinerary, steps::freeze(parts, copy, Kind::final));
   add(itinerary, steps::copy_disks(parts, copy, Kind::final, options.convert));
   if (options.convert) add(itinerary, steps::convert_guest(parts, copy));
-  if (copy.verify) add(itinerary, steps::verify_disks(parts, copy, {}, "run the same command again, which copies"));
+  verify_after_copy(itinerary, parts, copy);
   add(itinerary, steps::detach(parts));
   add(itinerary, steps::launch(parts, copy, options));
   add(itinerary, steps::finish(parts));
@@ -90,7 +95,7 @@ Itinerary verify(const Parts& parts, const State& state, const CopyOptions& copy
   add(itinerary, steps::verify_disks(parts, copy, options, remedy));
   if (options.repair) {
     warm_cycle(itinerary, parts, state, copy);
-    add(itinerary, steps::verify_disks(parts, copy, {options.sample, false}, remedy));
+    add(itinerary, steps::verify_disks(parts, copy, {options.sample, false, options.changed}, remedy));
   }
   add(itinerary, steps::record_digests(parts));  // of a repair, or where an earlier run did not come to it
   add(itinerary, steps::detach(parts));

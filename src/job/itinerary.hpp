@@ -19,8 +19,10 @@ struct CopyOptions {
   std::set<model::DiskKey> skip;                        // --skip-disk
   bool no_tracking = false;                             // --no-cbt: always copy in full
   std::map<std::string, std::string> image_properties;  // of the boot volume
-  double audit = 0.005;  // of what change tracking calls unchanged, this part is read and compared
-  bool verify = false;   // read the volumes again after the copy
+  double audit = 0.005;         // of what change tracking calls unchanged, this part is read and compared
+  bool verify = false;          // read the volumes again after the copy
+  bool verify_changed = false;  // of them what was not read back since it was written
+  bool verifies() const noexcept { return verify || verify_changed; }
 };
 
 struct CutoverOptions {
@@ -33,8 +35,9 @@ struct CutoverOptions {
 };
 
 struct VerifyOptions {
-  double sample = 1;    // part of the disk that is read, 0 to 1
-  bool repair = false;  // copy what differs once more
+  double sample = 1;     // part of the disk that is read, 0 to 1
+  bool repair = false;   // copy what differs once more
+  bool changed = false;  // read only what was not read back since it was written
 };
 
 // Everything a step talks to. Outlives the itinerary.

@@ -72,7 +72,8 @@ class VerifyDisks final : public Step {
     const std::unique_ptr<target::Device> device = parts_.cloud.attach(volume, stop);
     DiskProgress progress(observer, disk.key, label + ", verified");
     const auto seed = static_cast<std::uint64_t>(parts_.clock.wall().time_since_epoch().count());
-    copy::Verified found = copy::verify(*device, digests, options_.sample, seed, progress, parts_.clock, stop);
+    copy::Verified found =
+        copy::verify(*device, digests, {options_.sample, seed, options_.changed}, progress, parts_.clock, stop);
     if (!found.different.empty()) {
       // Whoever finds the volume without this journal must not build on it either.
       parts_.cloud.remember(volume.id, {{target::memory_key::change_id, ""}, {target::memory_key::complete, ""}}, stop);

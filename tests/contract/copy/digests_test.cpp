@@ -55,10 +55,13 @@ class KeptDigests : public ::testing::Test {
     const ByteRange all{0, size_};
     return copy(target, RangeSet(std::span(&all, 1)), tuning, digests);
   }
-  Verified check(const Target& target, const Digests& digests, double sample = 1) {
-    return verify(target, digests, sample, 1, heard_, clock_, {});
+  Verified check(const Target& target, Digests& digests, double sample = 1) {
+    return verify(target, digests, {sample, 1, false}, heard_, clock_, {});
   }
-  void expect_true(const FileTarget& target, const Digests& digests) {
+  Verified check_changed(const Target& target, Digests& digests) {
+    return verify(target, digests, {1, 1, true}, heard_, clock_, {});
+  }
+  void expect_true(const FileTarget& target, Digests& digests) {
     Bytes content = target.content();
     content.resize(size_);
     EXPECT_EQ(difference(content, disk_), std::nullopt);
@@ -154,6 +157,49 @@ TEST_F(KeptDigests, ASampleReadsAboutThatMuch) {
   EXPECT_GT(found.read, size_ / 4);
   EXPECT_LT(found.read, size_ * 3 / 4);
   EXPECT_EQ(check(target, digests, 0).read, 0U);
+}
+
+TEST_F(KeptDigests, OnlyWhatWasNotReadBackIsReadAgain) {
+  FileTarget target(target_file(), size_, true);
+  {
+    Digests digests(kept_file(), "volume", size_);
+    copy_all(target, digests);
+    EXPECT_EQ(digests.not_read_back().bytes(), size_);
+    EXPECT_EQ(check_changed(target, digests).read, size_) << "nothing was read back yet";
+    EXPECT_EQ(check_changed(target, digests).read, 0U);
+  }
+  // What a delta writes is to be read again, and only that; also for who opens the file later.
+  fill(5 * mib + 77, 10, 31);
+  fill(size_ - 100, 100, 32);
+  save();
+  {
+    Digests digests(kept_file(), "volume", size_);
+    EXPECT_TRUE(digests.settled());
+    copy(target, RangeSet(std::vector<ByteRange>{{5 * mib, 512}, {size_ - 512, 512}}), {}, digests);
+  }
+  Digests digests(kept_file(), "volume", size_);
+  const std::uint64_t tail = size_ % (64 * kib);
+  EXPECT_EQ(digests.not_read_back(), RangeSet(std::vector<ByteRange>{{5 * mib, 64 * kib}, {size_ - tail, tail}}));
+  // Damage is found where it was not read back, stays to be read, and elsewhere is not looked for.
+  const Bytes before = get(target_file(), 5 * mib + 1, 1);
+  put(target_file(), {before[0] ^ std::byte{1}}, 5 * mib + 1);
+  put(target_file(), {get(target_file(), 7, 1)[0] ^ std::byte{1}}, 7);
+  for (int turn = 0; turn < 2; ++turn) {
+    const Verified found = check_changed(target, digests);
+    EXPECT_EQ(found.different, RangeSet(std::vector<ByteRange>{{5 * mib, 64 * kib}}));
+    EXPECT_EQ(found.read, turn == 0 ? 64 * kib + tail : 64 * kib);
+  }
+  EXPECT_EQ(check(target, digests).different.ranges().size(), 2U);
+  digests.forget_all();
+  EXPECT_TRUE(digests.not_read_back().empty()) << "nothing is known";
+}
+
+TEST_F(KeptDigests, ASampleCountsAsReadBack) {
+  FileTarget target(target_file(), size_, true);
+  Digests digests(kept_file(), "volume", size_);
+  copy_all(target, digests);
+  const std::uint64_t sample = check(target, digests, 0.5).read;
+  EXPECT_EQ(check_changed(target, digests).read, size_ - sample);
 }
 
 TEST_F(KeptDigests, AComparisonWritesOnlyWhatDiffers) {

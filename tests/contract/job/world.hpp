@@ -184,7 +184,7 @@ struct World {
   }
   void verify(bool repair) {
     const std::vector<Fact> facts = journal->facts();
-    drive(job::verify(parts(), fold(facts), {}, {1, repair}), *journal, observer, {});
+    drive(job::verify(parts(), fold(facts), {}, {1, repair, false}), *journal, observer, {});
   }
   std::map<model::DiskKey, std::string> resting() {
     std::map<model::DiskKey, std::string> all;

@@ -55,6 +55,28 @@ class VerifyTest(JourneyTest):
         calls = {c["method"] for c in self.lab.control("vcenter", "GET", "/calls")}
         self.assertEqual(calls & {"CreateSnapshotEx_Task", "CreateSnapshot_Task", "QueryChangedDiskAreas", "GET", "HEAD"}, set())
 
+    def bytes_read(self, result):
+        return sum(int(mib) for mib in re.findall(r"(\d+) MiB read again", result.err))
+
+    def test_only_what_was_not_read_back(self):
+        self.ferry("migrate")
+        whole = self.bytes_read(self.ferry("verify", "--changed"))
+        self.assertGreater(whole, 20, "nothing was read back yet")
+        self.assertEqual(self.bytes_read(self.ferry("verify", "--changed")), 0)
+        cycle = self.ferry("migrate", "--verify-changed")
+        self.assertLess(self.bytes_read(cycle), whole)
+        # What the cutover writes, and the conversion, is read back before the server has it.
+        done = self.ferry("cutover", *self.cutover_flags(), "--verify-changed")
+        self.assertIn("read again", done.err)
+        self.assert_arrived()
+
+    def test_what_was_not_read_back_and_is_damaged(self):
+        self.ferry("migrate")
+        self.flip()
+        self.assertEqual(self.ferry("verify", "--changed", ok=False).code, DAMAGED)
+        self.ferry("verify", "--changed", "--repair")
+        self.prove()
+
     def test_a_sample_reads_a_part(self):
         self.ferry("migrate")
         self.assertIn(" 0 MiB read again", self.ferry("verify", "--sample", "0").err)
