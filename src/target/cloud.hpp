@@ -35,6 +35,11 @@ struct VolumeWish {
 
 // The second home of the truth: Cinder volume metadata, or a file beside the image.
 using Memory = std::map<std::string, std::string>;
+// What is kept under that key; empty when nothing is.
+inline std::string value(const Memory& memory, const std::string& key) {
+  const auto found = memory.find(key);
+  return found == memory.end() ? std::string() : found->second;
+}
 
 struct Volume {
   VolumeId id;

@@ -14,6 +14,7 @@ inline constexpr const char* job = "vmferry_job";          // (target) the job i
 inline constexpr const char* made_by = "vmferry_made_by";  // (target) the job that made it; absent on an adopted volume
 inline constexpr const char* opened = "vmferry_opened";    // (target) "yes" before it is first opened for writing
 inline constexpr const char* written = "vmferry_written";  // "yes" when bytes may have been written
+inline constexpr const char* cycle = "vmferry_cycle";      // number of the cycle of its last complete point
 inline constexpr const char* capacity = "vmferry_capacity";  // bytes of the disk at its last complete point
 inline constexpr const char* partial = "vmferry_partial";    // of a first copy that is under way: see partial.hpp
 // "yes" when the volume holds a whole point. (target) also says so of a migratekit volume that it adopts, if

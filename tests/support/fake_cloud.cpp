@@ -18,6 +18,7 @@
 namespace vmferry::support {
 
 namespace key = target::memory_key;
+using target::value;
 
 namespace {
 
@@ -26,11 +27,6 @@ constexpr const char* us = "this host";
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
   return text;
-}
-
-std::string value(const target::Memory& memory, const char* name) {
-  const auto found = memory.find(name);
-  return found == memory.end() ? std::string() : found->second;
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "job/steps/copy_disk.hpp"
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
+#include "target/memory_keys.hpp"
 
 namespace vmferry::job::steps {
 
@@ -158,13 +159,14 @@ class CopyDisks final : public Step {
 
   void remember(const VolumeId& volume, const State& state, const CycleState& cycle, std::uint64_t capacity,
                 const std::optional<model::ChangeId>& change_id, std::stop_token stop) const {
+    namespace key = target::memory_key;
     parts_.cloud.remember(
         volume,
-        {{"change_id", change_id ? change_id->text() : ""},  // migratekit's key: it can go on from here
-         {"vmferry_job", state.job->job.value},
-         {"vmferry_cycle", std::to_string(cycle.number)},
-         {"vmferry_capacity", std::to_string(capacity)},
-         {"vmferry_complete", "yes"}},
+        {{key::change_id, change_id ? change_id->text() : ""},
+         {key::job, state.job->job.value},
+         {key::cycle, std::to_string(cycle.number)},
+         {key::capacity, std::to_string(capacity)},
+         {key::complete, key::yes}},
         stop);
   }
 

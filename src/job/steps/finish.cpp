@@ -4,10 +4,13 @@
 #include <algorithm>
 
 #include "job/steps/steps.hpp"
+#include "target/memory_keys.hpp"
 
 namespace vmferry::job::steps {
 
 namespace {
+
+namespace key = target::memory_key;
 
 std::int64_t now_ms(const Clock& clock) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch()).count();
@@ -80,7 +83,7 @@ class Launch final : public Step {
   void hand_over(const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
     journal.append(HandedOver{});
     for (const VolumeId& volume : wish.volumes)
-      parts_.cloud.remember(volume, {{"change_id", ""}, {"vmferry_complete", ""}}, stop);
+      parts_.cloud.remember(volume, {{key::change_id, ""}, {key::complete, ""}}, stop);
   }
 
   // A refusal (quota, flavor, a wrong setting) before anything was made; not a lost reply, not a server that failed to
@@ -99,7 +102,7 @@ class Launch final : public Step {
     for (const auto& [key, disk] : state.disks)
       if (disk.base && disk.rewritten.empty() &&
           std::find(wish.volumes.begin(), wish.volumes.end(), disk.volume) != wish.volumes.end())
-        parts_.cloud.remember(disk.volume, {{"change_id", disk.base->text()}, {"vmferry_complete", "yes"}}, stop);
+        parts_.cloud.remember(disk.volume, {{key::change_id, disk.base->text()}, {key::complete, key::yes}}, stop);
     journal.append(HandoverTakenBack{});
   }
 

@@ -272,30 +272,25 @@ class AllocateVolumes final : public Step {
 
   // An id may come back for another volume (a deleted image), and another host may have had this one meanwhile.
   static bool as_we_left_it(const DiskState& known, const target::Volume& volume) {
-    const auto value = [&](const char* key) {
-      const auto found = volume.memory.find(key);
-      return found == volume.memory.end() ? std::string() : found->second;
-    };
+    const auto word = [&](const char* key) { return target::value(volume.memory, key); };
     if (volume.fresh) return !known.complete && known.layers.empty();
-    if (value(target::memory_key::job).empty()) return true;  // a cloud that forgets metadata
-    const bool whole = value(target::memory_key::complete) == target::memory_key::yes;
+    if (word(target::memory_key::job).empty()) return true;  // a cloud that forgets metadata
+    const bool whole = word(target::memory_key::complete) == target::memory_key::yes;
     if (!known.complete || !known.rewritten.empty() || known.handed_over) return !whole;
     if (known.copied_in != known.remembered_in) return true;  // a run died between the two
-    return whole && value(target::memory_key::change_id) == (known.base ? known.base->text() : "");
+    return whole && word(target::memory_key::change_id) == (known.base ? known.base->text() : "");
   }
 
   // What an existing volume says of itself. migratekit writes change_id only after a whole cycle and has no word for
   // completeness; vmferry has one, and also the capacity, because a disk that grew must be copied in full.
   static std::optional<model::ChangeId> base_of(const target::Memory& memory, const model::Disk& disk) {
-    const auto value = [&](const char* key) {
-      const auto found = memory.find(key);
-      return found == memory.end() ? std::string() : found->second;
-    };
-    if (!value("vmferry_job").empty() && value("vmferry_complete") != "yes") return std::nullopt;
-    if (const std::string capacity = value("vmferry_capacity");
+    namespace key = target::memory_key;
+    const bool ours = !target::value(memory, key::job).empty();
+    if (ours && target::value(memory, key::complete) != key::yes) return std::nullopt;
+    if (const std::string capacity = target::value(memory, key::capacity);
         !capacity.empty() && capacity != std::to_string(disk.capacity))
       return std::nullopt;
-    return model::ChangeId::parse(value("change_id"));
+    return model::ChangeId::parse(target::value(memory, key::change_id));
   }
 
   Parts parts_;

@@ -30,11 +30,6 @@ namespace client = ::vmferry::openstack;
 
 constexpr std::uint64_t gib = 1ull << 30;
 
-std::string value(const Memory& memory, const char* key) {
-  const auto found = memory.find(key);
-  return found == memory.end() ? std::string() : found->second;
-}
-
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
   return text;
@@ -282,7 +277,7 @@ void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWis
   if (!volume.bootable) client::volumes::set_bootable(cloud_->volume(stop), volume.id, true, stop);
   client::Metadata missing;
   for (const auto& [key, wanted] : wish.image_properties)
-    if (value(volume.image_metadata, key.c_str()) != wanted) missing[key] = wanted;
+    if (value(volume.image_metadata, key) != wanted) missing[key] = wanted;
   client::volumes::set_image_metadata(cloud_->volume(stop), volume.id, missing, stop);
 }
 
