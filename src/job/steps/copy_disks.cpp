@@ -160,14 +160,13 @@ class CopyDisks final : public Step {
   void remember(const VolumeId& volume, const State& state, const CycleState& cycle, std::uint64_t capacity,
                 const std::optional<model::ChangeId>& change_id, std::stop_token stop) const {
     namespace key = target::memory_key;
-    parts_.cloud.remember(
-        volume,
-        {{key::change_id, change_id ? change_id->text() : ""},
-         {key::job, state.job->job.value},
-         {key::cycle, std::to_string(cycle.number)},
-         {key::capacity, std::to_string(capacity)},
-         {key::complete, key::yes}},
-        stop);
+    parts_.cloud.remember(volume,
+                          {{key::change_id, change_id ? change_id->text() : ""},
+                           {key::job, state.job->job.value},
+                           {key::cycle, std::to_string(cycle.number)},
+                           {key::capacity, std::to_string(capacity)},
+                           {key::complete, key::yes}},
+                          stop);
   }
 
   Parts parts_;
