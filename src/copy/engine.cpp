@@ -500,19 +500,16 @@ std::chrono::milliseconds Engine::back_off(int failures) const {
   return std::min(first_back_off * (1 << std::min(failures - 1, 16)), longest_back_off);
 }
 
-// Others may have all connections that there are. Asked for now and then, not with each turn of the loop.
-bool Engine::permitted(bool first) {
+// Others may have all connections that there are. Asked for now and then, not with each turn of the loop. `needed`: the
+// copy cannot go on without it.
+bool Engine::permitted(bool needed) {
   if (!tuning_.permits) return true;
   const auto now = clock_.mono();
-  if (now < ask_permit_at_) return false;
-  permit_ = tuning_.permits->ask(first);
-  if (permit_ != nullptr) {
-    waits_ = false;
-    return true;
-  }
-  ask_permit_at_ = now + limits_cadence;
-  if (first && !std::exchange(waits_, true)) progress_.waiting(tuning_.permits->reason());
-  return false;
+  auto& ask_at = needed ? ask_needed_at_ : ask_further_at_;
+  if (now < ask_at) return false;
+  permit_ = tuning_.permits->ask(needed);
+  if (permit_ == nullptr) ask_at = now + limits_cadence;
+  return permit_ != nullptr;
 }
 
 // The limits may be changed while the copy runs. It keeps one connection, whatever they are.
@@ -534,7 +531,16 @@ void Engine::order_connection() {
   const bool needed = usable == 0 || starved_fresh_;
   const bool helpful = starved_ && usable < lane_limit_;
   if (!needed && !helpful) return;
-  if (!permitted(usable == 0)) return;
+  if (!permitted(needed)) {
+    // Nobody may wait for others while he holds what they wait for: what failed goes again on a connection that is
+    // there. A failure costs that one, and whoever has none left is next.
+    if (usable > 0)
+      for (Chunk& chunk : retries_) chunk.fresh_after = 0;
+    else if (!std::exchange(waits_, true))
+      progress_.waiting(tuning_.permits->reason());
+    return;
+  }
+  waits_ = false;
   int failures = refusals_;
   if (needed)
     for (const Chunk& chunk : retries_) failures = std::max(failures, chunk.attempts);

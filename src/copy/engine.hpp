@@ -91,7 +91,7 @@ class Engine {
   void on_read(std::list<Flight>::iterator flight, int error);
   void retry_later(Chunk chunk, int error);
   void order_connection();
-  bool permitted(bool first);
+  bool permitted(bool needed);
   void heed_limits();
   int usable_lanes() const;
   bool complete() const;
@@ -137,7 +137,7 @@ class Engine {
   std::uint64_t lane_numbers_ = 0;
   int lane_limit_;
   std::unique_ptr<Permit> permit_;  // for the connection that is being opened
-  std::chrono::steady_clock::time_point ask_permit_at_{};
+  std::chrono::steady_clock::time_point ask_needed_at_{}, ask_further_at_{};
   std::chrono::steady_clock::time_point heeded_{};
   bool waits_ = false;  // for its first permit
   int refusals_ = 0;    // in a row

@@ -19,8 +19,9 @@ class Permit {
 class Permits {
  public:
   virtual ~Permits() = default;
-  // Null: not now, ask again later. The first connection of a copy is granted before further ones of others.
-  virtual std::unique_ptr<Permit> ask(bool first) = 0;
+  // Null: not now, ask again later. What a copy needs to go on, its first connection, is granted before further ones of
+  // others, which are only for speed.
+  virtual std::unique_ptr<Permit> ask(bool needed) = 0;
   // How much may be under way on one connection, bytes.
   virtual std::uint64_t bytes_under_way() const = 0;
   // For people: why a copy waits.

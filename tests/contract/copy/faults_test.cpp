@@ -1,4 +1,5 @@
 // What goes wrong during a copy: reads that fail, servers that die, disks that fill up or change, users who cancel.
+#include "copy/permits.hpp"
 #include "disks.hpp"
 
 #include <sys/resource.h>
@@ -144,6 +145,33 @@ TEST_F(CopyFaults, FailedReadsGoAgainOnFreshConnections) {
   EXPECT_GT(report.retries, 0u);
   EXPECT_GT(source.connects, 1);
   EXPECT_TRUE(source.server_alive());
+}
+
+// Others take every connection that comes free.
+TEST_F(CopyFaults, AFailedReadGoesOnAConnectionThatIsThereWhenThereIsNoOther) {
+  const std::uint64_t size = 16 * mib;
+  put(source_file(), random_bytes(size, 1));
+  const std::string marker = (folder_.path() / "failed").string();
+  ServedSource source(eval(size, "if [ $4 -eq 5242880 ] && ! [ -e " + marker + " ]; then touch " + marker +
+                                     "; echo 'EIO once' >&2; exit 1; fi; " + dd(source_file())),
+                      size);
+  struct Two final : Permits {
+    struct One final : Permit {
+      bool recalled() const override { return false; }
+    };
+    std::unique_ptr<Permit> ask(bool) override { return given++ < 2 ? std::make_unique<One>() : nullptr; }
+    std::uint64_t bytes_under_way() const override { return 2 * mib; }
+    std::string reason() const override { return "all are taken"; }
+    std::atomic<int> given{0};
+  };
+  FileTarget target(target_file(), size, true);
+  Tuning tuning = full();
+  tuning.permits = std::make_shared<Two>();
+  const auto list = work(whole(size));
+  const Report report = run(source, target, *list, tuning, heard_, clock_, log_, {});
+  EXPECT_EQ(difference(target.content(), get(source_file(), 0, size)), std::nullopt);
+  EXPECT_EQ(report.retries, 1U);
+  EXPECT_EQ(source.connects, 2);
 }
 
 TEST_F(CopyFaults, BadSectorIsNamedAfterAllAttempts) {
