@@ -136,10 +136,11 @@ void Digests::keep(std::uint64_t offset, std::span<const Digest> digests) {
   if (has_marks_) write_all(std::vector<std::byte>(digests.size()), file_bytes() + offset / chunk);
 }
 
-void Digests::mark_read_back(std::uint64_t offset, std::size_t count) {
-  if (!has_marks_.exchange(true) && ::ftruncate(fd_.get(), static_cast<off_t>(file_bytes() + chunks())) != 0)
-    failed("size", errno);
-  write_all(std::vector<std::byte>(count, std::byte{1}), file_bytes() + offset / chunk);
+void Digests::mark_read_back(std::uint64_t offset, std::size_t count, bool right) {
+  // Of its whole length before anything is in it, whoever else is doing the same: of another length it is not adopted.
+  if (!has_marks_ && ::ftruncate(fd_.get(), static_cast<off_t>(file_bytes() + chunks())) != 0) failed("size", errno);
+  has_marks_ = true;
+  write_all(std::vector<std::byte>(count, std::byte{right}), file_bytes() + offset / chunk);
 }
 
 RangeSet Digests::not_read_back() const {
@@ -150,9 +151,14 @@ RangeSet Digests::not_read_back() const {
     const std::vector<Digest> known = read(begin, at_once);
     std::fill(marks.begin(), marks.end(), std::byte{0});
     if (has_marks_) read_all(marks, file_bytes() + begin / chunk);
-    for (std::uint64_t i = 0; i < at_once && begin + i * chunk < bytes_; ++i)
-      if (known[i].known() && marks[i] == std::byte{0})
-        found.push_back({begin + i * chunk, std::min(chunk, bytes_ - begin - i * chunk)});
+    for (std::uint64_t i = 0; i < at_once && begin + i * chunk < bytes_; ++i) {
+      if (!known[i].known() || marks[i] != std::byte{0}) continue;
+      const ByteRange one{begin + i * chunk, std::min(chunk, bytes_ - begin - i * chunk)};
+      if (!found.empty() && found.back().end() == one.offset)
+        found.back().length += one.length;
+      else
+        found.push_back(one);
+    }
   }
   return RangeSet(found);
 }

@@ -50,9 +50,9 @@ class Digests {
   // Whole chunks that are zero: offset as above, end a multiple too, or the disk's end.
   void keep_zero(ByteRange range);
   std::vector<Digest> read(std::uint64_t offset, std::size_t count) const;
-  // Chunks that were read from the target and found as they are kept. keep() takes that back. Not durable before the
-  // next flush(): what is lost is read once more.
-  void mark_read_back(std::uint64_t offset, std::size_t count);
+  // Chunks that were read from the target, and whether they were as they are kept. keep() takes that back. Not durable
+  // before the next flush(): what is lost is read once more.
+  void mark_read_back(std::uint64_t offset, std::size_t count, bool right);
   // What is known, but was not read back since it was written. Reads the whole file.
   RangeSet not_read_back() const;
   // One for all of it: the digest of the chunks' digests in their order, followed by the disk's bytes as a number of 8

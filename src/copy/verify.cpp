@@ -42,6 +42,7 @@ class Reading {
       std::vector<std::jthread> readers;
       for (int i = 0; i < threads; ++i) readers.emplace_back([this] { work(); });
     }
+    if (!result_.lock()->different.empty()) digests_.flush();  // what was found stays to be read
     if (auto failure = failure_.lock(); *failure) std::rethrow_exception(*failure);
     return std::move(*result_.lock());
   }
@@ -108,9 +109,11 @@ class Reading {
         ++right;
         continue;
       }
-      if (right > 0) digests_.mark_read_back(run.offset + (i - right) * Digests::chunk, right);
+      if (right > 0) digests_.mark_read_back(run.offset + (i - right) * Digests::chunk, right, true);
       right = 0;
-      if (i < known.size()) different.add({run.offset + begin, std::min(Digests::chunk, run.length - begin)});
+      if (i == known.size()) break;
+      digests_.mark_read_back(run.offset + begin, 1, false);  // it may have been right before
+      different.add({run.offset + begin, std::min(Digests::chunk, run.length - begin)});
     }
     return different;
   }

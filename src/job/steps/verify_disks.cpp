@@ -76,7 +76,16 @@ class VerifyDisks final : public Step {
         copy::verify(*device, digests, {options_.sample, seed, options_.changed}, progress, parts_.clock, stop);
     if (!found.different.empty()) {
       // Whoever finds the volume without this journal must not build on it either.
-      parts_.cloud.remember(volume.id, {{target::memory_key::change_id, ""}, {target::memory_key::complete, ""}}, stop);
+      try {
+        parts_.cloud.remember(volume.id, {{target::memory_key::change_id, ""}, {target::memory_key::complete, ""}},
+                              stop);
+      } catch (...) {
+        observer.warned(
+            fmt::format("{}: {} differ from what was written, and that could not be noted on the volume: "
+                        "verify again before the cutover",
+                        label, shown(found.different)));
+        throw;
+      }
       journal.append(DamageFound{disk.key, {found.different.ranges().begin(), found.different.ranges().end()}});
     }
     journal.append(DiskVerified{disk.key, found.read, found.unknown, found.different.bytes(), found.seconds});

@@ -190,6 +190,7 @@ TEST_F(KeptDigests, OnlyWhatWasNotReadBackIsReadAgain) {
     EXPECT_EQ(found.read, turn == 0 ? 64 * kib + tail : 64 * kib);
   }
   EXPECT_EQ(check(target, digests).different.ranges().size(), 2U);
+  EXPECT_EQ(check_changed(target, digests).different.ranges().size(), 2U) << "what was right once and is not any more";
   digests.forget_all();
   EXPECT_TRUE(digests.not_read_back().empty()) << "nothing is known";
 }
