@@ -63,8 +63,14 @@ target::Volume volume_of(const Parts& parts, const State& state, const model::Di
   return *std::move(volume);
 }
 
+namespace {
+std::filesystem::path digests_file(const Parts& parts, model::DiskKey disk) {
+  return parts.digests / fmt::format("{}.digests", disk.value);
+}
+}  // namespace
+
 copy::Digests digests_of(const Parts& parts, model::DiskKey disk, const VolumeId& volume, std::uint64_t capacity) {
-  return {parts.digests / fmt::format("{}.digests", disk.value), volume.value, capacity};
+  return {digests_file(parts, disk), volume.value, capacity};
 }
 
 std::vector<model::Disk> final_disks(const model::Vm& vm, const State& state, const CopyOptions& copy) {
@@ -258,6 +264,8 @@ class AllocateVolumes final : public Step {
     fact.label = disk.label;
     fact.file = disk.file;
     if (!volume.fresh) fact.base = base_of(volume.memory, disk);
+    // What is kept is of the volume as it was when this job last wrote to it.
+    forget_digests(disk.key);
     journal.append(fact);
     const auto partial = fact.base || volume.fresh ? std::nullopt : target::partial_of(volume.memory);
     if (partial && partial->capacity == disk.capacity) {
@@ -268,6 +276,14 @@ class AllocateVolumes final : public Step {
     if (fact.base)
       observer.said(fmt::format("{}: taking over volume {}, last synced at change id {}", disk.label, volume.id.value,
                                 fact.base->text()));
+  }
+
+  void forget_digests(model::DiskKey disk) const {
+    std::error_code problem;
+    std::filesystem::remove(digests_file(parts_, disk), problem);
+    if (problem)
+      throw Error(Fault::config,
+                  fmt::format("cannot remove {}: {}", digests_file(parts_, disk).string(), problem.message()));
   }
 
   // An id may come back for another volume (a deleted image), and another host may have had this one meanwhile.

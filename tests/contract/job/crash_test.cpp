@@ -206,6 +206,34 @@ TEST(Journey, AHostThatComesBackDoesNotBuildOnWhatAnotherOneLeft) {
   world.expect_equal_to_last_snapshot();
 }
 
+TEST(Journey, WhatIsKeptOfAVolumeThatAnotherHostWroteToIsForgotten) {
+  World world;
+  world.run(false);
+  std::unique_ptr<MemoryJournal> first = std::move(world.journal);
+  const JobId first_job = world.job;
+  world.begin_again(JobId{"job-of-another-host"});
+  world.run(false);
+  world.journal = std::move(first);
+  world.job = first_job;
+  world.run(false);
+  for (const model::DiskKey key : world.machine.keys()) {
+    const std::string bytes = world.cloud.bytes(world.volume(key), 0, world.machine.bytes(key).size());
+    const copy::Digests kept(world.parts().digests / fmt::format("{}.digests", key.value), world.volume(key).value,
+                             bytes.size());
+    for (std::size_t at = 0; at < bytes.size(); at += copy::Digests::chunk) {
+      const copy::Digest digest = kept.read(at, 1)[0];
+      if (digest.known()) {
+        EXPECT_EQ(digest, copy::digest_of(std::as_bytes(std::span(bytes).subspan(
+                              at, std::min<std::size_t>(copy::Digests::chunk, bytes.size() - at)))))
+            << key.value << " at " << at;
+      }
+    }
+  }
+  world.machine.reset_tracking();
+  world.run(false);
+  world.expect_equal_to_last_snapshot();
+}
+
 // Events before the server's creation was asked for.
 int before_launch(const World& world) {
   for (std::size_t i = 0; i < world.events.size(); ++i)
