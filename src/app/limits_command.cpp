@@ -16,12 +16,17 @@ namespace vmferry::app {
 
 namespace {
 
-std::vector<store::JobRow> running_jobs(const Places& places, const store::Store& store) {
-  std::vector<store::JobRow> running;
-  for (const store::JobRow& row : store.jobs())
-    if (store::is_locked(places.locks(), fmt::format("{} {}", row.source, row.vm.value)) &&
-        std::filesystem::exists(places.limits() / ("job-" + row.job.value)))
-      running.push_back(row);
+struct Running {
+  store::JobRow row;
+  std::shared_ptr<copy::Meter> meter;
+};
+
+std::vector<Running> running_jobs(const Places& places, const store::Store& store, limits::Limits& limits) {
+  std::vector<Running> running;
+  for (const store::JobRow& row : store.jobs()) {
+    if (!store::is_locked(places.locks(), fmt::format("{} {}", row.source, row.vm.value))) continue;
+    if (auto meter = limits.running(row.job)) running.push_back({row, std::move(meter)});
+  }
   return running;
 }
 
@@ -29,23 +34,22 @@ std::string rate(std::uint64_t bytes_per_second) {
   return bytes_per_second == 0 ? "no limit" : term::human_rate(static_cast<double>(bytes_per_second));
 }
 
-void change(const config::Options& options, limits::Limits& limits, const std::vector<store::JobRow>& running) {
-  const config::LimitWishes& wish = options.limits;
-  if (!wish.vm.empty()) {
-    bool found = false;
-    std::string names;
-    for (const store::JobRow& row : running) {
-      names += (names.empty() ? "" : ", ") + row.vm_name;
-      if (row.vm_name != wish.vm && row.job.value != wish.vm) continue;
-      found = true;
-      if (options.bandwidth) limits.job(row.job)->set_rate(*options.bandwidth);
-    }
-    if (!found)
-      throw Error(Fault::not_found, fmt::format("--vm {}: no run migrates it now{}", wish.vm,
-                                                names.empty() ? "" : "; running: " + names));
+std::vector<Running> meant(const std::string& vm, const std::vector<Running>& running) {
+  std::vector<Running> found;
+  std::string names;
+  for (const Running& run : running) {
+    names += (names.empty() ? "" : ", ") + run.row.vm_name;
+    if (run.row.vm_name == vm || run.row.job.value == vm) found.push_back(run);
   }
-  if (wish.host_bandwidth) limits.set_bandwidth(*wish.host_bandwidth);
-  if (!wish.esxi_connections && !wish.esxi_in_flight) return;
+  if (found.empty())
+    throw Error(Fault::not_found,
+                fmt::format("--vm {}: no run migrates it now{}", vm, names.empty() ? "" : "; running: " + names));
+  return found;
+}
+
+// All is looked at before anything is changed.
+void change(const config::Options& options, limits::Limits& limits, const std::vector<Running>& running) {
+  const config::LimitWishes& wish = options.limits;
   limits::EsxiBudget budget = limits.esxi();
   budget.connections = wish.esxi_connections.value_or(budget.connections);
   budget.in_flight = wish.esxi_in_flight.value_or(budget.in_flight);
@@ -54,14 +58,17 @@ void change(const config::Options& options, limits::Limits& limits, const std::v
     throw Error(Fault::usage,
                 fmt::format("{} for {} connections leave each less than 64 KiB: give more of --esxi-in-flight",
                             term::human_bytes(budget.in_flight), budget.connections));
-  limits.set_esxi(budget);
+  if (!wish.vm.empty())
+    for (const Running& run : meant(wish.vm, running)) run.meter->set_rate(options.bandwidth.value_or(0));
+  if (wish.host_bandwidth) limits.set_bandwidth(*wish.host_bandwidth);
+  if (wish.esxi_connections || wish.esxi_in_flight) limits.set_esxi(budget);
 }
 
-nlohmann::json as_json(limits::Limits& limits, const std::vector<store::JobRow>& running) {
+nlohmann::json as_json(limits::Limits& limits, const std::vector<Running>& running) {
   const limits::EsxiBudget budget = limits.esxi();
   nlohmann::json jobs = nlohmann::json::array(), hosts = nlohmann::json::array();
-  for (const store::JobRow& row : running)
-    jobs.push_back({{"vm", row.vm_name}, {"job", row.job.value}, {"bandwidth", limits.job(row.job)->rate()}});
+  for (const Running& run : running)
+    jobs.push_back({{"vm", run.row.vm_name}, {"job", run.row.job.value}, {"bandwidth", run.meter->rate()}});
   for (const auto& [host, used] : limits.in_use()) hosts.push_back({{"host", host}, {"connections", used}});
   return {{"host_bandwidth", limits.bandwidth()},
           {"esxi_connections", budget.connections},
@@ -70,7 +77,7 @@ nlohmann::json as_json(limits::Limits& limits, const std::vector<store::JobRow>&
           {"esxi_hosts", hosts}};
 }
 
-std::string as_text(limits::Limits& limits, const std::vector<store::JobRow>& running) {
+std::string as_text(limits::Limits& limits, const std::vector<Running>& running) {
   const limits::EsxiBudget budget = limits.esxi();
   std::string text =
       fmt::format("bandwidth of this host: {}\neach ESXi host: {} connection{}, {} under way ({} each)\n",
@@ -82,8 +89,8 @@ std::string as_text(limits::Limits& limits, const std::vector<store::JobRow>& ru
     if (used > 0) rows.push_back({host, fmt::format("{} of {}", used, budget.connections)});
   if (!rows.empty()) text += "\n" + term::table({"ESXI HOST", "CONNECTIONS"}, rows, columns);
   rows.clear();
-  for (const store::JobRow& row : running)
-    rows.push_back({row.vm_name, rate(limits.job(row.job)->rate()), row.job.value.substr(0, 8)});
+  for (const Running& run : running)
+    rows.push_back({run.row.vm_name, rate(run.meter->rate()), run.row.job.value.substr(0, 8)});
   if (!rows.empty()) text += "\n" + term::table({"VM", "BANDWIDTH", "JOB"}, rows, columns);
   return text;
 }
@@ -95,7 +102,7 @@ int run_limits(const config::Options& options, Clock& clock) {
   places.state = options.state_directory.empty() ? store::default_directory() : options.state_directory;
   const store::Store store(places.state, clock);
   limits::Limits limits(places.limits());
-  const std::vector<store::JobRow> running = running_jobs(places, store);
+  const std::vector<Running> running = running_jobs(places, store, limits);
   change(options, limits, running);
   print_out(options.json ? as_json(limits, running).dump() + "\n" : as_text(limits, running));
   return 0;

@@ -22,7 +22,7 @@ Meter::Time believed(std::int64_t open_at, Meter::Time now) {
 
 void Meter::set_rate(std::uint64_t bytes_per_second) noexcept {
   rate_ = bytes_per_second;
-  open_at_ = 0;  // what was taken at another rate is forgiven
+  forgive();  // it was taken at another rate
 }
 
 Meter::Time Meter::take(std::uint64_t bytes, Time now) noexcept {

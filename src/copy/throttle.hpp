@@ -17,6 +17,8 @@ class Meter {
 
   void set_rate(std::uint64_t bytes_per_second) noexcept;  // 0: no limit
   std::uint64_t rate() const noexcept { return rate_.load(); }
+  // What was taken need not be waited for any more.
+  void forgive() noexcept { open_at_ = 0; }
   // Takes the bytes at once, and gives the moment before which nothing more shall be taken: a large request is paid for
   // afterwards. Time that nobody used is lost after a tenth of a second, so no burst follows a pause.
   Time take(std::uint64_t bytes, Time now) noexcept;

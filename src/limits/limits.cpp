@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <optional>
+#include <fstream>
+#include <functional>
 
 #include "base/error.hpp"
 #include "base/fd.hpp"
@@ -19,6 +20,7 @@ namespace vmferry::limits {
 namespace {
 
 constexpr std::size_t page_bytes = 4096;
+constexpr std::uint32_t most = 128;   // connections that a limit may allow
 constexpr std::uint32_t beyond = 64;  // further connections for machines that are off
 constexpr const char* esxi_prefix = "esxi-";
 
@@ -40,11 +42,19 @@ struct flock byte_lock(std::uint32_t slot) {
   return lock;
 }
 
+std::uint64_t this_boot() {
+  std::ifstream in("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  in >> id;
+  return std::hash<std::string>()(id);
+}
+
 }  // namespace
 
 // Zeroes are its defaults, so a page that was just made needs no further step that a crash could leave out.
 struct Limits::Page {
   copy::Meter meter;
+  std::atomic<std::uint64_t> boot{0};  // in which its time was measured
   std::atomic<std::uint32_t> esxi_connections{0};
   std::atomic<std::uint64_t> esxi_in_flight{0};
 };
@@ -54,10 +64,10 @@ class Limits::Slots final : public copy::Permits {
   Slots(std::filesystem::path file, std::string host, std::shared_ptr<Page> page, bool urgent)
       : file_(std::move(file)), host_(std::move(host)), page_(std::move(page)), urgent_(urgent) {}
 
-  std::unique_ptr<copy::Permit> ask(bool first) override {
+  std::unique_ptr<copy::Permit> ask(bool needed) override {
     const std::uint32_t limit = budget(*page_).connections;
     // A quarter is kept for copies that have none yet.
-    const std::uint32_t end = !first ? std::max(limit - limit / 4, 1U) : urgent_ ? limit + beyond : limit;
+    const std::uint32_t end = !needed ? std::max(limit - limit / 4, 1U) : urgent_ ? limit + beyond : limit;
     Fd fd(open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!fd) throw Error(Fault::config, fmt::format("{} cannot be opened: {}", file_.string(), strerror(errno)));
     for (std::uint32_t slot = 0; slot < end; ++slot) {
@@ -106,11 +116,15 @@ Limits::Limits(std::filesystem::path folder) : folder_(std::move(folder)) {
   if (problem) throw Error(Fault::config, fmt::format("{} cannot be made: {}", folder_.string(), problem.message()));
   std::filesystem::permissions(folder_, std::filesystem::perms::owner_all, problem);
   host_ = map("host");
+  // The clock began anew, and a moment of before is far ahead.
+  const std::uint64_t boot = this_boot();
+  if (host_->boot.exchange(boot) != boot) host_->meter.forgive();
 }
 
-std::shared_ptr<Limits::Page> Limits::map(const std::string& name) const {
+std::shared_ptr<Limits::Page> Limits::map(const std::string& name, bool create) const {
   const std::filesystem::path file = folder_ / name;
-  const Fd fd(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  const Fd fd(open(file.c_str(), O_RDWR | (create ? O_CREAT : 0) | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd && errno == ENOENT && !create) return nullptr;
   if (!fd) throw Error(Fault::config, fmt::format("{} cannot be opened: {}", file.string(), strerror(errno)));
   // Really there: a page of a file without room for it would end the process when it is touched. What it holds stays.
   if (const int error = posix_fallocate(fd.get(), 0, page_bytes); error != 0)
@@ -137,6 +151,11 @@ std::shared_ptr<copy::Meter> Limits::job(const JobId& job) {
   return {page, &page->meter};
 }
 
+std::shared_ptr<copy::Meter> Limits::running(const JobId& job) {
+  const std::shared_ptr<Page> page = map("job-" + job.value, false);
+  return page ? std::shared_ptr<copy::Meter>(page, &page->meter) : nullptr;
+}
+
 void Limits::forget(const JobId& job) noexcept {
   std::error_code ignored;
   std::filesystem::remove(folder_ / ("job-" + job.value), ignored);
@@ -159,7 +178,7 @@ std::map<std::string, int> Limits::in_use() const {
     const Fd fd(open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
     if (!fd) continue;
     int& count = used[name.substr(std::string_view(esxi_prefix).size())];
-    for (std::uint32_t slot = 0; slot < esxi().connections + beyond; ++slot) {
+    for (std::uint32_t slot = 0; slot < most + beyond; ++slot) {
       struct flock lock = byte_lock(slot);
       if (fcntl(fd.get(), F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK) ++count;
     }

@@ -37,6 +37,8 @@ class Limits {
 
   // A run's own meter. It stays until forget().
   std::shared_ptr<copy::Meter> job(const JobId& job);
+  // The same of a run that has begun, null when there is none.
+  std::shared_ptr<copy::Meter> running(const JobId& job);
   void forget(const JobId& job) noexcept;
   // For a copy: the run's meter and the host's.
   std::shared_ptr<copy::Throttle> throttle(const JobId& job);
@@ -47,7 +49,7 @@ class Limits {
 
  private:
   struct Page;
-  std::shared_ptr<Page> map(const std::string& name) const;
+  std::shared_ptr<Page> map(const std::string& name, bool create = true) const;
 
   std::filesystem::path folder_;
   std::shared_ptr<Page> host_;

@@ -115,6 +115,22 @@ TEST_F(SharedLimits, ARunThatIsKilledGivesEverythingBack) {
   close(ready[1]);
 }
 
+TEST_F(SharedLimits, WhatWasTakenBeforeAReboot) {
+  const copy::Meter::Time now = std::chrono::steady_clock::now();
+  {
+    Limits before(place());
+    before.set_bandwidth(64 << 10);
+    before.throttle(JobId{"j"})->take(64 << 20, now);
+    EXPECT_GT(Limits(place()).throttle(JobId{"j"})->open_at(now), now + std::chrono::minutes(10)) << "the same boot";
+  }
+  // The boot's mark follows the meter's rate and moment.
+  const Fd page(open((place() / "host").c_str(), O_WRONLY | O_CLOEXEC));
+  const std::uint64_t another = 12345;
+  ASSERT_EQ(pwrite(page.get(), &another, sizeof another, 16), 8);
+  EXPECT_LE(Limits(place()).throttle(JobId{"j"})->open_at(now), now);
+  EXPECT_EQ(Limits(place()).bandwidth(), 64U << 10) << "the limit stays";
+}
+
 TEST_F(SharedLimits, AFolderThatCannotBeMadeIsNamed) {
   std::ofstream(folder_.path() / "file") << "x";
   try {
