@@ -72,6 +72,7 @@ struct Folding {
     disk.handed_over = false;
     disk.copied_in = f.cycle;
     if (!f.conversion_kept) {
+      disk.digested_in = 0;
       disk.rewritten = {};
       state.converted = false;
     }

@@ -62,6 +62,8 @@ class Telling {
     if (!cycle) return;
     // Of a cycle that goes on with another snapshot, the time between the runs is no part of the taking.
     phase("snapshot", cycle->frozen ? before_ : cycle->began);
+    // What was copied of another moment is copied again.
+    if (!cycle->snapshot.empty() && cycle->snapshot != f.snapshot.value) cycle->copies.clear();
     cycle->frozen = at_;
     cycle->snapshot = f.snapshot.value;
     cycle->consistency = f.consistency;
@@ -82,6 +84,8 @@ class Telling {
     disk.complete = true;
     if (!f.conversion_kept) {
       disk.damaged = 0;
+      damage_.erase(f.disk);
+      disk.root.reset();
       disk.rewritten.reset();
       told.converted = false;
       sum(disk, f);
@@ -114,7 +118,11 @@ class Telling {
     told.converted = true;
     phase("conversion", at_ - static_cast<std::int64_t>(f.seconds * 1000));
   }
-  void on(const job::DamageFound& f) { disk_of(f.disk).damaged += bytes_in(f.ranges); }
+  void on(const job::DamageFound& f) {
+    RangeSet& damage = damage_[f.disk];  // the same may be found again
+    damage.add(RangeSet(f.ranges));
+    disk_of(f.disk).damaged = damage.bytes();
+  }
   void on(const job::DiskVerified& f) {
     told.verifications.push_back({at_, f.disk, f.read, f.unknown, f.different, f.seconds});
     stretch("verify", at_ - static_cast<std::int64_t>(f.seconds * 1000));
@@ -188,6 +196,7 @@ class Telling {
       phase(name, began);
   }
 
+  std::map<model::DiskKey, RangeSet> damage_;
   std::int64_t at_ = 0, before_ = 0;
   std::int64_t copying_ = 0, shutdown_ = 0, handed_over_ = 0;
   bool open_ = false;   // a cycle is

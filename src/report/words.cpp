@@ -85,9 +85,23 @@ std::string moved(const Evidence& told) {
   return text;
 }
 
+// Nothing was written to the volumes after that cycle, and none was made anew.
+bool stands(const Evidence& told, const Cycle& cycle) {
+  const bool later = std::any_of(told.cycles.begin(), told.cycles.end(), [&](const Cycle& other) {
+    return other.number > cycle.number && !other.copies.empty();
+  });
+  const auto complete = [&](const DiskCopy& copy) {
+    return std::any_of(told.disks.begin(), told.disks.end(),
+                       [&](const Disk& disk) { return disk.key == copy.disk && disk.complete; });
+  };
+  return !later && std::all_of(cycle.copies.begin(), cycle.copies.end(), complete);
+}
+
 std::string in_sync(const Evidence& told) {
   std::string text = fmt::format("{} has not been moved yet.", told.job.vm_name);
-  if (const Cycle* cycle = last_whole(told); cycle && cycle->frozen) {
+  if (const Cycle* cycle = last_whole(told); cycle && cycle->frozen && !stands(told, *cycle)) {
+    text += " Its volumes were written to after the last whole cycle: the next one makes them whole again.";
+  } else if (cycle && cycle->frozen) {
     text += fmt::format(" {} {} on the volumes as they were on {} (cycle {}).",
                         disks_in_words(cycle->copies.size(), bytes_of(told, *cycle)),
                         cycle->copies.size() == 1 ? "is" : "are", plain_time(*cycle->frozen), cycle->number);
