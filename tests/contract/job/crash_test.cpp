@@ -191,17 +191,14 @@ TEST(Journey, WhatAnInterruptedCopyBroughtIsNotReadAgain) {
 TEST(Journey, AHostThatComesBackDoesNotBuildOnWhatAnotherOneLeft) {
   World world;
   world.run(false);
-  std::unique_ptr<MemoryJournal> first = std::move(world.journal);
-  const JobId first_job = world.job;
-  world.begin_again(JobId{"job-of-another-host"});
-  world.run(false);
-  world.cloud.launch_refusal = "no valid host";
-  EXPECT_THROW(world.run(true), Error);  // converted; the volumes hold no point of the source
-  job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
-  world.cloud.launch_refusal.clear();
-  world.machine.power_on();
-  world.journal = std::move(first);
-  world.job = first_job;
+  world.on_another_host([&] {
+    world.run(false);
+    world.cloud.launch_refusal = "no valid host";
+    EXPECT_THROW(world.run(true), Error);  // converted; the volumes hold no point of the source
+    job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
+    world.cloud.launch_refusal.clear();
+    world.machine.power_on();
+  });
   world.run(false);
   world.expect_equal_to_last_snapshot();
 }
@@ -209,12 +206,7 @@ TEST(Journey, AHostThatComesBackDoesNotBuildOnWhatAnotherOneLeft) {
 TEST(Journey, WhatIsKeptOfAVolumeThatAnotherHostWroteToIsForgotten) {
   World world;
   world.run(false);
-  std::unique_ptr<MemoryJournal> first = std::move(world.journal);
-  const JobId first_job = world.job;
-  world.begin_again(JobId{"job-of-another-host"});
-  world.run(false);
-  world.journal = std::move(first);
-  world.job = first_job;
+  world.on_another_host([&] { world.run(false); });
   world.run(false);
   for (const model::DiskKey key : world.machine.keys()) {
     const std::string bytes = world.cloud.bytes(world.volume(key), 0, world.machine.bytes(key).size());

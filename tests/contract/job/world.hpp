@@ -117,6 +117,16 @@ struct World {
     begin(id);
   }
 
+  // Somebody else's journal, which knows nothing of this one, and this one nothing of what happens meanwhile.
+  void on_another_host(const std::function<void()>& act) {
+    std::unique_ptr<MemoryJournal> own = std::move(journal);
+    const JobId own_job = job;
+    begin_again(JobId{"job-of-another-host"});
+    act();
+    journal = std::move(own);
+    job = own_job;
+  }
+
   Parts parts() {
     const std::filesystem::path folder = digests.path() / job.value;
     std::filesystem::create_directory(folder);
