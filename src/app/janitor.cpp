@@ -11,11 +11,8 @@
 
 namespace vmferry::app {
 
-namespace {
-
-std::string lock_of(const store::JobRow& row) { return fmt::format("{} {}", row.source, row.vm.value); }
-
-}  // namespace
+std::string lock_of(const store::JobRow& row) { return lock_of(row.source, row.vm); }
+std::string lock_of(const std::string& source, const model::VmId& vm) { return fmt::format("{} {}", source, vm.value); }
 
 void sweep_overlays(const Places& places, const store::Store& store, const JobId& own, log::Log& log) {
   const std::vector<store::JobRow> jobs = store.jobs();

@@ -10,6 +10,10 @@
 
 namespace vmferry::app {
 
+// The key of a machine's lock in Places::locks(): one run a machine, whatever its target.
+std::string lock_of(const store::JobRow& row);
+std::string lock_of(const std::string& source, const model::VmId& vm);
+
 // Deletes the overlays of conversions whose run is dead. `own` is left alone.
 void sweep_overlays(const Places& places, const store::Store& store, const JobId& own, log::Log& log);
 

@@ -192,7 +192,7 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
     cloud->check_settings(existing ? existing->job : JobId{}, stop);
   }
 
-  const store::JobLock lock(places.locks(), fmt::format("{} {}", vmware.source(), vm.id.value));
+  const store::JobLock lock(places.locks(), lock_of(vmware.source(), vm.id));
   const Opened opened = open_job(store, vmware, vm, *cloud, wish, places, stop);
   log.continue_in(places.logs() /
                   fmt::format("{}-{}.log", plan::volume_name(vm.name, ""), opened.row.job.value.substr(0, 8)));

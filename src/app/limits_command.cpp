@@ -7,6 +7,7 @@
 #include "app/commands.hpp"
 #include "app/connections.hpp"
 #include "app/console.hpp"
+#include "app/janitor.hpp"
 #include "base/error.hpp"
 #include "limits/limits.hpp"
 #include "store/store.hpp"
@@ -24,7 +25,7 @@ struct Running {
 std::vector<Running> running_jobs(const Places& places, const store::Store& store, limits::Limits& limits) {
   std::vector<Running> running;
   for (const store::JobRow& row : store.jobs()) {
-    if (!store::is_locked(places.locks(), fmt::format("{} {}", row.source, row.vm.value))) continue;
+    if (!store::is_locked(places.locks(), lock_of(row))) continue;
     if (auto meter = limits.running(row.job)) running.push_back({row, std::move(meter)});
   }
   return running;

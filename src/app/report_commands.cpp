@@ -7,6 +7,7 @@
 #include "app/commands.hpp"
 #include "app/connections.hpp"
 #include "app/console.hpp"
+#include "app/janitor.hpp"
 #include "base/error.hpp"
 #include "job/state.hpp"
 #include "store/store.hpp"
@@ -70,8 +71,7 @@ std::string show(store::Store& store, const std::filesystem::path& locks, bool j
   for (const store::JobRow& row : jobs) {
     const job::State state = job::fold(store.journal(row.job)->facts());
     std::string phase = state.phase();
-    if ((phase == "copying" || phase == "cutting over") &&
-        !store::is_locked(locks, fmt::format("{} {}", row.source, row.vm.value)))
+    if ((phase == "copying" || phase == "cutting over") && !store::is_locked(locks, lock_of(row)))
       phase = "interrupted";
     if (state.aborted && !all) {
       ++hidden;
