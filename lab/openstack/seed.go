@@ -39,6 +39,8 @@ func newCloud(config Config, password string) (*Cloud, error) {
 		{id: "1", name: "m1.tiny", vcpus: 1, ram: 512, extra: obj{}},
 		{id: "2", name: "m1.small", vcpus: 1, ram: 2048, extra: obj{}},
 		{id: "3", name: "m1.medium", vcpus: 2, ram: 4096, extra: obj{}},
+		// As large as the one before, but nobody should get it by chance.
+		{id: "4", name: "g1.medium", vcpus: 2, ram: 4096, extra: obj{"resources:VGPU": "1"}},
 	}
 	c.seedConversionHost()
 	return c, c.seedAppCredential()

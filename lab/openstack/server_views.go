@@ -175,6 +175,31 @@ func (c *Cloud) flavorList(q *request, path string, view func(flavor) obj) reply
 	return ok(body)
 }
 
+var flavorFields = []string{"flavor.name", "flavor.vcpus", "flavor.ram", "flavor.disk", "flavor.id"}
+
+func createFlavor(q *request) reply {
+	c := q.cloud
+	if !c.settings.FlavorsByMembers {
+		return q.fail(http.StatusForbidden, "Policy doesn't allow os_compute_api:os-flavor-manage:create to be performed.")
+	}
+	asked := object(q.body["flavor"])
+	vcpus, cpus := integer(asked["vcpus"])
+	ram, memory := integer(asked["ram"])
+	disk, _ := integer(asked["disk"])
+	name := text(asked["name"])
+	if name == "" || !cpus || !memory || vcpus < 1 || ram < 1 {
+		return q.badRequest("Invalid input for field/attribute flavor. Value: %v.", asked)
+	}
+	for _, f := range c.flavors {
+		if f.name == name {
+			return q.fail(http.StatusConflict, "Flavor with name "+name+" already exists.")
+		}
+	}
+	made := flavor{id: newUUID(), name: name, vcpus: vcpus, ram: ram, disk: disk, extra: obj{}}
+	c.flavors = append(c.flavors, made)
+	return ok(obj{"flavor": flavorView(q, made)})
+}
+
 func (q *request) thisFlavor() (flavor, *reply) {
 	for _, f := range q.cloud.flavors {
 		if f.id == q.vars["flavor"] {

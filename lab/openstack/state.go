@@ -47,6 +47,8 @@ type settings struct {
 	MaxDiskDevices int `json:"max_disk_devices"`
 	// IPAvailability: forbidden, hidden or shown.
 	IPAvailability string `json:"ip_availability"`
+	// FlavorsByMembers: by Nova's default policy only administrators make flavors.
+	FlavorsByMembers bool `json:"flavors_by_members"`
 }
 
 // quota are the limits of the one project; -1 is without limit.

@@ -123,6 +123,7 @@ func computeRoutes() []route {
 		{service: s, method: "GET", path: one + "/tags", about: "tags of a server", act: listServerTags},
 		{service: s, method: "PUT", path: one + "/tags/{tag}", about: "add a tag", act: addServerTag},
 		{service: s, method: "GET", path: "/v2.1/flavors", query: flavorQuery, about: "list flavors", act: listFlavors},
+		{service: s, method: "POST", path: "/v2.1/flavors", fields: flavorFields, about: "make a flavor", act: createFlavor},
 		{service: s, method: "GET", path: "/v2.1/flavors/detail", query: flavorQuery, about: "list flavors in detail", act: detailFlavors},
 		{service: s, method: "GET", path: "/v2.1/flavors/{flavor}", about: "show a flavor", act: showFlavor},
 		{service: s, method: "GET", path: "/v2.1/flavors/{flavor}/os-extra_specs", about: "extra specs", act: flavorSpecs},

@@ -95,8 +95,10 @@ target::Arrival arrival_of(const model::Vm& vm, const config::Options& options) 
           {{JobId{}, vm.id, vm.name, disk.key, disk.object_id, plan::volume_name(vm.name, disk.object_id)},
            disk.capacity,
            false,
-           {}});
+           {},
+           plan::datastore_of(disk.file)});
   arrival.ports = options.cutover.networks;
+  arrival.server = true;
   return arrival;
 }
 
@@ -204,7 +206,7 @@ int run_check(const config::Options& options, Clock& clock, std::stop_token stop
   });
   ask(found, "target", [&] {
     const std::unique_ptr<target::Cloud> cloud = connect_target(around, stop);
-    ask(found, "target", [&] { cloud->check_settings({}, stop); });
+    ask(found, "target", [&] { cloud->check_settings(stop); });
     if (!vm) return;
     for (Finding& finding : cloud->examine(arrival_of(*vm, options), stop)) found.push_back(std::move(finding));
   });

@@ -178,6 +178,7 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
 
   target::openstack::Options target;
   target.volume_type = wish.volume_type;
+  target.volume_types = wish.volume_types;
   target.volume_availability_zone =
       wish.volume_availability_zone.empty() ? wish.availability_zone : wish.volume_availability_zone;
   target.availability_zone = wish.availability_zone;
@@ -191,7 +192,10 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
     target.identity = target::file_identity(wish.device_identity);
   char host[256] = {};
   if (::gethostname(host, sizeof host - 1) == 0) target.host = host;
-  target.flavor = options.cutover.flavor;
+  target.flavor.wanted = options.cutover.flavor;
+  target.flavor.allowed = wish.allowed_flavors;
+  target.flavor.create = wish.create_flavor;
+  target.any_address = wish.any_address;
   target.networks = options.cutover.networks;
   http::CurlOptions metadata;
   metadata.direct = true;

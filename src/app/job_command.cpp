@@ -187,10 +187,7 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   copy.image_properties = plan::image_properties(vm, {wish.os_type, wish.guest_agent, wish.disk_bus});
   if (wish.verb != config::Verb::abort) job::refuse_impossible_disks(vm, wish.copy.skip);
   const std::unique_ptr<target::Cloud> cloud = connect_target(around, stop);
-  if (wish.verb != config::Verb::abort) {
-    const auto existing = store.find(vmware.source(), vm.id, cloud->describe());
-    cloud->check_settings(existing ? existing->job : JobId{}, stop);
-  }
+  if (wish.verb != config::Verb::abort) cloud->check_settings(stop);
 
   const store::JobLock lock(places.locks(), lock_of(vmware.source(), vm.id));
   const Opened opened = open_job(store, vmware, vm, *cloud, wish, places, stop);

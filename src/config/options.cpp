@@ -27,6 +27,8 @@ struct Raw {
   std::string quiesce = "auto";
   std::vector<std::int32_t> skip_disks;
   std::vector<std::string> networks;
+  std::vector<std::string> allowed_flavors;
+  std::vector<std::string> volume_types;
   std::string request_size;
   std::string bandwidth;
   std::string host_bandwidth;
@@ -88,7 +90,7 @@ void add_vmware(CLI::App& app, Options& o, Raw& raw) {
       ->group(general_group);
 }
 
-void add_target(CLI::App& app, Options& o) {
+void add_target(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--target", o.target,
                  "Where to: openstack (the default), or local:DIR (raw images and a libvirt domain)")
       ->type_name("TARGET")
@@ -127,6 +129,11 @@ void add_target(CLI::App& app, Options& o) {
       ->type_name("AZ")
       ->group(target_group);
   app.add_option("--volume-type", o.openstack.volume_type, "Volume type")->type_name("TYPE")->group(target_group);
+  app.add_option(
+         "--volume-type-mapping", raw.volume_types,
+         "Volume type of the disks on one datastore, DATASTORE=TYPE (may be repeated); others get --volume-type")
+      ->type_name("MAPPING")
+      ->group(target_group);
   app.add_option("--disk-bus-type", o.disk_bus, "Bus of the new server's disks (default virtio)")
       ->check(CLI::IsMember({"virtio", "scsi"}, CLI::ignore_case).description(""))
       ->type_name("virtio|scsi")
@@ -193,12 +200,26 @@ void add_limits(CLI::App& app, Options& o, Raw& raw) {
 }
 
 void add_cutover(CLI::App& app, Options& o, Raw& raw) {
-  app.add_option("--flavor", o.cutover.flavor, "Flavor of the new server, id or name")
+  app.add_option("--flavor", o.cutover.flavor,
+                 "Flavor of the new server, id or name; auto, the default: the smallest that holds the machine")
       ->type_name("FLAVOR")
       ->group(cutover_group);
+  app.add_option("--allow-flavors", raw.allowed_flavors,
+                 "With --flavor auto: choose also among flavors kept for special hardware or tenants: gpu, pinned, "
+                 "huge-pages, bare-metal, private (comma separated)")
+      ->delimiter(',')
+      ->type_name("KINDS")
+      ->group(cutover_group);
+  app.add_flag("--create-flavor", o.openstack.create_flavor,
+               "With --flavor auto: make a flavor when none holds the machine (usually only administrators may)")
+      ->group(cutover_group);
   app.add_option("--network-mapping", raw.networks,
-                 "mac=MAC,network-id=ID,subnet-id=ID[,ip=ADDRESS]; one for each network adapter")
+                 "mac=MAC,network-id=ID,subnet-id=ID[,ip=ADDRESS][,security-group=GROUP][,allowed-address=CIDR]"
+                 "[,port-security=off]; one for each network adapter, what is in brackets several times if need be")
       ->type_name("MAPPING")
+      ->group(cutover_group);
+  app.add_flag("--fallback-to-dhcp", o.openstack.any_address,
+               "Where an address of --network-mapping cannot be had, take any other of that network")
       ->group(cutover_group);
   app.add_option("--security-groups", o.openstack.security_groups, "Security groups of the ports, comma separated")
       ->delimiter(',')
@@ -282,7 +303,35 @@ std::uint64_t parse_in_flight(const std::string& text) {
   return bytes;
 }
 
+void finish_flavors(Options& o, const Raw& raw) {
+  for (const std::string& text : raw.allowed_flavors) {
+    const auto kind = plan::parse_reserved(lower(text));
+    if (!kind)
+      throw Error(Fault::usage,
+                  fmt::format("--allow-flavors {}: gpu, pinned, huge-pages, bare-metal and private are known", text));
+    o.openstack.allowed_flavors.insert(*kind);
+  }
+  const bool named = !o.cutover.flavor.empty() && o.cutover.flavor != "auto";
+  if (named && (o.openstack.create_flavor || !raw.allowed_flavors.empty()))
+    throw Error(Fault::usage,
+                fmt::format("--flavor {} is the one, so --allow-flavors and --create-flavor make no sense beside it",
+                            o.cutover.flavor));
+}
+
+void finish_volume_types(Options& o, const Raw& raw) {
+  for (const std::string& text : raw.volume_types) {
+    const std::size_t equals = text.rfind('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 == text.size())
+      throw Error(Fault::usage, fmt::format("--volume-type-mapping {}: give DATASTORE=TYPE", text));
+    if (!o.openstack.volume_types.emplace(text.substr(0, equals), text.substr(equals + 1)).second)
+      throw Error(Fault::usage,
+                  fmt::format("--volume-type-mapping {}: {} is given twice", text, text.substr(0, equals)));
+  }
+}
+
 void finish(Options& o, Raw& raw) {
+  finish_flavors(o, raw);
+  finish_volume_types(o, raw);
   o.copy.quiesce = raw.quiesce == "always"  ? source::Quiesce::always
                    : raw.quiesce == "never" ? source::Quiesce::never
                                             : source::Quiesce::automatic;
@@ -320,14 +369,10 @@ void finish(Options& o, Raw& raw) {
     for (const target::NetworkChoice& choice : o.cutover.networks)
       if (choice.subnet.empty())
         throw Error(Fault::usage, fmt::format("--network-mapping mac={}: subnet-id= is missing", choice.mac));
-  if (o.verb == Verb::cutover) {
-    std::string missing;
-    if (o.target == "openstack" && o.cutover.flavor.empty()) missing = "--flavor ID, the flavor of the new server";
-    if (o.cutover.networks.empty())
-      missing += std::string(missing.empty() ? "" : ", and ") +
-                 "a --network-mapping mac=MAC,network-id=ID,subnet-id=ID for each network adapter of the VM";
-    if (!missing.empty()) throw Error(Fault::usage, "cutover needs " + missing);
-  }
+  if (o.verb == Verb::cutover && o.cutover.networks.empty())
+    throw Error(
+        Fault::usage,
+        "cutover needs a --network-mapping mac=MAC,network-id=ID,subnet-id=ID for each network adapter of the VM");
 }
 
 // Overwrites the value of --vmware-password where the kernel shows it. Both spellings: "--flag VALUE" and
@@ -347,6 +392,13 @@ void wipe_password(int argc, char** argv) {
 
 target::NetworkChoice parse_network_mapping(const std::string& text) {
   target::NetworkChoice choice;
+  std::string security;
+  const std::map<std::string, std::string*> once{{"mac", &choice.mac},
+                                                 {"network-id", &choice.network},
+                                                 {"subnet-id", &choice.subnet},
+                                                 {"port-security", &security}};
+  const std::map<std::string, std::vector<std::string>*> often{
+      {"ip", &choice.ips}, {"security-group", &choice.security_groups}, {"allowed-address", &choice.allowed_addresses}};
   std::size_t at = 0;
   while (at <= text.size()) {
     const std::size_t comma = std::min(text.find(',', at), text.size());
@@ -354,17 +406,19 @@ target::NetworkChoice parse_network_mapping(const std::string& text) {
     at = comma + 1;
     const std::size_t equals = part.find('=');
     const std::string key = part.substr(0, equals), value = equals == std::string::npos ? "" : part.substr(equals + 1);
-    std::string* field = key == "mac"          ? &choice.mac
-                         : key == "network-id" ? &choice.network
-                         : key == "subnet-id"  ? &choice.subnet
-                         : key == "ip"         ? &choice.ip
-                                               : nullptr;
-    if (!field || value.empty())
-      throw Error(
-          Fault::usage,
-          fmt::format("--network-mapping {}: \"{}\" is not one of mac=, network-id=, subnet-id=, ip=", text, part));
-    if (!field->empty()) throw Error(Fault::usage, fmt::format("--network-mapping {}: {} is given twice", text, key));
-    *field = value;
+    const auto single = once.find(key);
+    const auto list = often.find(key);
+    if ((single == once.end() && list == often.end()) || value.empty())
+      throw Error(Fault::usage, fmt::format("--network-mapping {}: \"{}\" is not one of mac=, network-id=, subnet-id=, "
+                                            "ip=, security-group=, allowed-address=, port-security=",
+                                            text, part));
+    if (list != often.end()) {
+      list->second->push_back(value);
+      continue;
+    }
+    if (!single->second->empty())
+      throw Error(Fault::usage, fmt::format("--network-mapping {}: {} is given twice", text, key));
+    *single->second = value;
   }
   choice.mac = lower(choice.mac);
   static const std::regex mac("([0-9a-f]{2}:){5}[0-9a-f]{2}");
@@ -373,6 +427,13 @@ target::NetworkChoice parse_network_mapping(const std::string& text) {
                 fmt::format("--network-mapping {}: mac={} is no MAC address (00:50:56:ab:cd:ef)", text, choice.mac));
   if (choice.network.empty())
     throw Error(Fault::usage, fmt::format("--network-mapping {}: network-id= is missing", text));
+  if (!security.empty() && security != "on" && security != "off")
+    throw Error(Fault::usage, fmt::format("--network-mapping {}: port-security={}: on or off", text, security));
+  choice.port_security = security != "off";
+  if (!choice.port_security && (!choice.security_groups.empty() || !choice.allowed_addresses.empty()))
+    throw Error(Fault::usage, fmt::format("--network-mapping {}: with port-security=off everything may pass, so "
+                                          "security-group= and allowed-address= make no sense beside it",
+                                          text));
   return choice;
 }
 
@@ -459,7 +520,7 @@ struct Parser {
         add(Verb::check, "check", "Find what a migration would stumble over; changes nothing", check_footer);
     for (CLI::App* sub : {migrate, cutover, verify, check}) {
       add_vmware(*sub, options, raw);
-      add_target(*sub, options);
+      add_target(*sub, options, raw);
       add_copy(*sub, options, raw);
       if (sub == migrate || sub == cutover)
         sub->add_option(
@@ -491,7 +552,7 @@ struct Parser {
     CLI::App* abort =
         add(Verb::abort, "abort", "Undo: snapshot, attachments and ports, if wanted the volumes", abort_footer);
     add_vmware(*abort, options, raw);
-    add_target(*abort, options);
+    add_target(*abort, options, raw);
     abort->add_flag("--delete-volumes", options.delete_volumes, "Delete the volumes too");
     CLI::App* inventory = add(Verb::inventory, "inventory", "List the VMs of the endpoint", inventory_footer);
     add_vmware(*inventory, options, raw);

@@ -12,6 +12,7 @@
 
 #include "base/secret.hpp"
 #include "job/itinerary.hpp"
+#include "plan/flavor.hpp"
 
 namespace vmferry::config {
 
@@ -56,7 +57,11 @@ struct OpenStack {
   std::string availability_zone;
   std::string volume_availability_zone;
   std::string volume_type;
+  std::map<std::string, std::string> volume_types;  // by datastore
   std::vector<std::string> security_groups;
+  std::set<plan::Reserved> allowed_flavors;
+  bool create_flavor = false;
+  bool any_address = false;     // --fallback-to-dhcp
   bool volume_by_name = false;  // --vz-unsafe-volume-by-name
 };
 
@@ -107,7 +112,7 @@ struct Parsed {
 // Reads the arguments; a password in them is overwritten in place (so that `ps` shows nothing) after it was taken.
 Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& environment);
 
-// One --network-mapping: "mac=..,network-id=..,subnet-id=..[,ip=..]". Error(usage) naming what is wrong.
+// One --network-mapping: "mac=..,network-id=..,subnet-id=..[,ip=..]...". Error(usage) naming what is wrong.
 target::NetworkChoice parse_network_mapping(const std::string& text);
 
 // "64M", "1GiB", "500k" as bytes. Error(usage).

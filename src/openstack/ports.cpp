@@ -33,6 +33,9 @@ Port read(const Fields& f) {
   port.device_id = f.text("device_id");
   for (const Fields& ip : f.each("fixed_ips")) port.fixed_ips.push_back({ip.text("subnet_id"), ip.text("ip_address")});
   port.security_groups = f.texts("security_groups");
+  for (const Fields& pair : f.each("allowed_address_pairs")) port.allowed_addresses.push_back(pair.text("ip_address"));
+  // A cloud without that extension checks every port.
+  port.port_security = !f.has("port_security_enabled") || f.flag("port_security_enabled");
   if (port.id.empty()) throw Error(Fault::data, "Neutron showed a port without an id");
   return port;
 }
@@ -49,11 +52,20 @@ std::string body_of(const PortWish& wish) {
             {"mac_address", lower(wish.mac)},
             {"name", wish.name},
             {"description", wish.description}};
-  json address = json::object();
-  if (!wish.subnet.empty()) address["subnet_id"] = wish.subnet;
-  if (!wish.ip.empty()) address["ip_address"] = wish.ip;
-  if (!address.empty()) port["fixed_ips"] = json::array({std::move(address)});
+  for (const FixedIp& fixed : wish.fixed_ips) {
+    json address = json::object();
+    if (!fixed.subnet.empty()) address["subnet_id"] = fixed.subnet;
+    if (!fixed.ip.empty()) address["ip_address"] = fixed.ip;
+    port["fixed_ips"].push_back(std::move(address));
+  }
+  for (const std::string& allowed : wish.allowed_addresses)
+    port["allowed_address_pairs"].push_back({{"ip_address", allowed}});
   if (!wish.security_groups.empty()) port["security_groups"] = wish.security_groups;
+  if (!wish.port_security) {
+    // Neutron refuses to lift it from a port that has a group, and the default one comes by itself.
+    port["port_security_enabled"] = false;
+    port["security_groups"] = json::array();
+  }
   return json{{"port", std::move(port)}}.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 

@@ -27,16 +27,19 @@ struct Port {
   std::string device_id;  // the server that has it; empty = free
   std::vector<FixedIp> fixed_ips;
   std::vector<std::string> security_groups;
+  std::vector<std::string> allowed_addresses;
+  bool port_security = true;
 };
 
 struct PortWish {
   std::string name;
   std::string description;                   // marks it as ours; the tag that a lost reply and a later run look for
   std::string network;                       // id
-  std::string subnet;                        // id; empty = any of the network's
   std::string mac;                           // any case
-  std::string ip;                            // empty = any
+  std::vector<FixedIp> fixed_ips;            // each with a subnet's id, an address or both; empty = any
   std::vector<std::string> security_groups;  // ids; empty = the default one
+  std::vector<std::string> allowed_addresses = {};
+  bool port_security = true;  // off: no security groups and no check of the sender's address
 };
 
 struct MadePort {

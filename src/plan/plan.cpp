@@ -92,6 +92,12 @@ std::optional<std::string> impossible(const model::Disk& disk) {
   return std::nullopt;
 }
 
+std::string datastore_of(const std::string& file) {
+  // The last bracket: a datastore's own name may have some.
+  const std::size_t end = file.rfind("] ");
+  return file.starts_with('[') && end != std::string::npos ? file.substr(1, end - 1) : "";
+}
+
 bool is_windows(const model::Vm& vm) { return lower(vm.guest_id).starts_with("win"); }
 
 // The property names are Glance's: https://docs.openstack.org/glance/latest/admin/useful-image-properties.html

@@ -35,6 +35,9 @@ std::uint64_t gib_for(std::uint64_t bytes);
 // Why this disk cannot be moved by change tracking and snapshots; nothing when it can.
 std::optional<std::string> impossible(const model::Disk& disk);
 
+// "[datastore1] web01/web01.vmdk": "datastore1". Empty when the path names none.
+std::string datastore_of(const std::string& file);
+
 // By vSphere's guest id ("windows2019srv_64Guest").
 bool is_windows(const model::Vm& vm);
 

@@ -31,6 +31,7 @@ struct VolumeWish {
   std::uint64_t bytes = 0;                              // of the disk; the volume is at least that
   bool boot = false;                                    // the boot disk: bootable, with the image properties below
   std::map<std::string, std::string> image_properties;  // hw_firmware_type... (boot disk only)
+  std::string datastore;                                // where the disk is: decides the volume's type
 };
 
 // The second home of the truth: Cinder volume metadata, or a file beside the image.
@@ -59,7 +60,10 @@ struct NetworkChoice {  // one --network-mapping
   std::string mac;      // lower case
   std::string network;
   std::string subnet;
-  std::string ip;  // empty = any
+  std::vector<std::string> ips;                // of IPv4 or IPv6; empty = any one
+  std::vector<std::string> security_groups;    // empty = those of all adapters
+  std::vector<std::string> allowed_addresses;  // others that may send from this port: "10.0.0.9", "10.0.1.0/24"
+  bool port_security = true;
   bool operator==(const NetworkChoice&) const = default;
 };
 
@@ -74,7 +78,7 @@ struct LaunchWish {
   model::Vm vm;
   std::vector<VolumeId> volumes;  // boot order
   std::vector<PortId> ports;      // NIC order
-  std::string flavor;             // id or name
+  std::string flavor;             // id or name; empty or "auto" = the smallest that holds the machine
   std::string availability_zone;
 };
 
@@ -89,6 +93,7 @@ struct Arrival {
   model::Vm vm;
   std::vector<VolumeWish> volumes;
   std::vector<NetworkChoice> ports;
+  bool server = false;  // the machine itself, too: is there a flavor for it?
 };
 
 class Cloud {
@@ -97,14 +102,13 @@ class Cloud {
   virtual std::string describe() const = 0;  // "OpenStack project lab at https://...", "folder /srv/vms"
   // Errors of settings (flavor, network, type, subnet unknown; folder not writable) before anything is
   // changed.
-  // `job`: the job as far as there is one already: what it made itself is no obstacle. May be empty.
-  virtual void check_settings(const JobId& job, std::stop_token stop) = 0;
+  virtual void check_settings(std::stop_token stop) = 0;
   // Whether there is room for it: quotas, addresses, slots, space. Only asks; what cannot be asked is left out.
   virtual std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) = 0;
   // The volume of `tag`, if it exists. More than one is Error(conflict) that names them all.
   virtual std::optional<Volume> find(const Tag& tag, std::stop_token stop) = 0;
-  // Finds it by tag or makes it; waits until it can be used. Error(conflict) when it is smaller than the
-  // disk.
+  // Finds it by tag or makes it; waits until it can be used. One that is smaller than the disk, which has grown, is
+  // extended: Error(conflict) when another machine has it.
   virtual Volume allocate(const VolumeWish& wish, std::stop_token stop) = 0;
   // Attaches (if it is not) and opens it. Error(conflict) when another machine has it.
   virtual std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) = 0;

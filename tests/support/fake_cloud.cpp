@@ -140,7 +140,7 @@ void FakeCloud::delete_server(const ServerId& server) {
     if (volume.attached_to == server.value) volume.attached_to.clear();
 }
 
-void FakeCloud::check_settings(const JobId&, std::stop_token) {
+void FakeCloud::check_settings(std::stop_token) {
   note("check_settings", false);
   if (!settings_problem.empty()) throw Error(Fault::config, settings_problem);
 }
@@ -166,11 +166,10 @@ target::Volume FakeCloud::allocate(const target::VolumeWish& wish, std::stop_tok
       found->second.image_properties = wish.image_properties;
     }
     FakeVolume& volume = found->second;
-    if (volume.bytes < wish.bytes)
-      throw Error(Fault::conflict,
-                  fmt::format("volume {} has {} bytes, the disk has {}: extend it and run the same command "
-                              "again",
-                              found->first.value, volume.bytes, wish.bytes));
+    if (volume.bytes < wish.bytes) {
+      std::filesystem::resize_file(volume.file, wish.bytes);
+      volume.bytes = wish.bytes;
+    }
     if (value(volume.memory, key::job).empty() && !value(volume.memory, key::change_id).empty())
       volume.memory[key::complete] = key::yes;
     volume.memory[key::job] = wish.tag.job.value;
@@ -242,7 +241,7 @@ target::Port FakeCloud::ensure_port(const JobId& job, const model::Nic& nic, con
     if (found == ports_.end())
       found = ports_
                   .emplace(PortId{fmt::format("port-{}", next_++)},
-                           FakePort{mac, choice.network, choice.subnet, choice.ip, job.value})
+                           FakePort{mac, choice.network, choice.subnet, choice.ips, job.value})
                   .first;
     result = {found->first, mac, found->second.job == job.value};
   }

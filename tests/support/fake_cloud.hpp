@@ -29,7 +29,9 @@ class FakeCloud final : public target::Cloud {
     std::string gone;         // why a held device's check() fails; empty = it does not
   };
   struct FakePort {
-    std::string mac, network, subnet, ip, job;
+    std::string mac, network, subnet;
+    std::vector<std::string> ips;
+    std::string job;
   };
   struct FakeServer {
     std::string job, name, flavor, availability_zone;
@@ -46,7 +48,7 @@ class FakeCloud final : public target::Cloud {
   std::string settings_problem;
 
   std::string describe() const override { return "fake cloud"; }
-  void check_settings(const JobId& job, std::stop_token stop) override;
+  void check_settings(std::stop_token stop) override;
   std::vector<plan::Finding> examine(const target::Arrival&, std::stop_token) override { return obstacles; }
   std::vector<plan::Finding> obstacles;  // what examine() finds
   std::optional<target::Volume> find(const target::Tag& tag, std::stop_token stop) override;

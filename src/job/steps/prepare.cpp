@@ -50,7 +50,8 @@ target::Arrival arrival_of(const State& state, const model::Vm& vm, const CopyOp
   arrival.job = state.job->job;
   arrival.vm = vm;
   for (const model::Disk& disk : vm.disks)
-    if (!copy.skip.contains(disk.key)) arrival.volumes.push_back({tag_of(state, disk), disk.capacity, false, {}});
+    if (!copy.skip.contains(disk.key))
+      arrival.volumes.push_back({tag_of(state, disk), disk.capacity, false, {}, plan::datastore_of(disk.file)});
   return arrival;
 }
 
@@ -89,10 +90,14 @@ namespace {
 
 void tell_or_refuse(const std::string& what, const std::vector<plan::Finding>& found, Observer& observer) {
   plan::refuse(what, found);
-  for (const plan::Finding& finding : found)
+  for (const plan::Finding& finding : found) {
+    const std::string text =
+        fmt::format("{}: {}{}{}", finding.object, finding.fact, finding.remedy.empty() ? "" : "; ", finding.remedy);
     if (finding.level == plan::Level::warning)
-      observer.warned(
-          fmt::format("{}: {}{}{}", finding.object, finding.fact, finding.remedy.empty() ? "" : "; ", finding.remedy));
+      observer.warned(text);
+    else
+      observer.said(text);
+  }
 }
 
 class CheckDisks final : public Step {
@@ -103,7 +108,7 @@ class CheckDisks final : public Step {
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
     refuse_impossible_disks(vm, copy_.skip);
-    parts_.cloud.check_settings(state.job->job, stop);
+    parts_.cloud.check_settings(stop);
     target::Arrival arrival = arrival_of(state, vm, copy_);
     std::erase_if(arrival.volumes, [&](const target::VolumeWish& wish) { return state.disks.contains(wish.tag.disk); });
     if (!arrival.volumes.empty())
@@ -153,6 +158,7 @@ class CheckCutover final : public Step {
     target::Arrival arrival;
     arrival.job = state.job->job;
     arrival.vm = vm;
+    arrival.server = true;
     for (const target::NetworkChoice& choice : options_.networks) {
       mapped.insert(choice.mac);
       if (std::any_of(vm.nics.begin(), vm.nics.end(), [&](const model::Nic& nic) { return nic.mac == choice.mac; }))
@@ -245,7 +251,7 @@ class AllocateVolumes final : public Step {
  private:
   void allocate(const State& state, Journal& journal, Observer& observer, const model::Disk& disk, bool boot,
                 std::stop_token stop) {
-    target::VolumeWish wish{tag_of(state, disk), disk.capacity, boot, {}};
+    target::VolumeWish wish{tag_of(state, disk), disk.capacity, boot, {}, plan::datastore_of(disk.file)};
     if (boot) wish.image_properties = copy_.image_properties;
     const target::Volume volume = parts_.cloud.allocate(wish, stop);
     const auto known = state.disks.find(disk.key);

@@ -82,7 +82,7 @@ class LocalCloud final : public Cloud {
   }
 
   std::string describe() const override { return "folder " + options_.directory.string(); }
-  void check_settings(const JobId& job, std::stop_token stop) override;
+  void check_settings(std::stop_token stop) override;
   std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) override;
   std::optional<Volume> find(const Tag& tag, std::stop_token stop) override;
   Volume allocate(const VolumeWish& wish, std::stop_token stop) override;
@@ -112,6 +112,15 @@ class LocalCloud final : public Cloud {
   Clock& clock_;
   log::Log& log_;
 };
+
+std::uint64_t whole_sectors(std::uint64_t bytes) { return (bytes + sector - 1) / sector * sector; }
+
+// A sparse tail, so it reads as zeroes.
+void grow(const std::filesystem::path& image, std::uint64_t bytes) {
+  const Fd fd(::open(image.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0 || ::fsync(fd.get()) != 0)
+    fail(fmt::format("extend to {} bytes", bytes), image, errno);
+}
 
 // Gives the finished image its name, unless something has taken it.
 void name_image(const Files& files) {
@@ -156,7 +165,7 @@ std::optional<ServerId> LocalCloud::find_server(const JobId& job, const model::V
   return ServerId{file.string()};
 }
 
-void LocalCloud::check_settings(const JobId&, std::stop_token stop) {
+void LocalCloud::check_settings(std::stop_token stop) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
     throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
   const fs::path& directory = options_.directory;
@@ -249,7 +258,7 @@ std::optional<Volume> LocalCloud::find(const Tag& tag, std::stop_token) {
 }
 
 Record LocalCloud::make(const VolumeWish& wish, const Files& files) {
-  const std::uint64_t bytes = (wish.bytes + sector - 1) / sector * sector;
+  const std::uint64_t bytes = whole_sectors(wish.bytes);
   if (::unlink(files.making.c_str()) != 0 && errno != ENOENT) fail("write", files.making, errno);
   const Fd fd(::open(files.making.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!fd) fail("create", files.making, errno);
@@ -296,11 +305,13 @@ Volume LocalCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
                 fmt::format("{} is missing although {} says that it was made; bring it back, or delete the "
                             "record to begin anew",
                             files.image.string(), files.record.string()));
-  if (record->bytes < wish.bytes)
-    throw Error(Fault::conflict, fmt::format("{} has {} bytes, but disk {} of {} has {}: the disk grew; abort with "
-                                             "--delete-volumes and begin anew",
-                                             files.image.string(), record->bytes, wish.tag.disk_object_id,
-                                             wish.tag.vm_name, wish.bytes));
+  if (record->bytes < wish.bytes) {
+    // The disk grew. The image first: one that is larger than its record says does no harm.
+    record->bytes = whole_sectors(wish.bytes);
+    log_.info("extending image", {{"file", files.image.string()}, {"bytes", std::to_string(record->bytes)}});
+    grow(files.image, record->bytes);
+    store(files.record, *record);
+  }
   if (!record->tagged(wish.tag.job)) {
     record->memory[memory_key::job] = wish.tag.job.value;
     store(files.record, *record);

@@ -12,7 +12,6 @@
 #include "base/error.hpp"
 #include "base/sync.hpp"
 #include "openstack/attachments.hpp"
-#include "openstack/flavors.hpp"
 #include "openstack/networks.hpp"
 #include "openstack/ports.hpp"
 #include "openstack/servers.hpp"
@@ -74,7 +73,7 @@ class OpenstackCloud final : public Cloud {
   }
 
   std::string describe() const override { return "OpenStack " + cloud_->describe(); }
-  void check_settings(const JobId& job, std::stop_token stop) override;
+  void check_settings(std::stop_token stop) override;
   std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) override;
   std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) override;
   std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
@@ -90,9 +89,12 @@ class OpenstackCloud final : public Cloud {
 
  private:
   ServerId instance(std::stop_token stop);
-  std::vector<std::string> security_groups(std::stop_token stop);
+  std::vector<std::string> security_groups(const NetworkChoice* choice, std::stop_token stop);
   void check_network(const NetworkChoice& choice, std::stop_token stop);
-  void check_quota(const JobId& job, std::stop_token stop);
+  std::string type_for(const VolumeWish& wish) const;
+  client::Volume grow(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
+  client::PortWish port_wish(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
+                             std::stop_token stop);
   std::optional<client::Volume> find_volume(const Tag& tag, std::stop_token stop);
   client::Volume create(const VolumeWish& wish, std::stop_token stop);
   void adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop);
@@ -121,9 +123,11 @@ ServerId OpenstackCloud::instance(std::stop_token stop) {
   return **known;
 }
 
-std::vector<std::string> OpenstackCloud::security_groups(std::stop_token stop) {
+std::vector<std::string> OpenstackCloud::security_groups(const NetworkChoice* choice, std::stop_token stop) {
   std::vector<std::string> ids;
-  for (const std::string& group : options_.security_groups)
+  if (choice && !choice->port_security) return ids;
+  for (const std::string& group :
+       choice && !choice->security_groups.empty() ? choice->security_groups : options_.security_groups)
     ids.push_back(client::networks::find_security_group(cloud_->network(stop), group, stop).id);
   return ids;
 }
@@ -133,7 +137,7 @@ void OpenstackCloud::check_network(const NetworkChoice& choice, std::stop_token 
   if (!choice.subnet.empty()) client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop);
 }
 
-void OpenstackCloud::check_settings(const JobId& job, std::stop_token stop) {
+void OpenstackCloud::check_settings(std::stop_token stop) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
     throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
   const ServerId here_id = instance(stop);
@@ -147,38 +151,40 @@ void OpenstackCloud::check_settings(const JobId& job, std::stop_token stop) {
     client::volumes::check_availability_zone(cloud_->volume(stop), options_.volume_availability_zone, stop);
   if (!options_.availability_zone.empty())
     client::servers::check_availability_zone(cloud_->compute(stop), options_.availability_zone, stop);
-  for (const NetworkChoice& choice : options_.networks) check_network(choice, stop);
-  security_groups(stop);
-  check_quota(job, stop);
-}
-
-void OpenstackCloud::check_quota(const JobId& job, std::stop_token stop) {
+  for (const auto& [datastore, type] : options_.volume_types)
+    client::volumes::find_type(cloud_->volume(stop), type, stop);
+  for (const NetworkChoice& choice : options_.networks) {
+    check_network(choice, stop);
+    security_groups(&choice, stop);
+  }
+  security_groups(nullptr, stop);
+  if (!options_.flavor.automatic()) client::flavors::find(cloud_->compute(stop), options_.flavor.wanted, stop);
   // Only a warning: the volumes of this machine may exist already.
   if (const auto lacking = client::volumes::limits(cloud_->volume(stop), stop).lacking(1, 1))
     log_.warning("no room for another volume", {{"quota", *lacking}});
-  if (options_.flavor.empty()) return;
-  client::Service& compute = cloud_->compute(stop);
-  const client::Flavor flavor = client::flavors::find(compute, options_.flavor, stop);
-  const auto lacking = client::servers::limits(compute, stop).lacking(flavor.vcpus, flavor.ram_mib);
-  if (!lacking) return;
-  // It may be this very machine's server, made by a run that died, that fills the quota.
-  if (!job.empty() && !client::servers::find(compute, {{memory_key::job, job.value}}, stop).empty()) return;
-  throw Error(Fault::quota, fmt::format("a server of flavor {} cannot be made: {}; raise the quota before the cutover",
-                                        flavor.name, *lacking));
 }
 
 std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::stop_token stop) {
   std::vector<plan::Finding> found;
-  std::uint64_t count = 0, size = 0, ports = 0;
+  struct Need {
+    std::uint64_t count = 0, gib = 0;
+  };
+  std::map<std::string, Need> needs;  // by volume type
+  std::uint64_t ports = 0;
   std::size_t not_here = 0;
   for (const VolumeWish& wish : arrival.volumes) {
     const auto volume = find_volume(wish.tag, stop);
     if (!volume || !attached_to(*volume, instance(stop))) ++not_here;
     if (volume) continue;
-    ++count;
-    size += plan::gib_for(wish.bytes);
+    ++needs[type_for(wish)].count;
+    needs[type_for(wish)].gib += plan::gib_for(wish.bytes);
   }
-  judge_volumes(*cloud_, options_.volume_type, count, size, found, stop);
+  Need all;
+  for (const auto& [type, need] : needs) {
+    all = {all.count + need.count, all.gib + need.gib};
+    if (!type.empty()) judge_volumes(*cloud_, type, need.count, need.gib, found, stop);
+  }
+  judge_volumes(*cloud_, "", all.count, all.gib, found, stop);
   judge_slots(*cloud_, instance(stop), not_here, found, stop);
   for (const NetworkChoice& choice : arrival.ports) {
     try {
@@ -189,12 +195,15 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
         continue;
       }
       ++ports;
-      judge_address(*cloud_, network, choice, found, stop);
+      judge_addresses(*cloud_, network, choice, options_.any_address, found, stop);
     } catch (const Error& e) {
       found.push_back({plan::Level::problem, "MAC " + choice.mac, e.what(), "", e.fault()});
     }
   }
   judge_ports(*cloud_, ports, found, stop);
+  // A server that is there already, made by a run that died, has its flavor and its share of the quota.
+  if (arrival.server && (arrival.job.empty() || !server_of(arrival.job, arrival.vm.name, stop)))
+    judge_server(*cloud_, options_.flavor, arrival.vm, found, stop);
   return found;
 }
 
@@ -238,7 +247,7 @@ client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token st
   make.name = wish.tag.volume_name;
   make.description = fmt::format("disk {} of {}, moved by vmferry", wish.tag.disk_object_id, wish.tag.vm_name);
   make.gib = plan::gib_for(wish.bytes);
-  make.type = options_.volume_type;
+  make.type = type_for(wish);
   make.availability_zone = options_.volume_availability_zone;
   make.metadata = marks(wish.tag);
   make.tag = make.metadata;
@@ -250,6 +259,31 @@ client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token st
   const client::Volume volume = client::volumes::create(cloud_->volume(stop), make, stop);
   log_.info("volume created", {{"volume", volume.id.value}, {"name", make.name}, {"gib", std::to_string(make.gib)}});
   return volume;
+}
+
+std::string OpenstackCloud::type_for(const VolumeWish& wish) const {
+  const auto mapped = options_.volume_types.find(wish.datastore);
+  return mapped == options_.volume_types.end() ? options_.volume_type : mapped->second;
+}
+
+// The disk grew. A volume that is attached can only be extended where driver and hypervisor go along, so it is
+// detached; whoever writes to it next attaches it anyway.
+client::Volume OpenstackCloud::grow(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop) {
+  for (const client::VolumeAttachment& attachment : volume.attachments)
+    if (attachment.server != instance(stop))
+      throw Error(
+          Fault::conflict,
+          fmt::format("volume {} ('{}') has {} GiB ({} bytes), but disk {} of {} has {} bytes, and it cannot be "
+                      "extended while instance {} has it: detach it there",
+                      volume.id.value, volume.name, volume.gib, volume.gib * gib, wish.tag.disk_object_id,
+                      wish.tag.vm_name, wish.bytes, attachment.server.value));
+  if (!volume.attachments.empty()) detach(volume.id, stop);
+  client::Service& service = cloud_->volume(stop);
+  client::volumes::wait_for(service, volume.id, {"available"}, options_.volume_patience, stop);
+  log_.info("extending volume: its disk grew",
+            {{"volume", volume.id.value}, {"gib", std::to_string(plan::gib_for(wish.bytes))}});
+  client::volumes::extend(service, volume.id, plan::gib_for(wish.bytes), stop);
+  return client::volumes::get(service, volume.id, stop);
 }
 
 // Makes an existing volume this job's. What it holds is judged by the caller from its memory.
@@ -289,14 +323,8 @@ Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
     client::volumes::remove(service, existing->id, stop);
     existing.reset();
   }
-  if (existing && existing->gib * gib < wish.bytes)
-    throw Error(
-        Fault::conflict,
-        fmt::format("volume {} ('{}') has {} GiB ({} bytes), but disk {} of {} has {} bytes: extend it with "
-                    "`openstack volume set --size {} {}` and run the same command again",
-                    existing->id.value, existing->name, existing->gib, existing->gib * gib, wish.tag.disk_object_id,
-                    wish.tag.vm_name, wish.bytes, plan::gib_for(wish.bytes), existing->id.value));
   if (existing) adopt(*existing, wish.tag, stop);
+  if (existing && existing->gib * gib < wish.bytes) existing = grow(*existing, wish, stop);
   const VolumeId id = existing ? existing->id : create(wish, stop).id;
   client::Volume ready =
       client::volumes::wait_for(service, id, {"available", "in-use"}, options_.volume_patience, stop);
@@ -387,19 +415,38 @@ void OpenstackCloud::discard(const VolumeId& volume, const JobId& job, std::stop
 
 // ---- ports
 
+// Neutron's words for it: IpAddressAlreadyAllocated, IpAddressInUse, InvalidIpForNetwork, InvalidIpForSubnet.
+bool about_addresses(const Error& e) {
+  return e.name().find("IpAddress") != std::string::npos || e.name().find("InvalidIpFor") != std::string::npos;
+}
+
 client::MadePort OpenstackCloud::make_port(const client::PortWish& wish, const NetworkChoice& choice,
                                            std::stop_token stop) {
   try {
     return client::ports::ensure(cloud_->network(stop), wish, stop);
   } catch (const Error& e) {
-    // Neutron's words for it: IpAddressAlreadyAllocated, IpAddressInUse.
-    if (choice.ip.empty() || e.name().find("IpAddress") == std::string::npos) throw;
-    throw Error(Fault::conflict,
-                fmt::format("address {} of network {} is in use already: free it or choose another with "
-                            "--network-mapping mac={},...,ip= ({})",
-                            choice.ip, choice.network, wish.mac, e.what()),
-                e.name());
+    if (choice.ips.empty() || !about_addresses(e)) throw;
+    if (options_.any_address) {
+      log_.warning("the wanted address cannot be had; taking another",
+                   {{"mac", wish.mac}, {"wanted", fmt::format("{}", fmt::join(choice.ips, " "))}, {"why", e.what()}});
+      client::PortWish any = wish;
+      any.fixed_ips.clear();
+      return client::ports::ensure(cloud_->network(stop), any, stop);
+    }
+    throw Error(
+        e.fault() == Fault::conflict ? Fault::conflict : Fault::config,
+        fmt::format("address {} cannot be had in network {}: choose another with --network-mapping mac={},...,ip= "
+                    "or use --fallback-to-dhcp ({})",
+                    fmt::join(choice.ips, " and "), choice.network, wish.mac, e.what()),
+        e.name());
   }
+}
+
+bool has_addresses(const client::Port& port, const std::vector<std::string>& wanted) {
+  return std::all_of(wanted.begin(), wanted.end(), [&](const std::string& ip) {
+    return std::any_of(port.fixed_ips.begin(), port.fixed_ips.end(),
+                       [&](const client::FixedIp& fixed) { return same_address(fixed.ip, ip); });
+  });
 }
 
 // A port that was there before may be somebody's, or not what was asked for.
@@ -415,38 +462,54 @@ void OpenstackCloud::judge_port(const client::Port& port, const JobId& job, cons
                               server ? fmt::format("server {} ('{}')", server->id.value, server->name)
                                      : "device " + port.device_id));
   }
-  if (choice.ip.empty()) return;
+  if (options_.any_address || has_addresses(port, choice.ips)) return;
   std::vector<std::string> addresses;
   for (const client::FixedIp& fixed : port.fixed_ips) addresses.push_back(fixed.ip);
-  if (std::find(addresses.begin(), addresses.end(), choice.ip) == addresses.end())
-    throw Error(Fault::conflict,
-                fmt::format("port {} with MAC {} exists in network {} with address {}, not {}: delete it or "
-                            "leave ip= out",
-                            port.id.value, port.mac, choice.network, fmt::join(addresses, " and "), choice.ip));
+  throw Error(
+      Fault::conflict,
+      fmt::format("port {} with MAC {} exists in network {} with address {}, not {}: delete it or leave ip= out",
+                  port.id.value, port.mac, choice.network, fmt::join(addresses, " and "),
+                  fmt::join(choice.ips, " and ")));
 }
 
 // Whether a port that this job made earlier is still what is wanted.
 bool suits(const client::Port& port, const client::PortWish& wish) {
-  const auto has_address = [&](const client::FixedIp& fixed) {
-    return (wish.ip.empty() || fixed.ip == wish.ip) && (wish.subnet.empty() || fixed.subnet == wish.subnet);
+  const auto given = [&](const client::FixedIp& wanted) {
+    return std::any_of(port.fixed_ips.begin(), port.fixed_ips.end(), [&](const client::FixedIp& fixed) {
+      return (wanted.ip.empty() || same_address(fixed.ip, wanted.ip)) &&
+             (wanted.subnet.empty() || fixed.subnet == wanted.subnet);
+    });
   };
-  const std::set<std::string> groups(port.security_groups.begin(), port.security_groups.end());
-  const std::set<std::string> wanted(wish.security_groups.begin(), wish.security_groups.end());
-  return std::any_of(port.fixed_ips.begin(), port.fixed_ips.end(), has_address) && (wanted.empty() || groups == wanted);
+  const auto set = [](const std::vector<std::string>& list) { return std::set(list.begin(), list.end()); };
+  return std::all_of(wish.fixed_ips.begin(), wish.fixed_ips.end(), given) &&
+         (wish.security_groups.empty() || set(port.security_groups) == set(wish.security_groups)) &&
+         set(port.allowed_addresses) == set(wish.allowed_addresses) && port.port_security == wish.port_security;
 }
 
-Port OpenstackCloud::ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
-                                 std::stop_token stop) {
+client::PortWish OpenstackCloud::port_wish(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
+                                           std::stop_token stop) {
   const client::Network network = client::networks::find(cloud_->network(stop), choice.network, stop);
   client::PortWish wish;
   wish.name = nic.label;
   wish.description = port_tag(job);
   wish.network = network.id;
-  if (!choice.subnet.empty())
-    wish.subnet = client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop).id;
   wish.mac = lower(nic.mac.empty() ? choice.mac : nic.mac);
-  wish.ip = choice.ip;
-  wish.security_groups = security_groups(stop);
+  std::optional<client::Subnet> subnet;
+  if (!choice.subnet.empty())
+    subnet = client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop);
+  // An address of another subnet (IPv6 beside IPv4) says itself where it belongs.
+  for (const std::string& ip : choice.ips)
+    wish.fixed_ips.push_back({subnet && (choice.ips.size() == 1 || in_cidr(ip, subnet->cidr)) ? subnet->id : "", ip});
+  if (choice.ips.empty() && subnet) wish.fixed_ips.push_back({subnet->id, ""});
+  wish.security_groups = security_groups(&choice, stop);
+  wish.allowed_addresses = choice.allowed_addresses;
+  wish.port_security = choice.port_security;
+  return wish;
+}
+
+Port OpenstackCloud::ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
+                                 std::stop_token stop) {
+  const client::PortWish wish = port_wish(job, nic, choice, stop);
   client::MadePort made = make_port(wish, choice, stop);
   if (!made.created && made.port.description == wish.description && made.port.device_id.empty() &&
       !suits(made.port, wish)) {
@@ -504,7 +567,11 @@ client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_t
   client::Service& compute = cloud_->compute(stop);
   client::ServerWish make;
   make.name = wish.vm.name;
-  make.flavor_id = client::flavors::find(compute, wish.flavor, stop).id;
+  FlavorRules rules = options_.flavor;
+  if (!wish.flavor.empty()) rules.wanted = wish.flavor;
+  const ChosenFlavor chosen = choose_flavor(*cloud_, rules, wish.vm, stop);
+  make.flavor_id = chosen.flavor.id;
+  log_.info("flavor of the server", {{"flavor", chosen.flavor.name}, {"why", chosen.reason}});
   make.volumes = wish.volumes;
   make.ports = wish.ports;
   make.availability_zone = wish.availability_zone.empty() ? options_.availability_zone : wish.availability_zone;

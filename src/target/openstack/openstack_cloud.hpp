@@ -16,24 +16,27 @@
 #include "openstack/instance.hpp"
 #include "target/cloud.hpp"
 #include "target/device_identity.hpp"
+#include "target/openstack/placement.hpp"
 
 namespace vmferry::target::openstack {
 
 struct Options {
-  std::string volume_type;                   // name or id; empty = the cloud's default
-  std::string volume_availability_zone;      // empty = the cloud's default
-  std::string availability_zone;             // of the server; empty = the cloud's choice
-  std::string disk_bus = "virtio";           // or "scsi"
-  std::vector<std::string> security_groups;  // ids or names; empty = the default one
-  std::string instance_id;                   // of this host; empty = asked of metadata_url
+  std::string volume_type;                          // name or id; empty = the cloud's default
+  std::map<std::string, std::string> volume_types;  // by datastore; other disks get volume_type
+  std::string volume_availability_zone;             // empty = the cloud's default
+  std::string availability_zone;                    // of the server; empty = the cloud's choice
+  std::string disk_bus = "virtio";                  // or "scsi"
+  std::vector<std::string> security_groups;         // ids or names; empty = the default one
+  std::string instance_id;                          // of this host; empty = asked of metadata_url
   std::string metadata_url = ::vmferry::openstack::default_metadata_url;
   std::filesystem::path device_directory = "/dev/disk/by-id";
   std::shared_ptr<const DeviceIdentity> identity;  // empty = sysfs
   bool vz_unsafe_volume_by_name = false;           // find volumes by their name alone
+  bool any_address = false;                        // where the wanted addresses cannot be had, take any others
   std::string host;                                // this machine's name, for messages
 
-  // Only for check_settings(): what the cutover will ask for, as far as it is known.
-  std::string flavor;
+  // What the cutover will ask for, as far as it is known.
+  FlavorRules flavor;
   std::vector<NetworkChoice> networks;
 
   std::chrono::seconds volume_patience{600};  // until a volume can be used

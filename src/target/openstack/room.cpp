@@ -69,34 +69,48 @@ void judge_ports(client::Cloud& cloud, std::uint64_t count, std::vector<Finding>
   });
 }
 
-void judge_address(client::Cloud& cloud, const client::Network& network, const NetworkChoice& choice,
-                   std::vector<Finding>& found, std::stop_token stop) {
+namespace {
+
+void judge_free(client::Service& service, const client::Network& network, const client::Subnet& subnet,
+                const std::string& object, std::vector<Finding>& found, std::stop_token stop) {
+  if_answered([&] {
+    const auto left = client::networks::free_addresses(service, network.id, subnet.id, stop);
+    if (left && *left == 0)
+      problem(found, Fault::quota, object, fmt::format("its subnet {} has no free address", subnet.cidr),
+              "choose another subnet, or free an address");
+  });
+}
+
+}  // namespace
+
+void judge_addresses(client::Cloud& cloud, const client::Network& network, const NetworkChoice& choice, bool or_any,
+                     std::vector<Finding>& found, std::stop_token stop) {
   client::Service& service = cloud.network(stop);
   const std::string object = fmt::format("network {}", network.name.empty() ? network.id : network.name);
   std::optional<client::Subnet> subnet;
   if (!choice.subnet.empty()) subnet = client::networks::find_subnet(service, network, choice.subnet, stop);
-  if (choice.ip.empty()) {
-    if (!subnet) return;
+  if (choice.ips.empty() && subnet) judge_free(service, network, *subnet, object, found, stop);
+  const auto cannot = [&](Fault fault, const std::string& fact, const std::string& remedy) {
+    if (or_any)
+      found.push_back({Level::warning, object, fact, "another one will be taken (--fallback-to-dhcp)", fault});
+    else
+      problem(found, fault, object, fact, fmt::format("{} in the --network-mapping of {}", remedy, choice.mac));
+  };
+  for (const std::string& ip : choice.ips) {
+    // With several addresses each finds its own subnet.
+    if (subnet && choice.ips.size() == 1 && !in_cidr(ip, subnet->cidr)) {
+      cannot(Fault::config, fmt::format("address {} is not in its subnet {}", ip, subnet->cidr),
+             "correct ip= or subnet-id=");
+      continue;
+    }
     if_answered([&] {
-      const auto left = client::networks::free_addresses(service, network.id, subnet->id, stop);
-      if (left && *left == 0)
-        problem(found, Fault::quota, object, fmt::format("its subnet {} has no free address", subnet->cidr),
-                "choose another subnet, or free an address");
+      const auto holder = client::ports::find_by_ip(service, network.id, ip, stop);
+      if (holder && holder->mac != choice.mac)
+        cannot(Fault::conflict,
+               fmt::format("address {} is in use by port {} (MAC {})", ip, holder->id.value, holder->mac),
+               "free it, or choose another with ip=");
     });
-    return;
   }
-  if (subnet && !in_cidr(choice.ip, subnet->cidr)) {
-    problem(found, Fault::config, object, fmt::format("address {} is not in its subnet {}", choice.ip, subnet->cidr),
-            fmt::format("correct ip= or subnet-id= in the --network-mapping of {}", choice.mac));
-    return;
-  }
-  if_answered([&] {
-    const auto holder = client::ports::find_by_ip(service, network.id, choice.ip, stop);
-    if (holder && holder->mac != choice.mac)
-      problem(found, Fault::conflict, object,
-              fmt::format("address {} is in use by port {} (MAC {})", choice.ip, holder->id.value, holder->mac),
-              fmt::format("free it, or choose another with ip= in the --network-mapping of {}", choice.mac));
-  });
 }
 
 void judge_slots(client::Cloud& cloud, const ServerId& host, std::size_t count, std::vector<Finding>& found,
@@ -128,6 +142,16 @@ bool in_cidr(const std::string& address, const std::string& cidr) {
     for (std::size_t bit = 0; bit < bits; ++bit)
       if (((a[bit / 8] ^ n[bit / 8]) >> (7 - bit % 8) & 1) != 0) return false;
     return true;
+  }
+  return false;
+}
+
+bool same_address(const std::string& a, const std::string& b) {
+  if (a == b) return true;
+  for (const int family : {AF_INET, AF_INET6}) {
+    std::array<unsigned char, 16> one{}, other{};
+    if (::inet_pton(family, a.c_str(), one.data()) == 1 && ::inet_pton(family, b.c_str(), other.data()) == 1)
+      return one == other;
   }
   return false;
 }

@@ -20,14 +20,17 @@ void judge_volumes(::vmferry::openstack::Cloud& cloud, const std::string& type, 
 // `count` ports.
 void judge_ports(::vmferry::openstack::Cloud& cloud, std::uint64_t count, std::vector<plan::Finding>& found,
                  std::stop_token stop);
-// A new port's address: the wanted one must be in its subnet and free; without one, the subnet must have one left.
-void judge_address(::vmferry::openstack::Cloud& cloud, const ::vmferry::openstack::Network& network,
-                   const NetworkChoice& choice, std::vector<plan::Finding>& found, std::stop_token stop);
+// A new port's addresses: the wanted ones must be in a subnet of the network and free; without any, the subnet must
+// have one left. With `or_any`, one that cannot be had is only a warning.
+void judge_addresses(::vmferry::openstack::Cloud& cloud, const ::vmferry::openstack::Network& network,
+                     const NetworkChoice& choice, bool or_any, std::vector<plan::Finding>& found, std::stop_token stop);
 // `count` more disks on the conversion host.
 void judge_slots(::vmferry::openstack::Cloud& cloud, const ServerId& host, std::size_t count,
                  std::vector<plan::Finding>& found, std::stop_token stop);
 
 // Pure: whether an IPv4 or IPv6 address is in a network ("10.0.0.0/24"). False for what is neither.
 bool in_cidr(const std::string& address, const std::string& cidr);
+// Pure: whether two texts are one address ("FD00:0::1" and "fd00::1").
+bool same_address(const std::string& a, const std::string& b);
 
 }  // namespace vmferry::target::openstack

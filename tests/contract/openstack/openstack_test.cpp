@@ -497,9 +497,8 @@ TEST_F(OpenStack, ServerFromVolumesAndPortsOnceDespiteALostReply) {
   const PortWish port_wish{.name = "web01-nic0",
                            .description = "vmferry job-1",
                            .network = lab_->get("openstack.network_id"),
-                           .subnet = lab_->get("openstack.subnet_id"),
                            .mac = "00:50:56:AA:BB:02",
-                           .ip = "",
+                           .fixed_ips = {{lab_->get("openstack.subnet_id"), ""}},
                            .security_groups = {}};
   fault({{"service", "network"}, {"method", "POST"}, {"path_regex", "/ports$"}, {"count", 1}, {"kind", "lost-reply"}});
   const MadePort port = ports::ensure(network, port_wish, {});
@@ -570,9 +569,8 @@ TEST_F(OpenStack, PortsThatCannotBe) {
   PortWish w{.name = "n",
              .description = "vmferry job-1",
              .network = lab_->get("openstack.network_id"),
-             .subnet = lab_->get("openstack.subnet_id"),
              .mac = "00:50:56:aa:bb:03",
-             .ip = "203.0.113.9",
+             .fixed_ips = {{lab_->get("openstack.subnet_id"), "203.0.113.9"}},
              .security_groups = {}};
   const Error e = thrown([&] { ports::ensure(network, w, {}); });
   EXPECT_TRUE(has(e.what(), "203.0.113.9")) << e.what();

@@ -61,7 +61,7 @@ using Worlds = testing::Types<FakeWorld, LocalWorld, OpenstackWorld>;
 TYPED_TEST_SUITE(CloudContract, Worlds);
 
 TYPED_TEST(CloudContract, settings_that_are_right_pass) {
-  this->world_.cloud().check_settings({}, this->stop_);
+  this->world_.cloud().check_settings(this->stop_);
   EXPECT_FALSE(this->world_.cloud().describe().empty());
 }
 
@@ -199,14 +199,28 @@ TYPED_TEST(CloudContract, what_somebody_else_holds_is_not_touched) {
   cloud.attach(volume, this->stop_)->check();
 }
 
-TYPED_TEST(CloudContract, a_volume_smaller_than_the_disk_is_refused_with_both_sizes) {
+TYPED_TEST(CloudContract, a_volume_grows_with_its_disk_and_keeps_what_it_holds) {
   Cloud& cloud = this->world_.cloud();
   const Volume volume = cloud.allocate(this->scene_.wish(size), this->stop_);
+  const std::vector<std::byte> written(4096, std::byte{0x5a});
+  {
+    const auto device = cloud.attach(volume, this->stop_);
+    ASSERT_EQ(::pwrite(device->fd(), written.data(), written.size(), 0), static_cast<ssize_t>(written.size()));
+    ASSERT_EQ(::fsync(device->fd()), 0);
+  }
+  // Still attached here, as after a run that died.
   const std::uint64_t larger = volume.bytes + 1;
-  const std::string why =
-      this->refusal([&] { cloud.allocate(this->scene_.wish(larger), this->stop_); }, Fault::conflict);
-  EXPECT_TRUE(this->says(why, std::to_string(larger))) << why;
-  EXPECT_TRUE(this->says(why, std::to_string(volume.bytes))) << why;
+  const Volume grown = cloud.allocate(this->scene_.wish(larger), this->stop_);
+  EXPECT_EQ(grown.id, volume.id);
+  EXPECT_GE(grown.bytes, larger);
+  EXPECT_FALSE(grown.fresh);
+  const auto device = cloud.attach(grown, this->stop_);
+  EXPECT_GE(device->bytes(), larger);
+  std::vector<std::byte> read(written.size());
+  ASSERT_EQ(::pread(device->fd(), read.data(), read.size(), 0), static_cast<ssize_t>(read.size()));
+  EXPECT_EQ(read, written);
+  // A smaller wish changes nothing.
+  EXPECT_EQ(cloud.allocate(this->scene_.wish(size), this->stop_).bytes, grown.bytes);
 }
 
 TYPED_TEST(CloudContract, only_a_volume_with_our_tag_is_discarded) {

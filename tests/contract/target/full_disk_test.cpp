@@ -53,7 +53,7 @@ TEST(FullDisk, is_said_with_the_path_and_loses_nothing) {
     ADD_FAILURE() << "was not refused";
   };
   refused([&] { cloud->remember(volume.id, {{"change_id", "a/2"}}, {}); });
-  refused([&] { cloud->check_settings({}, {}); });
+  refused([&] { cloud->check_settings({}); });
   VolumeWish second = wish;
   second.tag.disk_object_id = "1-2001";
   second.tag.volume_name = "web01-1-2001";

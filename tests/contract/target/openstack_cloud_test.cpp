@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "base/error.hpp"
+#include "openstack/ports.hpp"
+#include "target/openstack/placement.hpp"
 #include "worlds.hpp"
 
 namespace vmferry::target {
@@ -253,14 +255,14 @@ TEST_F(OpenstackTarget, an_address_in_use_and_a_port_with_another_address_are_re
   const Port first = world_.cloud().ensure_port(scene_.job, nic, world_.choice(nic.mac), {});
   const std::string address = address_of(first.id);
   NetworkChoice choice = world_.choice("00:50:56:bb:00:01");
-  choice.ip = address;
+  choice.ips = {address};
   model::Nic other = nic;
   other.mac = choice.mac;
   const std::string taken =
       refusal([&] { world_.cloud().ensure_port(scene_.job, other, choice, {}); }, Fault::conflict);
-  EXPECT_TRUE(says(taken, address + " of network")) << taken;
+  EXPECT_TRUE(says(taken, "address " + address + " cannot be had")) << taken;
   choice.mac = nic.mac;
-  choice.ip = "203.0.113.9";
+  choice.ips = {"203.0.113.9"};
   const std::string differs =
       refusal([&] { world_.cloud().ensure_port(scene_.other_job, nic, choice, {}); }, Fault::conflict);
   EXPECT_TRUE(says(differs, address)) << differs;
@@ -276,12 +278,12 @@ TEST_F(OpenstackTarget, a_port_of_this_job_follows_its_mapping) {
   other.mac = "00:50:56:bb:00:02";
   const Port lent = cloud.ensure_port(scene_.job, other, world_.choice(other.mac), {});
   const Port first = cloud.ensure_port(scene_.job, nic, choice, {});
-  choice.ip = address_of(lent.id);
+  choice.ips = {address_of(lent.id)};
   cloud.discard_port(lent.id, scene_.job, {});
   const Port second = cloud.ensure_port(scene_.job, nic, choice, {});
   EXPECT_NE(second.id, first.id);
   EXPECT_TRUE(second.created);
-  EXPECT_EQ(address_of(second.id), choice.ip);
+  EXPECT_EQ(address_of(second.id), choice.ips.front());
   EXPECT_EQ(cloud.ports_of(scene_.job, {}), std::vector<PortId>{second.id});
   // The same wish again changes nothing, and other security groups are another wish.
   EXPECT_EQ(cloud.ensure_port(scene_.job, nic, choice, {}).id, second.id);
@@ -290,17 +292,124 @@ TEST_F(OpenstackTarget, a_port_of_this_job_follows_its_mapping) {
   EXPECT_NE(world_.open(options)->ensure_port(scene_.job, nic, choice, {}).id, second.id);
 }
 
+TEST_F(OpenstackTarget, a_port_has_several_addresses_and_its_own_rules) {
+  const model::Nic nic = scene_.vm.nics.front();
+  NetworkChoice choice = world_.choice(nic.mac);
+  // Addresses that are free for certain: given away and taken back.
+  std::vector<Port> lent;
+  for (const char* mac : {"00:50:56:bb:00:11", "00:50:56:bb:00:12"}) {
+    model::Nic other = nic;
+    other.mac = mac;
+    lent.push_back(world_.cloud().ensure_port(scene_.job, other, world_.choice(mac), {}));
+    choice.ips.push_back(address_of(lent.back().id));
+  }
+  for (const Port& port : lent) world_.cloud().discard_port(port.id, scene_.job, {});
+  choice.security_groups = {"web"};
+  choice.allowed_addresses = {"203.0.113.7", "203.0.113.32/28"};
+  const auto shown = [&](const PortId& id) { return *client::ports::look_up(world_.client()->network({}), id, {}); };
+  const Port made = world_.cloud().ensure_port(scene_.job, nic, choice, {});
+  client::Port port = shown(made.id);
+  ASSERT_EQ(port.fixed_ips.size(), 2u);
+  EXPECT_EQ((std::set<std::string>{port.fixed_ips[0].ip, port.fixed_ips[1].ip}),
+            (std::set<std::string>(choice.ips.begin(), choice.ips.end())));
+  EXPECT_EQ(port.security_groups.size(), 1u);
+  EXPECT_EQ(port.allowed_addresses, choice.allowed_addresses);
+  EXPECT_TRUE(port.port_security);
+  EXPECT_EQ(world_.cloud().ensure_port(scene_.job, nic, choice, {}).id, made.id);
+  // Another wish makes it anew.
+  choice.security_groups.clear();
+  choice.allowed_addresses.clear();
+  choice.port_security = false;
+  const Port open = world_.cloud().ensure_port(scene_.job, nic, choice, {});
+  EXPECT_NE(open.id, made.id);
+  port = shown(open.id);
+  EXPECT_FALSE(port.port_security);
+  EXPECT_TRUE(port.security_groups.empty());
+  EXPECT_EQ(world_.cloud().ensure_port(scene_.job, nic, choice, {}).id, open.id);
+}
+
+TEST_F(OpenstackTarget, an_address_that_cannot_be_had_is_replaced_when_that_is_allowed) {
+  openstack::Options options = world_.options();
+  options.any_address = true;
+  const auto cloud = world_.open(options);
+  const Port first =
+      cloud->ensure_port(scene_.job, scene_.vm.nics.front(), world_.choice(scene_.vm.nics.front().mac), {});
+  model::Nic other = scene_.vm.nics.front();
+  other.mac = "00:50:56:bb:00:21";
+  for (const std::string& address : {address_of(first.id), std::string("198.18.0.1")}) {
+    NetworkChoice choice = world_.choice(other.mac);
+    choice.ips = {address};
+    Arrival arrival;
+    arrival.vm = scene_.vm;
+    arrival.ports = {choice};
+    const auto found = cloud->examine(arrival, {});
+    ASSERT_EQ(found.size(), 1u) << address;
+    EXPECT_EQ(found.front().level, plan::Level::warning) << found.front().fact;
+    const Port port = cloud->ensure_port(scene_.job, other, choice, {});
+    EXPECT_NE(address_of(port.id), address);
+    EXPECT_FALSE(address_of(port.id).empty());
+    cloud->discard_port(port.id, scene_.job, {});
+  }
+}
+
+TEST_F(OpenstackTarget, the_smallest_flavor_is_chosen_or_made_and_the_choice_explained) {
+  const auto client = world_.client();
+  model::Vm vm = scene_.vm;
+  vm.vcpus = 1;
+  vm.memory = 200ull << 20;
+  const openstack::ChosenFlavor plain = openstack::choose_flavor(*client, {}, vm, {});
+  EXPECT_EQ(plain.flavor.name, "m1.tiny") << plain.reason;
+  EXPECT_TRUE(says(plain.reason, "g1.medium: gpu")) << plain.reason;
+  vm.vcpus = 2;
+  vm.memory = 4096ull << 20;
+  EXPECT_EQ(openstack::choose_flavor(*client, {}, vm, {}).flavor.name, "m1.medium");
+  EXPECT_EQ(openstack::choose_flavor(*client, {"", {plan::Reserved::gpu}, false}, vm, {}).flavor.name, "g1.medium");
+  EXPECT_EQ(openstack::choose_flavor(*client, {"m1.medium", {}, false}, vm, {}).flavor.name, "m1.medium");
+  vm.vcpus = 3;
+  vm.memory = 5000ull << 20;
+  EXPECT_TRUE(says(refusal([&] { openstack::choose_flavor(*client, {}, vm, {}); }, Fault::config), "m1.medium"));
+  EXPECT_TRUE(says(refusal(
+                       [&] {
+                         openstack::choose_flavor(*client, {"auto", {}, true}, vm, {});
+                       },
+                       Fault::auth),
+                   "only administrators make flavors"));
+  OpenstackWorld::lab().control("openstack", "POST", "/settings", R"({"flavors_by_members":true})");
+  fault(R"({"service":"compute","method":"POST","path_regex":"/flavors$","count":1,"kind":"lost-reply"})");
+  const openstack::ChosenFlavor made = openstack::choose_flavor(*client, {"auto", {}, true}, vm, {});
+  EXPECT_EQ(made.flavor.name, "vmferry-3-5000");
+  EXPECT_EQ(openstack::choose_flavor(*client, {}, vm, {}).flavor.id, made.flavor.id);
+  OpenstackWorld::lab().control("openstack", "POST", "/settings", R"({"flavors_by_members":false})");
+}
+
+TEST_F(OpenstackTarget, a_datastore_decides_the_volume_type) {
+  openstack::Options options = world_.options();
+  options.volume_types = {{"ssd", "fast"}};
+  const auto cloud = world_.open(options);
+  VolumeWish wish = scene_.wish(size, 0);
+  wish.datastore = "ssd";
+  VolumeWish other = scene_.wish(size, 1);
+  other.datastore = "nas";
+  EXPECT_EQ(volume_in_lab(cloud->allocate(wish, {}).id).at("volume_type"), "fast");
+  EXPECT_EQ(volume_in_lab(cloud->allocate(other, {}).id).at("volume_type"), options.volume_type);
+  options.volume_types = {{"ssd", "no-such-type"}};
+  EXPECT_TRUE(says(refusal([&] { world_.open(options)->check_settings({}); }, Fault::config), "no-such-type"));
+}
+
 TEST_F(OpenstackTarget, settings_that_do_not_exist_are_refused_by_name) {
   const auto check = [&](const auto& change) {
     openstack::Options options = world_.options();
     change(options);
-    return refusal([&] { world_.open(options)->check_settings({}, {}); }, Fault::config);
+    return refusal([&] { world_.open(options)->check_settings({}); }, Fault::config);
   };
   EXPECT_TRUE(says(check([](auto& o) { o.volume_type = "gold-plated"; }), "gold-plated"));
-  EXPECT_TRUE(says(check([](auto& o) { o.flavor = "m1.colossal"; }), "m1.colossal"));
+  EXPECT_TRUE(says(check([](auto& o) { o.flavor.wanted = "m1.colossal"; }), "m1.colossal"));
   EXPECT_TRUE(says(check([](auto& o) { o.volume_availability_zone = "atlantis"; }), "atlantis"));
   EXPECT_TRUE(says(check([](auto& o) { o.availability_zone = "atlantis"; }), "atlantis"));
-  EXPECT_TRUE(says(check([](auto& o) { o.networks = {{"00:50:56:00:00:01", "no-such-net", "", ""}}; }), "no-such-net"));
+  EXPECT_TRUE(says(check([](auto& o) {
+                     o.networks = {{"00:50:56:00:00:01", "no-such-net", "", {}, {}, {}}};
+                   }),
+                   "no-such-net"));
   EXPECT_TRUE(says(check([](auto& o) { o.security_groups = {"no-such-group"}; }), "no-such-group"));
   EXPECT_TRUE(says(check([](auto& o) { o.disk_bus = "floppy"; }), "floppy"));
   EXPECT_TRUE(says(check([](auto& o) { o.instance_id = "11111111-2222-4333-8444-555555555555"; }), "11111111-2222"));
@@ -309,11 +418,16 @@ TEST_F(OpenstackTarget, settings_that_do_not_exist_are_refused_by_name) {
 TEST_F(OpenstackTarget, a_quota_without_room_for_the_server_is_said_before_the_cutover) {
   OpenstackWorld::lab().control("openstack", "POST", "/quota", R"({"instances":0})");
   openstack::Options options = world_.options();
-  options.flavor = world_.flavor();
-  const std::string why = refusal([&] { world_.open(options)->check_settings({}, {}); }, Fault::quota);
+  options.flavor.wanted = world_.flavor();
+  Arrival arrival;
+  arrival.vm = scene_.vm;
+  arrival.server = true;
+  const std::vector<plan::Finding> found = world_.open(options)->examine(arrival, {});
   OpenstackWorld::lab().control("openstack", "POST", "/quota", R"({"instances":-1})");
-  EXPECT_TRUE(says(why, "server")) << why;
-  world_.open(options)->check_settings({}, {});
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found.front().fault, Fault::quota);
+  EXPECT_TRUE(says(found.front().fact, "server")) << found.front().fact;
+  EXPECT_TRUE(world_.open(options)->examine(arrival, {}).empty());
 }
 
 TEST_F(OpenstackTarget, a_quota_without_room_for_the_volume_is_said_in_numbers) {

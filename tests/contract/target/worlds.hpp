@@ -61,7 +61,7 @@ class FakeWorld {
   static std::string unavailable() { return ""; }
   Cloud& cloud() { return cloud_; }
   Cloud& reopened() { return cloud_; }
-  NetworkChoice choice(const std::string& mac) { return {mac, "net", "", ""}; }
+  NetworkChoice choice(const std::string& mac) { return {mac, "net", "", {}, {}, {}}; }
   std::string flavor() { return "small"; }
   std::string state() { return "ACTIVE"; }
   void take_away(const VolumeId& volume) {
@@ -87,7 +87,7 @@ class LocalWorld {
     cloud_ = open();
     return *cloud_;
   }
-  NetworkChoice choice(const std::string& mac) { return {mac, "default", "", ""}; }
+  NetworkChoice choice(const std::string& mac) { return {mac, "default", "", {}, {}, {}}; }
   std::string flavor() { return ""; }
   std::string state() { return "defined"; }
   // A running machine locks its images like this.
@@ -155,7 +155,7 @@ class OpenstackWorld {
     return *cloud_;
   }
   NetworkChoice choice(const std::string& mac) {
-    return {mac, lab().get("openstack.network_id"), lab().get("openstack.subnet_id"), ""};
+    return {mac, lab().get("openstack.network_id"), lab().get("openstack.subnet_id"), {}, {}, {}};
   }
   std::string flavor() { return lab().get("openstack.flavor_id"); }
   std::string state() { return "ACTIVE"; }

@@ -170,13 +170,21 @@ class Growth(ferry.MigrationTest):
             self.prove()
         print("\na disk that has grown, and change tracking without its new part: right in cycle 1", flush=True)
 
-    def test_growth_beyond_the_volume_is_refused_in_words(self):
+    def test_growth_beyond_the_volume_extends_it(self):
+        """Once the quota has room for it; without, the numbers are said and nothing is left behind."""
         self.ferry("migrate")
+        before = {v["id"] for v in self.lab.volumes()}
         self.lab.control("vcenter", "POST", "/vms/web01/grow", {"disk": 2001, "bytes": 2**30 + 512})
+        self.lab.control("openstack", "POST", "/quota", {"gigabytes": 2})
         refused = self.ferry("migrate", ok=False)
-        self.assertEqual(refused.code, 6, str(refused))
-        self.assertIn("volume", refused.err)
-        self.assertIn("extend", refused.err)
+        self.lab.control("openstack", "POST", "/quota", {"gigabytes": 1000})
+        self.assertEqual(refused.code, 7, str(refused))
+        self.assertIn("GiB", refused.err)
+        self.assert_nothing_left()
+        self.ferry("migrate")
+        self.assertEqual({v["id"] for v in self.lab.volumes()}, before)
+        self.assertEqual(sorted(v["size"] for v in self.lab.volumes()), [1, 2])
+        self.prove()
         self.assert_nothing_left()
 
 

@@ -57,6 +57,11 @@ class FlagsTest(JourneyTest):
 
     def rows(self):
         yield ("--flavor", ["--flavor", "m1.medium"], ["--flavor"], lambda s, v, p: self.assertEqual(s["flavor"], "m1.medium"))
+        # Two flavors are exactly as large as the machine, and one of them is kept for machines that want a GPU.
+        yield ("no --flavor", [], ["--flavor"], lambda s, v, p: self.assertEqual(s["flavor"], "m1.medium"))
+        yield ("--allow-flavors", ["--allow-flavors", "gpu"], ["--flavor"], lambda s, v, p: self.assertEqual(s["flavor"], "g1.medium"))
+        yield ("--volume-type-mapping", ["--volume-type-mapping", "LocalDS_0=fast", "--volume-type", "lab"], [],
+               lambda s, v, p: self.assertEqual([x["volume_type"] for x in v], ["fast"] * 2))
         yield ("--availability-zone", ["--availability-zone", "nova"], [], self.check_zone)
         yield ("--volume-type", ["--volume-type", self.openstack["volume_type"]], [],
                lambda s, v, p: self.assertEqual([x["volume_type"] for x in v], [self.openstack["volume_type"]] * 2))

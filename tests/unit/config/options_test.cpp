@@ -134,10 +134,8 @@ TEST(Options, CutoverNeedsItsSettings) {
   };
   const Case cases[] = {
       {{}, "--network-mapping"},
-      {{"--network-mapping", "mac=00:50:56:00:00:01,network-id=n,subnet-id=s"}, "--flavor"},
       {{"--network-mapping", "mac=nonsense,network-id=n,subnet-id=s", "--flavor", "f"}, "no MAC address"},
       {{"--network-mapping", "mac=00:50:56:00:00:01,network-id=n", "--flavor", "f"}, "subnet-id= is missing"},
-      {{}, "--flavor"},
   };
   for (const Case& c : cases) {
     std::vector<std::string> words = migrate(c.more);
@@ -157,9 +155,50 @@ TEST(Options, CutoverNeedsItsSettings) {
   Line line(words);
   const Parsed parsed = line.parse();
   ASSERT_FALSE(parsed.finished) << parsed.text;
-  EXPECT_EQ(parsed.options.cutover.networks.at(0), (target::NetworkChoice{"00:50:56:ab:00:01", "n", "s", "192.0.2.7"}));
+  EXPECT_EQ(parsed.options.cutover.networks.at(0),
+            (target::NetworkChoice{"00:50:56:ab:00:01", "n", "s", {"192.0.2.7"}, {}, {}}));
   EXPECT_EQ(parsed.options.openstack.security_groups, (std::vector<std::string>{"a", "b"}));
   EXPECT_FALSE(parsed.options.cutover.convert);
+}
+
+TEST(Options, AnAdapterMayHaveSeveralAddressesAndRulesOfItsOwn) {
+  const target::NetworkChoice choice = parse_network_mapping(
+      "mac=00:50:56:ab:00:01,network-id=n,subnet-id=s,ip=192.0.2.7,ip=2001:db8::7,security-group=web,"
+      "allowed-address=192.0.2.100,allowed-address=192.0.2.0/28");
+  EXPECT_EQ(choice.ips, (std::vector<std::string>{"192.0.2.7", "2001:db8::7"}));
+  EXPECT_EQ(choice.security_groups, (std::vector<std::string>{"web"}));
+  EXPECT_EQ(choice.allowed_addresses, (std::vector<std::string>{"192.0.2.100", "192.0.2.0/28"}));
+  EXPECT_TRUE(choice.port_security);
+  EXPECT_FALSE(parse_network_mapping("mac=00:50:56:ab:00:01,network-id=n,port-security=off").port_security);
+  for (const char* wrong : {"port-security=perhaps", "port-security=off,security-group=web",
+                            "port-security=off,allowed-address=192.0.2.9", "network-id=m", "colour=blue"})
+    EXPECT_THROW(parse_network_mapping(std::string("mac=00:50:56:ab:00:01,network-id=n,") + wrong), Error) << wrong;
+}
+
+TEST(Options, FlavorsAndVolumeTypesAreChosenByRules) {
+  std::vector<std::string> words =
+      migrate({"--network-mapping", "mac=00:50:56:ab:00:01,network-id=n,subnet-id=s", "--allow-flavors", "gpu,Private",
+               "--create-flavor", "--volume-type-mapping", "ds=1=fast", "--volume-type-mapping", "ds2=slow"});
+  words[0] = "cutover";
+  Line line(words);
+  const Parsed parsed = line.parse();
+  ASSERT_FALSE(parsed.finished) << parsed.text;
+  EXPECT_EQ(parsed.options.openstack.allowed_flavors,
+            (std::set<plan::Reserved>{plan::Reserved::gpu, plan::Reserved::not_public}));
+  EXPECT_TRUE(parsed.options.openstack.create_flavor);
+  EXPECT_EQ(parsed.options.openstack.volume_types,
+            (std::map<std::string, std::string>{{"ds=1", "fast"}, {"ds2", "slow"}}));
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{"--allow-flavors", "vgpu"},
+                                             {"--flavor", "m1.small", "--create-flavor"},
+                                             {"--volume-type-mapping", "ds"},
+                                             {"--volume-type-mapping", "ds=a", "--volume-type-mapping", "ds=b"}}) {
+    std::vector<std::string> wrong = migrate({"--network-mapping", "mac=00:50:56:ab:00:01,network-id=n,subnet-id=s"});
+    wrong[0] = "cutover";
+    wrong.insert(wrong.end(), more.begin(), more.end());
+    Line bad(wrong);
+    EXPECT_THROW(bad.parse(), Error) << more.front();
+  }
 }
 
 TEST(Options, MalformedFlagsEndWithUsage) {

@@ -419,9 +419,8 @@ TEST(Ports, FoundWhateverTheCaseOfItsMac) {
                                       {.name = "n",
                                        .description = "d",
                                        .network = "net",
-                                       .subnet = "",
                                        .mac = "00:50:56:aa:BB:02",
-                                       .ip = "",
+                                       .fixed_ips = {},
                                        .security_groups = {}},
                                       {});
   EXPECT_EQ(made.port.id.value, "p1");
@@ -449,9 +448,8 @@ TEST(Ports, MadeWithALostReplyIsOurs) {
                                       {.name = "n",
                                        .description = "vmferry j1",
                                        .network = "net",
-                                       .subnet = "sub",
                                        .mac = "00:50:56:AA:BB:02",
-                                       .ip = "10.0.0.9",
+                                       .fixed_ips = {{"sub", "10.0.0.9"}},
                                        .security_groups = {"g"}},
                                       {});
   EXPECT_TRUE(port.created);
@@ -470,9 +468,8 @@ TEST(Ports, ThePolicyOnSharedNetworksIsExplained) {
                   {.name = "n",
                    .description = "d",
                    .network = "net",
-                   .subnet = "",
                    .mac = "00:50:56:aa:bb:02",
-                   .ip = "",
+                   .fixed_ips = {},
                    .security_groups = {}},
                   {});
   });

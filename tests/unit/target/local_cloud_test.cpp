@@ -172,21 +172,21 @@ TEST_F(LocalTarget, names_that_are_no_utf8_are_kept_out_of_trouble) {
 }
 
 TEST_F(LocalTarget, settings_name_what_is_wrong) {
-  open()->check_settings({}, {});
+  open()->check_settings({});
   EXPECT_FALSE(fs::exists(root_)) << "checking changes nothing";
   std::ofstream(directory_.path() / "file") << "";
   refusal(
       [&] {
-        local_cloud({directory_.path() / "file", "virtio", "kvm"}, clock_, log_)->check_settings({}, {});
+        local_cloud({directory_.path() / "file", "virtio", "kvm"}, clock_, log_)->check_settings({});
       },
       Fault::config);
   const std::string why = refusal(
       [&] {
-        local_cloud({directory_.path() / "none" / "deeper", "virtio", "kvm"}, clock_, log_)->check_settings({}, {});
+        local_cloud({directory_.path() / "none" / "deeper", "virtio", "kvm"}, clock_, log_)->check_settings({});
       },
       Fault::config);
   EXPECT_NE(why.find("deeper"), std::string::npos) << why;
-  refusal([&] { local_cloud({root_, "ide", "kvm"}, clock_, log_)->check_settings({}, {}); }, Fault::config);
+  refusal([&] { local_cloud({root_, "ide", "kvm"}, clock_, log_)->check_settings({}); }, Fault::config);
 }
 
 TEST_F(LocalTarget, another_run_that_holds_the_folder_is_waited_for_and_then_named) {
@@ -216,7 +216,7 @@ TEST_F(LocalTarget, launching_writes_a_domain_and_never_over_somebody_elses) {
   launch.volumes = {cloud->allocate(wish(), {}).id};
   model::Nic nic;
   nic.mac = "00:50:56:AA:BB:CC";
-  launch.ports = {cloud->ensure_port(launch.job, nic, {nic.mac, "lan", "", ""}, {}).id};
+  launch.ports = {cloud->ensure_port(launch.job, nic, {nic.mac, "lan", "", {}, {}, {}}, {}).id};
   EXPECT_EQ(launch.ports.front().value, "00:50:56:aa:bb:cc");
   const Launched launched = cloud->launch(launch, {});
   const fs::path file = folder_ / "web01.xml";
