@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"vmferry.dev/lab/realcloud"
 )
 
 // Down ends a lab and removes its folder, or keeps the folder's files (disks,
@@ -37,10 +39,7 @@ func Down(dir string, keep bool, out io.Writer) error {
 	if err := ours(dir); err != nil {
 		return err
 	}
-	if err := endParts(dir, out); err != nil {
-		return err
-	}
-	if err := detachLoops(dir, out); err != nil {
+	if err := endAll(dir, out); err != nil {
 		return err
 	}
 	if keep {
@@ -56,6 +55,19 @@ func Down(dir string, keep bool, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "lab: down, %s removed\n", dir)
 	return nil
+}
+
+// endAll ends the parts and takes away what they leave when they could not end in
+// good order: processes of a real cloud, loop devices, mounts.
+func endAll(dir string, out io.Writer) error {
+	if err := endParts(dir, out); err != nil {
+		return err
+	}
+	realcloud.EndProcesses(dir)
+	if err := detachLoops(dir, out); err != nil {
+		return err
+	}
+	return realcloud.Release(dir)
 }
 
 func endParts(dir string, out io.Writer) error {
@@ -77,10 +89,7 @@ func endParts(dir string, out io.Writer) error {
 
 // clear empties a claimed folder but for its marker, which holds the lock.
 func clear(dir string) error {
-	if err := endParts(dir, io.Discard); err != nil {
-		return err
-	}
-	if err := detachLoops(dir, io.Discard); err != nil {
+	if err := endAll(dir, io.Discard); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(dir)

@@ -45,6 +45,7 @@ type VCenter struct {
 
 // OpenStack is the target side of a lab.
 type OpenStack struct {
+	Kind        string `json:"kind,omitempty"` // stand-in or real; absent in a replay
 	AuthURL     string `json:"auth_url"`
 	Cloud       string `json:"cloud"`
 	CloudsYAML  string `json:"clouds_yaml"`
@@ -60,7 +61,16 @@ type OpenStack struct {
 	SubnetID    string `json:"subnet_id"`
 	FlavorID    string `json:"flavor_id"`
 	VolumeType  string `json:"volume_type"`
+	// A network of somebody else, and an application credential; absent in a replay.
+	SharedNetworkID string `json:"shared_network_id,omitempty"`
+	AppCredFile     string `json:"appcred_file,omitempty"`
 }
+
+// What OpenStack.Kind says.
+const (
+	kindStandIn = "stand-in"
+	kindReal    = "real"
+)
 
 const (
 	defaultDir = "/var/tmp/vmferry-lab"

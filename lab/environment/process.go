@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,8 +20,10 @@ import (
 
 // part is one background process of the lab.
 type part struct {
-	name string // vcenter or openstack: subcommand, and stem of all file names
-	dir  string
+	name    string // vcenter or openstack: stem of all file names
+	command string // subcommand
+	dir     string
+	grace   time.Duration // how long it may take to end
 }
 
 func (p part) config() string { return filepath.Join(p.dir, p.name+".json") }
@@ -46,7 +50,7 @@ func (p part) start(executable string) (*child, error) {
 		return nil, err
 	}
 	defer output.Close()
-	command := exec.Command(executable, p.name, "--config", p.config())
+	command := exec.Command(executable, p.command, "--config", p.config())
 	command.Dir = p.dir
 	command.Stdout, command.Stderr = output, output
 	// A session of its own: neither Ctrl-C nor a closed terminal reaches it.
@@ -66,11 +70,14 @@ func (p part) start(executable string) (*child, error) {
 	return c, nil
 }
 
-// awaitReady waits for the ready file and reads it with read.
-func (c *child) awaitReady(ctx context.Context, read func(raw []byte) error) error {
+// awaitReady waits for the ready file and reads it with read. What the part says
+// meanwhile goes to progress.
+func (c *child) awaitReady(ctx context.Context, progress io.Writer, read func(raw []byte) error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	told := int64(0)
 	for {
+		told = tell(c.log(), told, progress)
 		raw, err := os.ReadFile(c.ready())
 		if err == nil {
 			return read(raw)
@@ -93,19 +100,44 @@ func (c *child) awaitReady(ctx context.Context, read func(raw []byte) error) err
 	}
 }
 
+// tell copies the whole lines of a log that are new since told, without their
+// dates.
+func tell(path string, told int64, progress io.Writer) int64 {
+	file, err := os.Open(path)
+	if err != nil {
+		return told
+	}
+	defer file.Close()
+	if _, err := file.Seek(told, io.SeekStart); err != nil {
+		return told
+	}
+	raw, _ := io.ReadAll(file)
+	end := bytes.LastIndexByte(raw, '\n') + 1
+	for _, line := range bytes.SplitAfter(raw[:end], []byte("\n")) {
+		progress.Write(logDate.ReplaceAll(line, []byte("lab: ")))
+	}
+	return told + int64(end)
+}
+
+var logDate = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
+
 // end stops a child of this process.
 func (c *child) end() {
 	syscall.Kill(c.pid, syscall.SIGTERM)
 	select {
 	case <-c.ended:
 		return
-	case <-time.After(graceToEnd):
+	case <-time.After(c.grace):
 	}
 	syscall.Kill(c.pid, syscall.SIGKILL)
 	<-c.ended
 }
 
-const graceToEnd = 10 * time.Second
+const (
+	graceToEnd = 10 * time.Second
+	// A real cloud ends twenty services in their order.
+	graceOfRealCloud = 90 * time.Second
+)
 
 // running gives the pid of the part when it runs, or 0. The command line must be
 // the one that start uses: a pid may have been given to somebody else since.
@@ -127,7 +159,7 @@ func (p part) is(pid int) bool {
 		return false
 	}
 	words := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
-	return len(words) == 4 && words[1] == p.name && words[2] == "--config" && words[3] == p.config()
+	return len(words) == 4 && words[1] == p.command && words[2] == "--config" && words[3] == p.config()
 }
 
 // endRunning stops a part that an earlier process started. It gives what it did.
@@ -140,7 +172,7 @@ func (p part) endRunning() (string, error) {
 		signal syscall.Signal
 		wait   time.Duration
 		said   string
-	}{{syscall.SIGTERM, graceToEnd, "ended"}, {syscall.SIGKILL, 5 * time.Second, "killed"}} {
+	}{{syscall.SIGTERM, p.grace, "ended"}, {syscall.SIGKILL, 5 * time.Second, "killed"}} {
 		if err := syscall.Kill(pid, step.signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return "", fmt.Errorf("cannot end the lab's %s, pid %d: %w", p.name, pid, err)
 		}

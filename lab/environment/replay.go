@@ -83,7 +83,7 @@ func raiseReplay(ctx context.Context, from, dir, executable string, facts replay
 	if err := writePrivate(in("vcenter.password"), []byte(replayPassword)); err != nil {
 		return nil, err
 	}
-	p := part{replayName, dir}
+	p := replayPart(dir)
 	lab := &Lab{Dir: dir, Profile: "vcenter", Recording: from}
 	if facts.ESXi {
 		lab.Profile = "esxi"
@@ -114,7 +114,7 @@ func raiseReplay(ctx context.Context, from, dir, executable string, facts replay
 	}
 	// When something below fails, within ends the server by its pid file.
 	var ready replay.Ready
-	if err := c.awaitReady(ctx, func(raw []byte) error { return json.Unmarshal(raw, &ready) }); err != nil {
+	if err := c.awaitReady(ctx, io.Discard, func(raw []byte) error { return json.Unmarshal(raw, &ready) }); err != nil {
 		return nil, err
 	}
 	lab.VCenter.PID, lab.OpenStack.PID = c.pid, c.pid
@@ -222,6 +222,6 @@ Then try:
   vmferry lab ctl%[12]s vcenter GET /calls
   vmferry lab down%[12]s
 `, lab.Recording, lab.VCenter.Endpoint, user, lab.OpenStack.AuthURL, lab.OpenStack.Cloud, lab.OpenStack.CloudsYAML,
-		part{replayName, lab.Dir}.log(), len(facts.Volumes), lab.OpenStack.ByID, quote(lab.Dir+"/env.sh"), source, dir)
+		replayPart(lab.Dir).log(), len(facts.Volumes), lab.OpenStack.ByID, quote(lab.Dir+"/env.sh"), source, dir)
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"vmferry.dev/lab/guest"
+	"vmferry.dev/lab/realcloud"
 )
 
 // Options of Up.
@@ -27,6 +28,7 @@ type Options struct {
 	WriterRate float64 // MB/s
 	Guest      guest.Personality
 	Disks      []int64 // bytes
+	OpenStack  string  // stand-in or real
 	Executable string  // the program with the subcommands vcenter and openstack
 	Deadline   time.Duration
 }
@@ -80,12 +82,28 @@ func Up(ctx context.Context, o Options, out io.Writer) (*Lab, error) {
 	if len(o.Disks) == 0 {
 		return nil, errors.New("the guest needs a disk at least")
 	}
+	if o.OpenStack != kindStandIn && o.OpenStack != kindReal {
+		return nil, fmt.Errorf("--openstack %s: %s or %s", o.OpenStack, kindStandIn, kindReal)
+	}
+	if o.Deadline == 0 {
+		o.Deadline = 60 * time.Second
+		if o.OpenStack == kindReal {
+			o.Deadline = 300 * time.Second
+		}
+	}
 	if err := guest.CheckDisks(o.Guest, o.Disks); err != nil {
 		return nil, fmt.Errorf("--disks: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Deadline)
 	defer cancel()
-	return within(dir, out, func() (*Lab, error) { return raise(ctx, o, dir) })
+	if o.OpenStack == kindReal {
+		// It takes a minute to start, so who asks for what is there gets it.
+		if lab, err := Load(dir); err == nil && lab.OpenStack.Kind == kindReal && Status(ctx, dir, false, io.Discard) == nil {
+			fmt.Fprintf(out, "lab: up already in %s\n", dir)
+			return lab, nil
+		}
+	}
+	return within(dir, out, func() (*Lab, error) { return raise(ctx, o, dir, out) })
 }
 
 // within claims dir for a new lab and lets raise fill it; what a failure leaves
@@ -123,10 +141,18 @@ func within(dir string, out io.Writer, raise func() (*Lab, error)) (*Lab, error)
 
 // parts of the lab in dir: two servers, or the one that replays a recording.
 func parts(dir string) []part {
-	if replaying := (part{replayName, dir}); isThere(replaying.config()) {
+	if replaying := replayPart(dir); isThere(replaying.config()) {
 		return []part{replaying}
 	}
-	return []part{{"vcenter", dir}, {"openstack", dir}}
+	openstack := part{name: "openstack", command: "openstack", dir: dir, grace: graceToEnd}
+	if isThere(filepath.Join(dir, realcloud.WorkName)) {
+		openstack.command, openstack.grace = "real-openstack", graceOfRealCloud
+	}
+	return []part{{name: "vcenter", command: "vcenter", dir: dir, grace: graceToEnd}, openstack}
+}
+
+func replayPart(dir string) part {
+	return part{name: replayName, command: replayName, dir: dir, grace: graceToEnd}
 }
 
 func isThere(path string) bool {
@@ -135,8 +161,12 @@ func isThere(path string) bool {
 }
 
 // raise does the work of Up inside a claimed, empty folder.
-func raise(ctx context.Context, o Options, dir string) (lab *Lab, err error) {
-	for _, folder := range []string{"log", "datastore", "frozen"} {
+func raise(ctx context.Context, o Options, dir string, out io.Writer) (lab *Lab, err error) {
+	folders, progress := []string{"log", "datastore", "frozen"}, io.Discard
+	if o.OpenStack == kindReal {
+		folders, progress = append(folders, realcloud.WorkName), out
+	}
+	for _, folder := range folders {
 		if err := os.Mkdir(filepath.Join(dir, folder), 0o700); err != nil {
 			return nil, err
 		}
@@ -161,11 +191,11 @@ func raise(ctx context.Context, o Options, dir string) (lab *Lab, err error) {
 		children = append(children, c)
 	}
 	lab.VCenter.PID, lab.OpenStack.PID = children[0].pid, children[1].pid
-	if err := children[0].awaitReady(ctx, lab.VCenter.takeReady); err != nil {
+	if err := children[0].awaitReady(ctx, io.Discard, lab.VCenter.takeReady); err != nil {
 		return nil, err
 	}
 	var account account
-	if err := children[1].awaitReady(ctx, func(raw []byte) error { return lab.OpenStack.takeReady(raw, &account) }); err != nil {
+	if err := children[1].awaitReady(ctx, progress, func(raw []byte) error { return lab.OpenStack.takeReady(raw, &account) }); err != nil {
 		return nil, err
 	}
 	if err := writeClouds(lab, account, passwords.openstack); err != nil {
@@ -207,7 +237,7 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 	lab.VCenter = VCenter{Username: "administrator@vsphere.local", PasswordFile: in("vcenter.password"), CA: in("ca.pem"),
 		RestrictedUsername: "vmferry@vsphere.local", RestrictedPasswordFile: in("vcenter-restricted.password"),
 		Control: in("vcenter.sock"), VMPath: "/DC0/vm/" + vmName, DatastoreDir: in("datastore")}
-	lab.OpenStack = OpenStack{Cloud: "lab", CloudsYAML: in("clouds.yaml"), CA: in("ca.pem"), Control: in("openstack.sock"),
+	lab.OpenStack = OpenStack{Kind: o.OpenStack, Cloud: "lab", CloudsYAML: in("clouds.yaml"), CA: in("ca.pem"), Control: in("openstack.sock"),
 		ByID: in("by-id"), IdentityDir: in("identity"), VolumesDir: in("volumes"), VolumeType: "lab"}
 	if o.ESXi {
 		lab.Profile = "esxi"
@@ -383,5 +413,5 @@ func quote(word string) string {
 
 // defaultOptions are what `up` does without flags.
 func defaultOptions() Options {
-	return Options{Dir: DefaultDir(), WriterRate: guest.DefaultRate, Guest: guest.Plain, Disks: guest.DefaultDisks(), Deadline: 60 * time.Second}
+	return Options{Dir: DefaultDir(), WriterRate: guest.DefaultRate, Guest: guest.Plain, Disks: guest.DefaultDisks(), OpenStack: kindStandIn}
 }

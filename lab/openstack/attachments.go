@@ -7,6 +7,8 @@ import (
 	"log"
 	"net/http"
 	"time"
+
+	"vmferry.dev/lab/devices"
 )
 
 // reserveRefusal is Cinder's refusal to reserve a volume, "" if it agrees.
@@ -108,11 +110,11 @@ func createAttachment(q *request) reply {
 		return q.badRequest("Invalid input received: %s (HTTP 400) (Request-ID: %s)", refusal, requestIDMark)
 	}
 	// check_max_disk_devices_to_attach of nova/compute/utils.py counts the root disk, too.
-	devices := len(s.attachments) + 1
+	disks := len(s.attachments) + 1
 	if s.image != nil {
-		devices++
+		disks++
 	}
-	if most := c.settings.MaxDiskDevices; most >= 0 && devices > most {
+	if most := c.settings.MaxDiskDevices; most >= 0 && disks > most {
 		return q.fail(http.StatusForbidden, fmt.Sprintf(
 			"The maximum allowed number of disk devices (%d) to attach to a single instance has been exceeded.", most))
 	}
@@ -167,10 +169,10 @@ func (c *Cloud) finishAttach(a *attachment, fails *fate) {
 	if gone {
 		return
 	}
-	var block *device
+	var block *devices.Device
 	if fails == nil && here {
 		var err error
-		if block, err = c.devices.attach(a.volume.id, file, size); err != nil {
+		if block, err = c.devices.Attach(a.volume.id, file, size); err != nil {
 			log.Printf("volume %s cannot be attached: %v", a.volume.id, err)
 			fails = &fate{message: err.Error()}
 		}
@@ -178,7 +180,7 @@ func (c *Cloud) finishAttach(a *attachment, fails *fate) {
 	c.locked(func() {
 		if a.volume.attachment != a || a.server.deleted {
 			if block != nil {
-				block.detach()
+				block.Detach()
 			}
 			return
 		}

@@ -155,7 +155,7 @@ func (c *Cloud) state() obj {
 		if a := v.attachment; a != nil {
 			attachments = append(attachments, obj{"id": a.id, "server_id": a.server.id, "device": a.device, "attached": a.attached})
 			if a.block != nil {
-				deviceLink = a.block.path
+				deviceLink = a.block.Path
 			}
 		}
 		volumes = append(volumes, obj{

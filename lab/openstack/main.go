@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"vmferry.dev/lab/calls"
+	"vmferry.dev/lab/devices"
 )
 
 // Config is the file that --config names.
@@ -105,7 +106,7 @@ func (config *Config) chooseDevices() error {
 	case "file":
 		return nil
 	case "loop", "":
-		err := usableLoop(config.Dir)
+		err := devices.UsableLoop(config.Dir)
 		if err == nil {
 			config.Devices = "loop"
 			return nil
@@ -211,7 +212,7 @@ func (c *Cloud) end() {
 	c.locked(func() {
 		for _, v := range c.volumes {
 			if v.attachment != nil && v.attachment.block != nil {
-				v.attachment.block.detach()
+				v.attachment.block.Detach()
 				v.attachment.block = nil
 			}
 		}

@@ -177,10 +177,16 @@ func (c *Cloud) scripted(w http.ResponseWriter, r *http.Request, rule calls.Rule
 		c.ServeHTTP(w, r.WithContext(withFate(r.Context(), &fate{message: message})))
 		return
 	}
+	Scripted(w, r, rule)
+}
+
+// Scripted answers the kind "http" of a script in the own shape of the service
+// whose prefix the path has.
+func Scripted(w http.ResponseWriter, r *http.Request, rule calls.Rule) {
 	service, _ := splitService(r.URL.Path)
 	message := rule.Message
 	if message == "" {
 		message = http.StatusText(rule.Status)
 	}
-	c.answer(w, r, shape(service, rule.Status, message, rule.RetryAfter))
+	(*Cloud)(nil).answer(w, r, shape(service, rule.Status, message, rule.RetryAfter))
 }

@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"vmferry.dev/lab/devices"
 )
 
 const (
@@ -26,12 +28,15 @@ const (
 func newCloud(config Config, password string) (*Cloud, error) {
 	c := &Cloud{
 		config: config, password: password, done: make(chan struct{}), tokens: map[string]*token{},
-		devices:  devices{dir: config.Dir, loop: config.Devices == "loop"},
+		devices:  devices.Folder{Dir: config.Dir, Loop: config.Devices == "loop"},
 		settings: settings{CreateDelayMS: 200, AttachDelayMS: 300, ServerDelayMS: 600, TokenTTLS: 3600, MaxDiskDevices: -1, IPAvailability: availabilityForbidden},
 		quota:    quota{Gigabytes: 1000, Volumes: 50, Instances: 10, Cores: 20, RAM: 51200, Ports: 500},
 	}
 	c.ids = identifiers{project: random(16), user: random(16), role: random(16), otherProject: random(16)}
-	if err := c.devices.prepare(); err != nil {
+	if err := c.devices.Prepare(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(c.volumesDir(), 0o700); err != nil {
 		return nil, err
 	}
 	c.seedNetworks()

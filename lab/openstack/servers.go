@@ -437,7 +437,7 @@ func (c *Cloud) finishDelete(s *server) {
 // unplug ends an attachment: device away, volume available.
 func (c *Cloud) unplug(a *attachment) {
 	if a.block != nil {
-		a.block.detach()
+		a.block.Detach()
 		a.block = nil
 	}
 	a.attached = false

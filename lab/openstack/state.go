@@ -9,12 +9,14 @@ import (
 	"log"
 	"sync"
 	"time"
+
+	"vmferry.dev/lab/devices"
 )
 
 // Cloud is one running stand-in.
 type Cloud struct {
 	config  Config
-	devices devices
+	devices devices.Folder
 
 	mu       sync.Mutex
 	settings settings
@@ -95,7 +97,7 @@ type attachment struct {
 	deleteToo   bool        // delete_on_termination
 	attached    bool        // Cinder's attach_status is "attached"
 	at          time.Time
-	block       *device // only at the conversion host
+	block       *devices.Device // only at the conversion host
 }
 
 type server struct {

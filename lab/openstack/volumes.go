@@ -7,6 +7,8 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -96,7 +98,7 @@ func (c *Cloud) finishCreate(v *volume, fails *fate) {
 			v.setStatus("error")
 			return
 		}
-		file, err := c.devices.makeVolumeFile(v.id, v.bytes())
+		file, err := c.makeVolumeFile(v.id, v.bytes())
 		if err != nil {
 			log.Printf("volume %s cannot be made: %v", v.id, err)
 			v.setStatus("error")
@@ -341,7 +343,7 @@ func (c *Cloud) finishExtend(v *volume, size int, before string, fails *fate) {
 		}
 		v.size = size
 		if v.attachment != nil && v.attachment.block != nil {
-			if err := v.attachment.block.grow(v.bytes()); err != nil {
+			if err := v.attachment.block.Grow(v.bytes()); err != nil {
 				log.Print(err)
 			}
 		}
@@ -430,4 +432,21 @@ func deleteMetadataKey(q *request) reply {
 	delete(v.metadata, q.vars["key"])
 	v.touch()
 	return answered(http.StatusOK, nil)
+}
+
+func (c *Cloud) volumesDir() string { return filepath.Join(c.config.Dir, "volumes") }
+
+// makeVolumeFile makes the sparse file of a volume.
+func (c *Cloud) makeVolumeFile(volumeID string, size int64) (string, error) {
+	path := filepath.Join(c.volumesDir(), "volume-"+volumeID)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", err
+	}
+	if err := file.Truncate(size); err != nil {
+		file.Close()
+		os.Remove(path)
+		return "", fmt.Errorf("%s of %s bytes: %w", path, strconv.FormatInt(size, 10), err)
+	}
+	return path, file.Close()
 }

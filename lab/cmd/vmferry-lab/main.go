@@ -12,6 +12,7 @@ import (
 
 	"vmferry.dev/lab/environment"
 	"vmferry.dev/lab/openstack"
+	"vmferry.dev/lab/realcloud"
 	"vmferry.dev/lab/replay"
 	"vmferry.dev/lab/vcenter"
 )
@@ -30,6 +31,8 @@ const usage = `usage: vmferry-lab COMMAND ...
              LABDIR/log/replay.log. down, status and ctl ... GET /calls work as for a lab.
   vcenter    the vCenter alone:   vcenter --config FILE
   openstack  the OpenStack alone: openstack --config FILE
+  real-openstack
+             the real OpenStack that up --openstack real starts, alone: real-openstack --config FILE
 Each command knows --help.
 `
 
@@ -44,6 +47,8 @@ func main() {
 		err = vcenter.Main(os.Args[2:])
 	case "openstack":
 		err = openstack.Main(os.Args[2:])
+	case "real-openstack":
+		err = realcloud.Main(os.Args[2:])
 	case "replay":
 		if len(os.Args) > 2 && strings.HasPrefix(strings.TrimLeft(os.Args[2], "-"), "config") {
 			err = replay.Main(os.Args[2:])

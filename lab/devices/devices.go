@@ -1,7 +1,8 @@
-// Block devices of volumes attached to the conversion host: a loop device over
-// the volume's file (or the file itself), a link as udev makes it and a file
-// that tells the device's identity. It must not know volumes' states.
-package openstack
+// Package devices makes the block devices of volumes attached to the conversion
+// host: a loop device over the volume's file (or the file itself), a link as udev
+// makes it and a file that tells the device's identity. It must not know volumes'
+// states, nor which OpenStack they are of.
+package devices
 
 import (
 	"errors"
@@ -9,21 +10,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// devices makes devices appear under dir/by-id and dir/identity.
-type devices struct {
-	dir  string
-	loop bool
+// Folder makes devices appear under Dir/by-id and Dir/identity.
+type Folder struct {
+	Dir  string
+	Loop bool // loop devices; else the plain files
 }
 
-// device is one attached device.
-type device struct {
-	path     string
+// Device is one attached device.
+type Device struct {
+	Path     string
 	link     string
 	identity string
 	serial   string
@@ -36,17 +36,16 @@ const (
 	loopSetCapacity = 0x4C07
 )
 
-// serialOf is the serial Nova's libvirt driver gives a volume's disk: virtio
+// SerialOf is the serial Nova's libvirt driver gives a volume's disk: virtio
 // carries its first 20 characters.
-func serialOf(volumeID string) string { return volumeID[:20] }
+func SerialOf(volumeID string) string { return volumeID[:20] }
 
-func (d devices) byID() string     { return filepath.Join(d.dir, "by-id") }
-func (d devices) identity() string { return filepath.Join(d.dir, "identity") }
-func (d devices) volumes() string  { return filepath.Join(d.dir, "volumes") }
+func (d Folder) byID() string     { return filepath.Join(d.Dir, "by-id") }
+func (d Folder) identity() string { return filepath.Join(d.Dir, "identity") }
 
-// prepare makes the folders and takes away links that a run before left.
-func (d devices) prepare() error {
-	for _, folder := range []string{d.byID(), d.identity(), d.volumes()} {
+// Prepare makes the folders and takes away links that a run before left.
+func (d Folder) Prepare() error {
+	for _, folder := range []string{d.byID(), d.identity()} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return err
 		}
@@ -65,26 +64,26 @@ func (d devices) prepare() error {
 	return nil
 }
 
-// attach makes the device of a volume appear. The identity is there before the
+// Attach makes the device of a volume appear. The identity is there before the
 // link, so that whoever finds the link finds both.
-func (d devices) attach(volumeID, file string, size int64) (*device, error) {
-	made := &device{path: file, serial: serialOf(volumeID), link: filepath.Join(d.byID(), "virtio-"+serialOf(volumeID))}
-	if d.loop {
+func (d Folder) Attach(volumeID, file string, size int64) (*Device, error) {
+	made := &Device{Path: file, serial: SerialOf(volumeID), link: filepath.Join(d.byID(), "virtio-"+SerialOf(volumeID))}
+	if d.Loop {
 		var err error
-		if made.path, made.loop, err = attachLoop(file); err != nil {
+		if made.Path, made.loop, err = attachLoop(file); err != nil {
 			return nil, err
 		}
 	}
 	err := d.publish(made, size)
 	if err != nil {
-		made.detach()
+		made.Detach()
 		return nil, err
 	}
 	return made, nil
 }
 
-func (d devices) publish(made *device, size int64) error {
-	info, err := os.Stat(made.path)
+func (d Folder) publish(made *Device, size int64) error {
+	info, err := os.Stat(made.Path)
 	if err != nil {
 		return err
 	}
@@ -103,11 +102,11 @@ func (d devices) publish(made *device, size int64) error {
 	if err := os.Remove(made.link); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return os.Symlink(made.path, made.link)
+	return os.Symlink(made.Path, made.link)
 }
 
 // describe writes the identity file whole.
-func (v *device) describe(size int64) error {
+func (v *Device) describe(size int64) error {
 	text := fmt.Sprintf("serial=%s\nbytes=%d\n", v.serial, size)
 	if err := os.WriteFile(v.identity+".new", []byte(text), 0o600); err != nil {
 		return err
@@ -115,19 +114,19 @@ func (v *device) describe(size int64) error {
 	return os.Rename(v.identity+".new", v.identity)
 }
 
-// grow tells the device and its identity that the file has become larger.
-func (v *device) grow(size int64) error {
+// Grow tells the device and its identity that the file has become larger.
+func (v *Device) Grow(size int64) error {
 	if v.loop != nil {
 		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, v.loop.Fd(), loopSetCapacity, 0); errno != 0 {
-			return fmt.Errorf("%s cannot take its new size: %w", v.path, errno)
+			return fmt.Errorf("%s cannot take its new size: %w", v.Path, errno)
 		}
 	}
 	return v.describe(size)
 }
 
-// detach takes the device away: link first, then identity, then the loop
+// Detach takes the device away: link first, then identity, then the loop
 // device. A loop device that somebody still has open goes when they close it.
-func (v *device) detach() {
+func (v *Device) Detach() {
 	os.Remove(v.link)
 	if v.identity != "" {
 		os.Remove(v.identity)
@@ -169,8 +168,8 @@ func attachLoop(file string) (string, *os.File, error) {
 	return "", nil, last
 }
 
-// usableLoop tries a loop device over a small file, end to end.
-func usableLoop(dir string) error {
+// UsableLoop tries a loop device over a small file, end to end.
+func UsableLoop(dir string) error {
 	probe, err := os.CreateTemp(dir, "loop-probe-")
 	if err != nil {
 		return err
@@ -184,25 +183,10 @@ func usableLoop(dir string) error {
 	if err != nil {
 		return err
 	}
-	(&device{loop: held}).detach()
+	(&Device{loop: held}).Detach()
 	return nil
 }
 
 // major and minor split a device number as glibc's makedev joins it.
 func major(dev uint64) uint64 { return (dev>>8)&0xfff | (dev>>32)&^uint64(0xfff) }
 func minor(dev uint64) uint64 { return dev&0xff | (dev>>12)&^uint64(0xff) }
-
-// makeVolumeFile makes the sparse file of a volume.
-func (d devices) makeVolumeFile(volumeID string, size int64) (string, error) {
-	path := filepath.Join(d.volumes(), "volume-"+volumeID)
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		return "", err
-	}
-	if err := file.Truncate(size); err != nil {
-		file.Close()
-		os.Remove(path)
-		return "", fmt.Errorf("%s of %s bytes: %w", path, strconv.FormatInt(size, 10), err)
-	}
-	return path, file.Close()
-}
