@@ -46,6 +46,7 @@ func newCloud(config Config, password string) (*Cloud, error) {
 		{id: "3", name: "m1.medium", vcpus: 2, ram: 4096, extra: obj{}},
 		// As large as the one before, but nobody should get it by chance.
 		{id: "4", name: "g1.medium", vcpus: 2, ram: 4096, extra: obj{"resources:VGPU": "1"}},
+		{id: "5", name: nowhere, vcpus: 1, ram: 512, extra: obj{"capabilities:hypervisor_type": nowhere}, private: true},
 	}
 	c.seedConversionHost()
 	return c, c.seedAppCredential()

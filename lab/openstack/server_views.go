@@ -120,7 +120,7 @@ func (c *Cloud) serverGroups(s *server) []obj {
 func flavorView(q *request, f flavor) obj {
 	view := obj{
 		"id": f.id, "name": f.name, "ram": f.ram, "disk": f.disk, "swap": "", "OS-FLV-EXT-DATA:ephemeral": 0,
-		"OS-FLV-DISABLED:disabled": false, "vcpus": f.vcpus, "os-flavor-access:is_public": true, "rxtx_factor": 1.0,
+		"OS-FLV-DISABLED:disabled": false, "vcpus": f.vcpus, "os-flavor-access:is_public": !f.private, "rxtx_factor": 1.0,
 		"links": q.computeLinks("flavors", f.id),
 	}
 	if q.at(55) {

@@ -340,6 +340,9 @@ func (c *Cloud) takeServer(p *plan, fails *fate) {
 			if s.deleted {
 				return
 			}
+			if fails == nil && s.flavor.name == nowhere {
+				fails = &fate{message: "No valid host was found. There are not enough hosts available."}
+			}
 			if fails == nil {
 				fails = c.plug(p)
 			}

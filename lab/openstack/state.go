@@ -135,6 +135,7 @@ type flavor struct {
 	id, name              string
 	vcpus, ram, disk, use int
 	extra                 obj
+	private               bool
 }
 
 type keypair struct {

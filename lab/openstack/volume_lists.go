@@ -312,10 +312,15 @@ func (q *request) nextLink(path, marker string) []obj {
 	return []obj{{"rel": "next", "href": q.base + path + "?" + encodeQuery(query)}}
 }
 
+// nowhere is what a volume type and a flavor are called that no back end and no
+// host can serve: a way to see Cinder and Nova fail.
+const nowhere = "nowhere"
+
 var volumeTypes = []volumeType{
 	{stableUUID(0x51), "lab", "sparse files on this machine"},
 	{stableUUID(0x52), "fast", "the same files under another name"},
 	{stableUUID(0x53), "__DEFAULT__", "Default Volume Type"},
+	{stableUUID(0x54), nowhere, "no back end has it"},
 }
 
 func (c *Cloud) volumeTypeNamed(q *request, name string) (volumeType, *reply) {

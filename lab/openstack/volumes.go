@@ -94,7 +94,7 @@ func (c *Cloud) finishCreate(v *volume, fails *fate) {
 		if v.status != "creating" {
 			return
 		}
-		if fails != nil {
+		if fails != nil || v.volumeType.name == nowhere {
 			v.setStatus("error")
 			return
 		}

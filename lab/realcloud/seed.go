@@ -12,6 +12,10 @@ import (
 	"path/filepath"
 )
 
+// nowhere is what a volume type and a flavor are called that no back end and no
+// host can serve: a way to see Cinder and Nova fail.
+const nowhere = "nowhere"
+
 // seeded are the ids that the ready file tells.
 type seeded struct {
 	network, subnet, shared, flavor, instance string
@@ -62,7 +66,7 @@ func (s *supervisor) seedNetworks(ctx context.Context) error {
 
 // seedStorage makes the volume types and waits until every back end can be used.
 func (s *supervisor) seedStorage(ctx context.Context) error {
-	for _, name := range backends {
+	for _, name := range append([]string{nowhere}, backends...) {
 		if _, err := s.admin.create(ctx, s.cinder("/types"), "volume_type", obj{"name": name, "extra_specs": obj{"volume_backend_name": name}}); err != nil {
 			return err
 		}
@@ -83,14 +87,23 @@ func (s *supervisor) seedFlavors(ctx context.Context) error {
 	for _, f := range []struct {
 		id, name   string
 		ram, vcpus int
-	}{{"1", "m1.tiny", 512, 1}, {"2", "m1.small", 2048, 1}, {"3", "m1.medium", 4096, 2}} {
-		if _, err := s.admin.create(ctx, s.nova("/flavors"), "flavor", obj{"id": f.id, "name": f.name, "ram": f.ram, "vcpus": f.vcpus, "disk": 0},
-			"OpenStack-API-Version", flavorsVersion); err != nil {
+		specs      obj
+	}{{"1", "m1.tiny", 512, 1, nil}, {"2", "m1.small", 2048, 1, nil}, {"3", "m1.medium", 4096, 2, nil},
+		{"4", "g1.medium", 4096, 2, obj{"resources:VGPU": "1"}},
+		{"5", nowhere, 512, 1, obj{"capabilities:hypervisor_type": nowhere}}} {
+		if _, err := s.admin.create(ctx, s.nova("/flavors"), "flavor", obj{"id": f.id, "name": f.name, "ram": f.ram, "vcpus": f.vcpus, "disk": 0,
+			"os-flavor-access:is_public": f.name != nowhere}, "OpenStack-API-Version", flavorsVersion); err != nil {
+			return err
+		}
+		if f.specs == nil {
+			continue
+		}
+		if err := s.admin.call(ctx, http.MethodPost, s.nova("/flavors/"+f.id+"/os-extra_specs"), obj{"extra_specs": f.specs}, nil); err != nil {
 			return err
 		}
 	}
 	s.made.flavor = "2"
-	return nil
+	return s.admin.call(ctx, http.MethodPost, s.nova("/flavors/5/action"), obj{"addTenantAccess": obj{"tenant": s.project}}, nil)
 }
 
 // seedConversionHost makes this machine a server of the lab's project.

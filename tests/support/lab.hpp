@@ -1,4 +1,5 @@
-// The lab as a test fixture: `vmferry-lab up` in a folder of its own, ended with the object.
+// The lab as a test fixture: `vmferry-lab up` in a folder of its own, ended with the object; or, for a lab that takes a
+// minute to start, the one that is up in the folder VMFERRY_TEST_LAB.
 #pragma once
 
 #include <filesystem>
@@ -17,6 +18,8 @@ class Lab {
   Lab& operator=(const Lab&) = delete;
 
   const std::filesystem::path& directory() const { return directory_; }
+  // Whether its OpenStack is the real services: no settings, no faults inside a service, and slower.
+  bool real_openstack() const;
   // A value of lab.json by path: get("vcenter.endpoint"). Throws when absent.
   std::string get(const std::string& path) const;
   // The first line of a file named by lab.json: secret("vcenter.password_file").
@@ -27,6 +30,7 @@ class Lab {
 
  private:
   std::filesystem::path directory_;
+  bool lent_ = false;
   std::string lab_json_;
 };
 
