@@ -243,7 +243,8 @@ class RealOpenStack(unittest.TestCase):
             self.cloud.compute.delete_volume_attachment(self.facts["instance_id"], volume.id)
             self.wait(volume, "available")
             self.assertFalse(link.is_symlink())
-            self.assertEqual(content, self.file_of(volume).read_bytes()[:512])
+            with open(self.file_of(volume), "rb") as opened:
+                self.assertEqual(content, opened.read(512))
         self.assertEqual([], os.listdir(self.facts["by_id"]))
         self.assertEqual([], os.listdir(self.facts["identity_dir"]))
 
