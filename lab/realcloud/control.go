@@ -114,8 +114,9 @@ func (s *supervisor) controlSubnet(w http.ResponseWriter, r *http.Request) {
 	answer(w, now.Subnet, err)
 }
 
-// quotaOf says which service keeps which limit.
-var quotaOf = map[string]string{"gigabytes": "cinder", "volumes": "cinder", "instances": "nova", "cores": "nova", "ram": "nova", "ports": "neutron"}
+// quotaOf says which service keeps which limit, and what it calls it.
+var quotaOf = map[string]struct{ keeper, name string }{"gigabytes": {"cinder", "gigabytes"}, "volumes": {"cinder", "volumes"},
+	"instances": {"nova", "instances"}, "cores": {"nova", "cores"}, "ram": {"nova", "ram"}, "ports": {"neutron", "port"}}
 
 func (s *supervisor) controlQuota(w http.ResponseWriter, r *http.Request) {
 	given := map[string]int{}
@@ -126,7 +127,7 @@ func (s *supervisor) controlQuota(w http.ResponseWriter, r *http.Request) {
 	}
 	changes := map[string]obj{}
 	for name, limit := range given {
-		keeper := quotaOf[name]
+		keeper, known := quotaOf[name].keeper, quotaOf[name].name
 		if keeper == "" {
 			calls.Refuse(w, http.StatusBadRequest, name+" is no limit that the control socket knows")
 			return
@@ -134,7 +135,7 @@ func (s *supervisor) controlQuota(w http.ResponseWriter, r *http.Request) {
 		if changes[keeper] == nil {
 			changes[keeper] = obj{}
 		}
-		changes[keeper][name] = limit
+		changes[keeper][known] = limit
 	}
 	for keeper, limits := range changes {
 		if err := s.setQuota(r, keeper, limits); err != nil {

@@ -34,7 +34,12 @@ func (s *supervisor) seedIdentity(ctx context.Context, bootstrap, labPassword st
 	if _, err := admin.signIn(ctx); err != nil {
 		return err
 	}
-	roles, err := s.roles(ctx, admin)
+	// A changed password ends every token of that second, those that come after it too.
+	var roles map[string]string
+	err := until(ctx, "Keystone's admin", func() (err error) {
+		roles, err = s.roles(ctx, admin)
+		return err
+	})
 	if err != nil {
 		return err
 	}

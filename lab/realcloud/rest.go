@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"sync"
 	"time"
@@ -148,12 +149,22 @@ func (a *account) create(ctx context.Context, url, one string, fields obj, heade
 	return answer[one].ID, err
 }
 
-// until tries again and again until try succeeds or ctx ends.
+// hopeless is an error that trying again does not mend.
+type hopeless struct{ error }
+
+// until tries again and again until try succeeds, is hopeless, or ctx ends.
 func until(ctx context.Context, what string, try func() error) error {
-	for {
+	for said := time.Now(); ; {
 		err := try()
 		if err == nil {
 			return nil
+		}
+		if _, lost := err.(hopeless); lost {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if time.Since(said) > 20*time.Second {
+			said = time.Now()
+			log.Printf("still waiting for %s: %v", what, err)
 		}
 		select {
 		case <-ctx.Done():

@@ -137,10 +137,14 @@ func (s *supervisor) seedConversionHost(ctx context.Context) error {
 		if err := s.admin.call(ctx, http.MethodGet, s.nova("/servers/"+s.made.instance), nil, &answer); err != nil {
 			return err
 		}
-		if answer.Server.Status != "ACTIVE" {
-			return fmt.Errorf("it is %s %s", answer.Server.Status, answer.Server.Fault.Message)
+		state := fmt.Errorf("it is %s %s", answer.Server.Status, answer.Server.Fault.Message)
+		switch answer.Server.Status {
+		case "ACTIVE":
+			return nil
+		case "ERROR":
+			return hopeless{state}
 		}
-		return nil
+		return state
 	})
 	if err != nil {
 		return err

@@ -130,8 +130,8 @@ func (s *supervisor) quota(ctx context.Context) (obj, error) {
 		return nil, err
 	}
 	all := obj{}
-	for name, keeper := range quotaOf {
-		all[name] = map[string]map[string]interface{}{"cinder": storage.Set, "nova": compute.Set, "neutron": network.Quota}[keeper][name]
+	for name, limit := range quotaOf {
+		all[name] = map[string]map[string]interface{}{"cinder": storage.Set, "nova": compute.Set, "neutron": network.Quota}[limit.keeper][limit.name]
 	}
 	return all, nil
 }
