@@ -34,7 +34,7 @@ const (
 )
 
 // backends of Cinder, each with a volume type of its name. The first is the default.
-var backends = []string{"lab", "lab-two"}
+var backends = []string{"lab", "fast"}
 
 // services with a port of their own, and what the others need to talk to them.
 var listening = []string{"keystone", "glance", "cinder", "nova", "placement", "neutron", "rabbit", "rabbit-dist", "epmd"}

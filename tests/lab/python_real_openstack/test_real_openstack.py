@@ -211,12 +211,12 @@ class RealOpenStack(unittest.TestCase):
 
     def test_05_volumes_of_two_back_ends(self):
         make = self.cloud.block_storage.create_volume
-        type(self).volumes = [make(size=1, name="first", metadata={"vm": "web01"}), make(size=1, name="second", volume_type="lab-two")]
+        type(self).volumes = [make(size=1, name="first", metadata={"vm": "web01"}), make(size=1, name="second", volume_type="fast")]
         for volume in self.volumes:
             self.wait(volume, "available")
             self.assertEqual(GIB, self.file_of(volume).stat().st_size)
         self.assertNotEqual(*(self.file_of(v).parent for v in self.volumes))
-        self.assertEqual(["lab", "lab-two"], [self.cloud.block_storage.get_volume(v.id).volume_type for v in self.volumes])
+        self.assertEqual(["lab", "fast"], [self.cloud.block_storage.get_volume(v.id).volume_type for v in self.volumes])
         endpoint = self.cloud.session.get_endpoint(service_type="block-storage", interface="public")
         found = self.cloud.session.get(endpoint + "/volumes/detail", params={"metadata": "{'vm': 'web01'}"}).json()["volumes"]
         self.assertEqual([self.volumes[0].id], [v["id"] for v in found])
