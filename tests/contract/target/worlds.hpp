@@ -9,6 +9,7 @@
 #include <atomic>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 
 #include "base/clock.hpp"
@@ -31,16 +32,21 @@ struct Scene {
   model::Vm vm;
 
   Scene() {
-    static std::atomic<int> next{1};
+    // A lab that is lent remembers what earlier programs made.
+    static std::atomic<int> next{static_cast<int>(std::random_device()() % 1'000'000) * 100};
     const int number = next++;
     vm.id = model::VmId{fmt::format("vm-{}", number)};
     vm.name = fmt::format("Machine {}", number);
     vm.uuid = random_uuid();
     vm.vcpus = 1;
     vm.memory = 256ull << 20;
-    vm.nics.push_back({4000, "Network adapter 1", "VM Network", fmt::format("00:50:56:aa:00:{:02x}", number),
-                       "VM Network", "vmxnet3", true});
+    vm.nics.push_back({4000, "Network adapter 1", "VM Network", mac(number), "VM Network", "vmxnet3", true});
   }
+  // No MAC like it was used in this lab before.
+  static std::string mac(int number) {
+    return fmt::format("00:50:56:{:02x}:{:02x}:{:02x}", number >> 16 & 0x3f, number >> 8 & 0xff, number & 0xff);
+  }
+  static std::string other_mac() { return mac(static_cast<int>(std::random_device()())); }
   Tag tag(int disk = 0) const {
     const std::string object = fmt::format("{}-{}", vm.id.value.substr(3), 2000 + disk);
     return {
@@ -122,6 +128,8 @@ class OpenstackWorld {
   }
   static support::Lab& lab() {
     static support::Lab lab({"--writer-rate", "0", "--disks", "16M,16M"});
+    // What these tests make stays until the lab ends: real services begin with a project's usual limits.
+    static const std::string room = lab.control("openstack", "POST", "/quota", R"({"volumes":500,"gigabytes":2000})");
     return lab;
   }
   std::unique_ptr<::vmferry::openstack::Cloud> client() {
