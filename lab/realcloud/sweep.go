@@ -78,7 +78,7 @@ func endGuests(work string) {
 			exec.CommandContext(ctx, "virsh", "-c", uri, "destroy", name).Run()
 		}
 	}
-	found, _ := filepath.Glob(filepath.Join(work, "libvirt", "run", "qemu", "*.pid"))
+	found, _ := filepath.Glob(filepath.Join(work, "libvirt", "run", "libvirt", "qemu", "*.pid"))
 	for _, path := range found {
 		raw, err := os.ReadFile(path)
 		if err != nil {
