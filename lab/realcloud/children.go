@@ -34,8 +34,9 @@ func newChildren(l *layout) *children { return &children{layout: l, lost: make(c
 type child struct {
 	name  string
 	pid   int
-	out   string        // file with what it said
-	log   string        // file with what it logged, if it has one
+	out   string // file with what it said
+	log   string // file with what it logged, if it has one
+	again func() (*child, error)
 	told  bool          // to end
 	ended chan struct{} // closed when it has ended and err is set
 	err   error
@@ -51,7 +52,7 @@ func (l *layout) environment(extra ...string) []string {
 // start runs a program in the background. environment lines come before words.
 func (c *children) start(name string, environment []string, words ...string) (*child, error) {
 	l := c.layout
-	made := &child{name: name, out: filepath.Join(l.Log, name+".out"), log: filepath.Join(l.Log, name+".log"), ended: make(chan struct{})}
+	made := &child{name: name, again: func() (*child, error) { return c.start(name, environment, words...) }, out: filepath.Join(l.Log, name+".out"), log: filepath.Join(l.Log, name+".log"), ended: make(chan struct{})}
 	output, err := os.OpenFile(made.out, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
@@ -119,6 +120,26 @@ func (c *children) finish(m *child, grace time.Duration) {
 	c.mu.Unlock()
 	endGroups([]string{c.layout.pidFile(m.name)}, sigterm, grace)
 	<-m.ended
+}
+
+// restart ends a service and starts it anew, as an administrator might.
+func (c *children) restart(name string) error {
+	var found *child
+	c.mu.Lock()
+	for i, one := range c.all {
+		if one.name == name {
+			found = one
+			c.all = append(append([]*child{}, c.all[:i]...), c.all[i+1:]...)
+			break
+		}
+	}
+	c.mu.Unlock()
+	if found == nil {
+		return fmt.Errorf("no service is called %s", name)
+	}
+	c.finish(found, 10*time.Second)
+	_, err := found.again()
+	return err
 }
 
 // await tries until try succeeds, the child has ended, or the time is over.

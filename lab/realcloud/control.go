@@ -13,7 +13,7 @@ import (
 	"vmferry.dev/lab/calls"
 )
 
-const knownPaths = "the control socket knows /calls /faults /secrets /tokens/revoke /quota /state /services /volumes/ID/metadata /subnets/ID/pool"
+const knownPaths = "the control socket knows /calls /faults /secrets /tokens/revoke /quota /state /services /services/NAME/restart /volumes/ID/metadata /subnets/ID/pool"
 
 func (s *supervisor) control(callLog *calls.Log, faults *calls.Faults) http.Handler {
 	shared := http.NewServeMux()
@@ -47,6 +47,18 @@ func (s *supervisor) control(callLog *calls.Log, faults *calls.Faults) http.Hand
 	})
 	on(http.MethodGet, "/secrets", func(w http.ResponseWriter, r *http.Request) { calls.Reply(w, http.StatusOK, s.secrets.list()) })
 	on(http.MethodGet, "/services", func(w http.ResponseWriter, r *http.Request) { calls.Reply(w, http.StatusOK, s.children.list()) })
+	on(http.MethodPost, "/services/", func(w http.ResponseWriter, r *http.Request) {
+		words := strings.Split(strings.TrimPrefix(r.URL.Path, "/services/"), "/")
+		if len(words) != 2 || words[1] != "restart" {
+			calls.Refuse(w, http.StatusNotFound, "of a service the control socket knows POST /services/NAME/restart")
+			return
+		}
+		if err := s.children.restart(words[0]); err != nil {
+			calls.Refuse(w, http.StatusNotFound, err.Error())
+			return
+		}
+		calls.Reply(w, http.StatusOK, s.children.list())
+	})
 	on(http.MethodPost, "/settings", func(w http.ResponseWriter, r *http.Request) {
 		calls.Refuse(w, http.StatusNotImplemented, "the services are real: delays, the life of tokens and what a user may see are not set from here")
 	})

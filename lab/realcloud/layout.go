@@ -74,7 +74,7 @@ func newLayout(dir, unpacked string, frontPort int) (*layout, error) {
 	}
 	l.HostUUID = uuidOf(raw[:16])
 	l.password = base64.RawURLEncoding.EncodeToString(raw[16:])
-	if longest := l.in("libvirt/run/libvirt-admin-sock"); len(longest) > 107 {
+	if longest := l.in("libvirt/run/libvirt/libvirt-admin-sock"); len(longest) > 107 {
 		return nil, fmt.Errorf("%s: the path is too long for a unix socket in it (%d of 107 bytes): give a shorter --dir", dir, len(longest))
 	}
 	return l, l.choosePorts()
@@ -141,7 +141,7 @@ func (l *layout) Rabbit() string { return "rabbit://guest:guest@" + l.listens("r
 
 // LibvirtURI of the lab's own libvirtd.
 func (l *layout) LibvirtURI() string {
-	return "qemu+unix:///system?socket=" + l.in("libvirt/run/libvirt-sock")
+	return "qemu+unix:///system?socket=" + l.in("libvirt/run/libvirt/libvirt-sock")
 }
 
 // Auth is how a service of that name signs in.

@@ -100,6 +100,12 @@ func readConfig(path string) (Config, error) {
 		// The kernel names mounts and loop devices' files by their real path.
 		config.Dir, err = filepath.EvalSymlinks(config.Dir)
 	}
+	// libvirtd sees other folders there, and so would not see the lab's.
+	for _, hidden := range []string{"/run/", "/var/lib/", "/var/cache/", "/var/log/"} {
+		if strings.HasPrefix(config.Dir+"/", hidden) && err == nil {
+			err = fmt.Errorf("a real OpenStack cannot be below %s: give another --dir", hidden)
+		}
+	}
 	return config, err
 }
 

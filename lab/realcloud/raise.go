@@ -215,13 +215,16 @@ func (s *supervisor) startRabbit(ctx context.Context) error {
 }
 
 // volumesSize is how large the file system for volumes may grow; its file is sparse.
-const volumesSize = "200G"
+const (
+	volumesSize  = "200G"
+	volumesImage = "volumes.img"
+)
 
 // mountVolumes makes the file system that plays the NFS server's. One of its own:
 // Nova and Cinder tell by its number whether an export is mounted.
 func (s *supervisor) mountVolumes(ctx context.Context) error {
 	l := s.layout
-	image, volumes := l.in("volumes.img"), filepath.Join(l.Dir, "volumes")
+	image, volumes := l.in(volumesImage), filepath.Join(l.Dir, "volumes")
 	if err := os.MkdirAll(volumes, 0o700); err != nil {
 		return err
 	}

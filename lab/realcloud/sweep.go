@@ -39,7 +39,26 @@ func Release(dir string) error {
 	if err := unmountBelow(dir); err != nil {
 		return err
 	}
+	// The volumes' loop device goes by itself, as soon as libvirtd's mounts have gone, too.
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until) && backs(filepath.Join(work, volumesImage)); {
+		time.Sleep(20 * time.Millisecond)
+	}
 	return removeBridges(work)
+}
+
+// backs tells whether a loop device shows the file.
+func backs(file string) bool {
+	real, err := filepath.EvalSymlinks(file)
+	if err != nil {
+		return false
+	}
+	found, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, path := range found {
+		if raw, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(raw)) == real {
+			return true
+		}
+	}
+	return false
 }
 
 func isThere(path string) bool {
@@ -59,7 +78,7 @@ func endGuests(work string) {
 			exec.CommandContext(ctx, "virsh", "-c", uri, "destroy", name).Run()
 		}
 	}
-	found, _ := filepath.Glob(filepath.Join(work, "libvirt", "run", "qemu", "*.pid"))
+	found, _ := filepath.Glob(filepath.Join(work, "libvirt", "run", "libvirt", "qemu", "*.pid"))
 	for _, path := range found {
 		raw, err := os.ReadFile(path)
 		if err != nil {

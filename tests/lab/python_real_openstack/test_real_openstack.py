@@ -248,7 +248,20 @@ class RealOpenStack(unittest.TestCase):
         self.assertEqual([], os.listdir(self.facts["by_id"]))
         self.assertEqual([], os.listdir(self.facts["identity_dir"]))
 
-    def test_07_an_attach_that_fails(self):
+    def test_07_a_compute_service_that_starts_again(self):
+        volume = self.volumes[0]
+        self.cloud.compute.create_volume_attachment(self.facts["instance_id"], volume_id=volume.id)
+        self.wait(volume, "in-use")
+        devices = os.listdir(self.facts["by_id"])
+        self.ctl("POST", "/services/nova-compute-ferry/restart")
+        self.assertEqual("ACTIVE", self.cloud.compute.get_server(self.facts["instance_id"]).status)
+        self.assertEqual(devices, os.listdir(self.facts["by_id"]))
+        # Nova takes the request, and the host acts on it when it is back.
+        self.cloud.compute.delete_volume_attachment(self.facts["instance_id"], volume.id)
+        self.wait(volume, "available")
+        self.assertEqual([], os.listdir(self.facts["by_id"]))
+
+    def test_08_an_attach_that_fails(self):
         volume = self.volumes[1]
         # Cinder looks at the file, too: so the trouble must be the host's own. Its folder of links is not a folder.
         by_id = pathlib.Path(self.facts["by_id"])
@@ -263,7 +276,7 @@ class RealOpenStack(unittest.TestCase):
             by_id.with_suffix(".aside").rename(by_id)
         self.assertEqual([], [b for b in loops_below(self.folder) if volume.id in b])
 
-    def test_08_ports(self):
+    def test_09_ports(self):
         def make(network, subnet, mac, address):
             return self.cloud.network.create_port(network_id=network, mac_address=mac, fixed_ips=[{"subnet_id": subnet, "ip_address": address}])
         network, subnet = self.facts["network_id"], self.facts["subnet_id"]
@@ -274,7 +287,7 @@ class RealOpenStack(unittest.TestCase):
         with self.assertRaises(exceptions.ForbiddenException):
             self.cloud.network.create_port(network_id=shared.id, mac_address="00:50:56:9a:10:04")
 
-    def test_09_a_server_that_boots_from_its_volume(self):
+    def test_10_a_server_that_boots_from_its_volume(self):
         first, second = self.volumes
         self.cloud.block_storage.set_volume_bootable_status(first, True)
         server = self.cloud.compute.create_server(
@@ -301,13 +314,13 @@ class RealOpenStack(unittest.TestCase):
         self.assertEqual({v.id for v in self.volumes}, set(state["volumes"]))
         self.assertEqual({p.id for p in self.ports}, set(state["ports"]))
 
-    def test_10_its_end(self):
+    def test_11_its_end(self):
         self.cloud.compute.delete_server(self.server.id)
         self.cloud.compute.wait_for_delete(self.server, interval=0.3, wait=90)
         for volume in self.volumes:
             self.wait(volume, "available")
 
-    def test_11_quota(self):
+    def test_12_quota(self):
         self.assertEqual(2, self.ctl("POST", "/quota", {"volumes": 2})["volumes"])
         with self.assertRaises(exceptions.HttpException) as caught:
             self.cloud.block_storage.create_volume(size=1, name="third")
@@ -315,7 +328,7 @@ class RealOpenStack(unittest.TestCase):
         now = self.ctl("POST", "/quota", {"volumes": 50, "ports": 400, "instances": 9})
         self.assertEqual((50, 400, 9), (now["volumes"], now["ports"], now["instances"]))
 
-    def test_12_revoked_tokens(self):
+    def test_13_revoked_tokens(self):
         token = self.cloud.session.get_token()
         front = self.facts["auth_url"].removesuffix("/identity/v3")
         get = lambda: self.cloud.session.get(front + "/compute/v2.1/servers", headers={"X-Auth-Token": token}, authenticated=False, raise_exc=False).status_code
@@ -326,7 +339,7 @@ class RealOpenStack(unittest.TestCase):
         self.ctl("POST", "/faults", {"service": "volume", "kind": "expire"})
         self.assertEqual(2, len(list(self.cloud.block_storage.volumes())))
 
-    def test_13_faults_by_script(self):
+    def test_14_faults_by_script(self):
         self.ctl("DELETE", "/faults")
         self.ctl("DELETE", "/calls")
         front = self.facts["auth_url"].removesuffix("/identity/v3")
@@ -345,7 +358,7 @@ class RealOpenStack(unittest.TestCase):
         self.assertIn("501", self.ctl("POST", "/settings", {"create_delay_ms": 1}, code=1))
         self.assertIn("501", self.ctl("POST", "/faults", {"service": "volume", "kind": "fault", "fault": "x"}, code=1))
 
-    def test_14_down(self):
+    def test_15_down(self):
         # With a device of the conversion host and a guest that run, so that there is something to end.
         self.cloud.compute.create_volume_attachment(self.facts["instance_id"], volume_id=self.volumes[1].id)
         self.wait(self.volumes[1], "in-use")
