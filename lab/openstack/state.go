@@ -29,6 +29,7 @@ type Cloud struct {
 	ports    []*port
 	networks []*network
 	groups   []*securityGroup
+	floating []*floatingIP
 	flavors  []flavor
 	keypairs []*keypair
 	images   []obj
@@ -110,6 +111,7 @@ type server struct {
 	key         interface{}
 	configDrive string
 	image       interface{}
+	userData    string   // as it was sent
 	groups      []string // names asked for at creation
 	created     time.Time
 	updated     time.Time
