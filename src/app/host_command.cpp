@@ -240,6 +240,7 @@ int check(const Surroundings& around, std::stop_token stop) {
   question.ssh_address = ssh_address_of(options.host);
   question.ssh_port = options.host.ssh_port;
   question.here = instance_here(around, stop);
+  question.or_here = question.name == config::Host().name;  // nobody named one
   std::vector<Finding> found;
   std::optional<ServerId> server;
   ask(found, "OpenStack", [&] {

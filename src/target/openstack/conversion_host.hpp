@@ -95,6 +95,7 @@ struct HostQuestion {
   std::string name;
   std::string instance_id;       // look at this server instead, whoever made it
   std::optional<ServerId> here;  // the instance that we run in, as far as that is known
+  bool or_here = false;          // look at that one when no host of the name was deployed
   std::string volume_zone;       // of the volumes that migrations will make; empty = the cloud's choice
   bool ask_ssh = true;
   std::optional<Address> ssh_address;

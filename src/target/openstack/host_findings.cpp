@@ -81,8 +81,9 @@ bool Examination::find_server() {
     server_ = marked.front();
     return true;
   }
-  if (question_.here)
+  if (question_.here && question_.or_here)
     if (auto server = client::servers::look_up(compute, *question_.here, stop_)) {
+      add(Level::note, "no such host was deployed: this is about the instance that vmferry runs in now");
       server_ = *std::move(server);
       return true;
     }
