@@ -59,6 +59,7 @@ Image find(Service& service, const std::string& id_or_name, std::stop_token stop
   if (named.size() == 1) return named.front();
   if (named.size() > 1) {
     std::vector<std::string> ids;
+    ids.reserve(named.size());
     for (const Image& image : named) ids.push_back(image.id);
     throw Error(Fault::conflict, fmt::format("{} images are called '{}': give the id of one: {}", named.size(),
                                              id_or_name, fmt::join(ids, ", ")));

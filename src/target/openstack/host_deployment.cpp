@@ -212,6 +212,7 @@ void Deployment::ensure_key_pair() {
 std::vector<std::string> Deployment::prefixes(const std::vector<client::SecurityRule>& ours) const {
   if (wish_.ssh_from) return *wish_.ssh_from;
   std::vector<std::string> now;
+  now.reserve(ours.size());
   for (const client::SecurityRule& rule : ours) now.push_back(rule.from);
   // See everybody(): the first of the two alone is a run that died.
   if (now.empty() || now == std::vector<std::string>{everybody().front()}) return everybody();

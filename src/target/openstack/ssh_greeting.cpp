@@ -130,7 +130,7 @@ Greeting await_ssh(const Address& address, std::chrono::seconds patience, Clock&
   const auto begun = clock.mono();
   auto spoke = begun;
   for (;;) {
-    const Greeting greeting = ssh_greeting(address, one_try, stop);
+    Greeting greeting = ssh_greeting(address, one_try, stop);
     const auto now = clock.mono();
     if (greeting.ssh || now - begun >= patience) return greeting;
     if (now - spoke >= between_words) {
