@@ -27,6 +27,7 @@ func (c *Cloud) control(log *calls.Log, faults *calls.Faults) http.Handler {
 		calls.Reply(w, http.StatusOK, append([]string{}, c.issued...))
 	}))
 	mux.HandleFunc("/volumes/", only(http.MethodPost, c.controlVolume))
+	mux.HandleFunc("/flavors", only(http.MethodPost, c.controlFlavor))
 	mux.HandleFunc("/subnets/", only(http.MethodPost, c.controlSubnet))
 	mux.HandleFunc("/quota", only(http.MethodPost, func(w http.ResponseWriter, r *http.Request) {
 		c.mu.Lock()
@@ -68,7 +69,7 @@ func (c *Cloud) control(log *calls.Log, faults *calls.Faults) http.Handler {
 		calls.Reply(w, http.StatusOK, c.state())
 	}))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /secrets /tokens/revoke /quota /settings /state /subnets/ID/pool /volumes/ID/metadata")
+		calls.Refuse(w, http.StatusNotFound, "the control socket knows /calls /faults /secrets /tokens/revoke /quota /settings /state /flavors /subnets/ID/pool /volumes/ID/metadata")
 	})
 	return mux
 }
@@ -101,6 +102,35 @@ func (c *Cloud) controlVolume(w http.ResponseWriter, r *http.Request) {
 		v.metadata[name] = value
 	}
 	calls.Reply(w, http.StatusOK, copied(v.metadata))
+}
+
+// controlFlavor is an administrator who makes a flavor.
+func (c *Cloud) controlFlavor(w http.ResponseWriter, r *http.Request) {
+	var ask struct {
+		ID    string `json:"id"`
+		Name  string `json:"name"`
+		VCPUs int    `json:"vcpus"`
+		RAM   int    `json:"ram"`
+		Disk  int    `json:"disk"`
+	}
+	if err := calls.Decode(r, &ask); err != nil {
+		calls.Refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	if ask.ID == "" || ask.Name == "" || ask.VCPUs < 1 || ask.RAM < 1 || ask.Disk < 0 {
+		calls.Refuse(w, http.StatusBadRequest, "needs id, name, vcpus, ram, and disk of 0 or more")
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.flavors {
+		if f.id == ask.ID || f.name == ask.Name {
+			calls.Refuse(w, http.StatusConflict, "there is such a flavor already")
+			return
+		}
+	}
+	c.flavors = append(c.flavors, flavor{id: ask.ID, name: ask.Name, vcpus: ask.VCPUs, ram: ask.RAM, disk: ask.Disk, extra: obj{}})
+	calls.Reply(w, http.StatusOK, ask)
 }
 
 // controlSubnet is an administrator who gives a subnet another allocation pool.
@@ -185,10 +215,22 @@ func (c *Cloud) state() obj {
 			"id": s.id, "name": s.name, "status": s.status, "task_state": s.task, "volumes": boot, "ports": nics,
 			"flavor": s.flavor.name, "availability_zone": s.zone, "security_groups": groups, "metadata": copied(s.metadata),
 			"tags": append([]string{}, s.tags...), "key_name": s.key, "fault": fault,
+			"image": s.image, "user_data": s.userData, "config_drive": s.configDrive,
 		})
 	}
 	for _, p := range c.ports {
 		ports = append(ports, c.portView(p))
 	}
-	return obj{"volumes": volumes, "servers": servers, "ports": ports, "quota": c.quota, "settings": c.settings}
+	groups, floating, keypairs := []obj{}, []obj{}, []obj{}
+	for _, g := range c.groups {
+		groups = append(groups, c.groupView(g))
+	}
+	for _, f := range c.floating {
+		floating = append(floating, c.floatingView(f))
+	}
+	for _, k := range c.keypairs {
+		keypairs = append(keypairs, obj{"name": k.name, "public_key": k.public, "fingerprint": k.fingerprint})
+	}
+	return obj{"volumes": volumes, "servers": servers, "ports": ports, "security_groups": groups, "floating_ips": floating,
+		"keypairs": keypairs, "quota": c.quota, "settings": c.settings}
 }

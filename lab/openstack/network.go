@@ -14,6 +14,7 @@ import (
 type network struct {
 	id, name, projectID string
 	shared              bool
+	external            bool // router:external
 	subnet              *subnet
 	created             time.Time
 }
@@ -37,7 +38,7 @@ func networkRoot(q *request) reply {
 
 func networkVersion(q *request) reply {
 	resources := []obj{}
-	for _, name := range []string{"network", "subnet", "port", "security_group", "quota"} {
+	for _, name := range []string{"network", "subnet", "port", "security_group", "floatingip", "quota"} {
 		resources = append(resources, obj{"name": name, "collection": name + "s",
 			"links": []obj{{"rel": "self", "href": q.base + "/network/v2.0/" + name + "s"}}})
 	}
@@ -48,7 +49,7 @@ func networkVersion(q *request) reply {
 var extensions = []string{"port-security", "security-group", "standard-attr-description", "standard-attr-tag",
 	"standard-attr-timestamp", "standard-attr-revisions", "tag-ports-during-bulk-creation", "binding", "quotas",
 	"quota_details", "project-id", "availability_zone", "network_availability_zone", "external-net", "net-mtu",
-	"allowed-address-pairs", "extra_dhcp_opt", "network-ip-availability"}
+	"allowed-address-pairs", "extra_dhcp_opt", "network-ip-availability", "router"}
 
 func extensionView(alias string) obj {
 	return obj{"alias": alias, "name": alias, "description": "", "updated": "2016-01-01T00:00:00-00:00", "links": []obj{}}
@@ -101,7 +102,7 @@ func networkView(n *network) obj {
 		"id": n.id, "name": n.name, "tenant_id": n.projectID, "project_id": n.projectID, "admin_state_up": true, "mtu": 1500,
 		"status": "ACTIVE", "subnets": []string{n.subnet.id}, "shared": n.shared, "availability_zone_hints": []string{},
 		"availability_zones": []string{zoneName}, "ipv4_address_scope": nil, "ipv6_address_scope": nil,
-		"router:external": false, "description": "", "port_security_enabled": true, "tags": []string{},
+		"router:external": n.external, "description": "", "port_security_enabled": true, "tags": []string{},
 		"created_at": novaTime(n.created), "updated_at": novaTime(n.created), "revision_number": 2,
 	}
 }
@@ -285,6 +286,10 @@ func (q *request) noResource(kind, id string) reply {
 		return neutron(404, "SubnetNotFound", "Subnet %s could not be found.", id)
 	case "port":
 		return neutron(404, "PortNotFound", "Port %s could not be found.", id)
+	case "floatingip":
+		return neutron(404, "FloatingIPNotFound", "Floating IP %s could not be found", id)
+	case "security_group_rule":
+		return neutron(404, "SecurityGroupRuleNotFound", "Security group rule %s does not exist", id)
 	}
 	return neutron(404, "SecurityGroupNotFound", "Security group %s does not exist", id)
 }
@@ -351,7 +356,8 @@ func networkQuotas(q *request) reply {
 
 func networkQuotaDetails(q *request) reply {
 	c := q.cloud
-	used := map[string]int{"network": 1, "subnet": 1, "port": len(c.ports), "security_group": len(c.groups)}
+	used := map[string]int{"network": 1, "subnet": 1, "port": len(c.ports), "security_group": len(c.groups),
+		"security_group_rule": c.ruleCount(), "floatingip": len(c.floating)}
 	details := obj{}
 	for name, limit := range c.networkLimits() {
 		details[name] = obj{"limit": limit, "used": used[name], "reserved": 0}

@@ -112,6 +112,9 @@ func createPort(q *request) reply {
 	if kind := text(asked["binding:vnic_type"]); kind != "" && kind != "normal" {
 		return c.unmodelled(q.http, q.service, http.StatusNotImplemented, "binding:vnic_type "+kind)
 	}
+	if n.external {
+		return c.unmodelled(q.http, q.service, http.StatusNotImplemented, "ports on an external network")
+	}
 	// A plain member may choose addresses only on networks of the own project.
 	if n.projectID != c.ids.project {
 		for _, field := range []string{"mac_address", "fixed_ips", "port_security_enabled"} {
@@ -342,6 +345,11 @@ func (c *Cloud) removePort(p *port) {
 		if other == p {
 			c.ports = append(c.ports[:i:i], c.ports[i+1:]...)
 			break
+		}
+	}
+	for _, f := range c.floating {
+		if f.port == p {
+			f.port = nil
 		}
 	}
 	if s := c.server(p.deviceID); s != nil {

@@ -1,5 +1,5 @@
-// What the cloud holds when it starts: one project with a user, two networks,
-// flavors, and the conversion host as a running server.
+// What the cloud holds when it starts: one project with a user, three
+// networks, flavors, and the conversion host as a running server.
 package openstack
 
 import (
@@ -64,6 +64,9 @@ func (c *Cloud) seedNetworks() {
 	// else: a member may use it but not choose addresses on it.
 	add("lab-net", c.ids.project, false, "192.0.2")
 	add("shared-net", c.ids.otherProject, true, "198.51.100")
+	// Where floating IPs come from; no server may have a port on it.
+	add("public", c.ids.otherProject, false, "203.0.113")
+	c.networks[2].external = true
 	for _, g := range [][2]string{{"default", "Default security group"}, {"web", "HTTP and HTTPS from anywhere"}} {
 		group := &securityGroup{id: newUUID(), name: g[0], description: g[1], rules: []obj{}}
 		group.rules = append(group.rules, c.rule(group, "egress", nil, nil))
@@ -132,6 +135,7 @@ func (c *Cloud) ready(port, metadataPort int) obj {
 		"username":     userName, "project_name": projectName, "domain_name": "Default", "region_name": regionName,
 		"project_id": c.ids.project, "user_id": c.ids.user, "instance_id": c.ids.instance,
 		"network_id": c.networks[0].id, "subnet_id": c.networks[0].subnet.id, "shared_network_id": c.networks[1].id,
+		"external_network_id": c.networks[2].id, "image_id": text(c.images[0]["id"]),
 		"flavor_id": c.flavors[1].id, "volume_type": volumeTypes[0].name, "availability_zone": zoneName,
 		"appcred_file": filepath.Join(c.config.Dir, "appcred.json"),
 	}

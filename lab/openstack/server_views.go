@@ -94,6 +94,12 @@ func (c *Cloud) addresses(s *server) obj {
 			known = append(known, obj{"version": 4, "addr": ip.address, "OS-EXT-IPS:type": "fixed",
 				"OS-EXT-IPS-MAC:mac_addr": p.mac})
 		}
+		for _, f := range c.floating {
+			if f.port == p {
+				known = append(known, obj{"version": 4, "addr": f.address, "OS-EXT-IPS:type": "floating",
+					"OS-EXT-IPS-MAC:mac_addr": p.mac})
+			}
+		}
 		if known != nil {
 			all[p.network.name] = known
 		}

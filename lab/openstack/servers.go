@@ -53,6 +53,7 @@ func (q *request) thisServer() (*server, *reply) {
 type plan struct {
 	server  *server
 	volumes []*volume
+	boot    *bootVolume // to be made from an image
 	nets    []plannedNic
 }
 
@@ -73,7 +74,7 @@ func createServer(q *request) reply {
 		metadata: obj{}, tags: stringList(asked["tags"]), created: time.Now().UTC(), ownPorts: map[string]bool{},
 	}}
 	p.server.touch()
-	for _, check := range []func(*request, obj, *plan) *reply{planBasics, planVolumes, planNetworks, planQuota} {
+	for _, check := range []func(*request, obj, *plan) *reply{planBasics, planImage, planVolumes, planNetworks, planQuota} {
 		if bad := check(q, asked, p); bad != nil {
 			return *bad
 		}
@@ -103,10 +104,6 @@ func planBasics(q *request, asked obj, p *plan) *reply {
 			bad := c.unmodelled(q.http, q.service, http.StatusNotImplemented, count+" other than 1")
 			return &bad
 		}
-	}
-	if image := text(asked["imageRef"]); image != "" {
-		bad := c.unmodelled(q.http, q.service, http.StatusNotImplemented, "servers booted from an image")
-		return &bad
 	}
 	reference := text(asked["flavorRef"])
 	known := false
@@ -148,6 +145,7 @@ func planBasics(q *request, asked obj, p *plan) *reply {
 		if _, err := base64.StdEncoding.DecodeString(data); err != nil {
 			return refuse("Invalid input for field/attribute user_data. Value: %s. '%s' is not a 'base64'", data, data)
 		}
+		s.userData = data
 	}
 	if s.zone = text(asked["availability_zone"]); s.zone == "" {
 		s.zone = zoneName
@@ -169,8 +167,15 @@ func planBasics(q *request, asked obj, p *plan) *reply {
 func planVolumes(q *request, asked obj, p *plan) *reply {
 	refuse := func(format string, a ...interface{}) *reply { bad := q.badRequest(format, a...); return &bad }
 	mappings := list(asked["block_device_mapping_v2"])
+	if len(mappings) == 0 && p.server.image != nil {
+		return nil
+	}
 	if len(mappings) == 0 {
 		return refuse("Invalid imageRef provided.")
+	}
+	if boot, bad := planBootVolume(q, mappings); boot != nil || bad != nil {
+		p.boot = boot
+		return bad
 	}
 	var indexes []int
 	for _, m := range mappings {
@@ -281,6 +286,10 @@ func planNetworks(q *request, asked obj, p *plan) *reply {
 		if network == nil {
 			return refuse("Network %s could not be found.", id)
 		}
+		if network.external {
+			bad := q.fail(http.StatusForbidden, "It is not allowed to create an interface on external network "+id)
+			return &bad
+		}
 		address := text(wanted["fixed_ip"])
 		if address != "" && c.addressHolder(network, address) != nil {
 			return refuse("Fixed IP address %s is already in use on instance %s.", address, c.addressHolder(network, address).deviceID)
@@ -342,6 +351,9 @@ func (c *Cloud) takeServer(p *plan, fails *fate) {
 			}
 			if fails == nil && s.flavor.name == nowhere {
 				fails = &fate{message: "No valid host was found. There are not enough hosts available."}
+			}
+			if fails == nil && p.boot != nil {
+				fails = c.makeBootVolume(p.boot, s)
 			}
 			if fails == nil {
 				fails = c.plug(p)

@@ -31,6 +31,7 @@ type Cloud struct {
 	ports    []*port
 	networks []*network
 	groups   []*securityGroup
+	floating []*floatingIP
 	flavors  []flavor
 	keypairs []*keypair
 	images   []obj
@@ -114,6 +115,7 @@ type server struct {
 	key         interface{}
 	configDrive string
 	image       interface{}
+	userData    string   // as it was sent
 	groups      []string // names asked for at creation
 	created     time.Time
 	updated     time.Time

@@ -1,23 +1,18 @@
 // check: everything that a migration would stumble over, found without changing anything.
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <functional>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
 #include "app/commands.hpp"
 #include "app/connections.hpp"
 #include "app/console.hpp"
+#include "app/findings.hpp"
 #include "base/error.hpp"
 #include "http/http.hpp"
-#include "nbdkit/nbdkit.hpp"
 #include "plan/finding.hpp"
 #include "plan/plan.hpp"
 #include "store/store.hpp"
-#include "term/text.hpp"
 #include "vsphere/inventory.hpp"
 #include "vsphere/privileges.hpp"
 #include "vsphere/properties.hpp"
@@ -28,17 +23,6 @@ namespace {
 
 using plan::Finding;
 using plan::Level;
-
-constexpr int exit_with_problems = 1;
-
-// An error is a finding: the next question is asked all the same.
-void ask(std::vector<Finding>& found, const std::string& object, const std::function<void()>& question) {
-  try {
-    question();
-  } catch (const Error& e) {
-    found.push_back({Level::problem, object, e.what(), ""});
-  }
-}
 
 plan::Wish wish_of(const config::Options& options) {
   plan::Wish wish;
@@ -102,27 +86,6 @@ target::Arrival arrival_of(const model::Vm& vm, const config::Options& options) 
   return arrival;
 }
 
-void check_host(const Surroundings& around, bool converts, std::vector<Finding>& found, std::stop_token stop) {
-  ask(found, "this host", [&] {
-    const nbdkit::Probe probe = nbdkit::probe(around.runner, stop);
-    const std::string plugin = around.options.vmware.transport == "file" ? "file" : "curl";
-    if (!probe.plugin(plugin))
-      found.push_back({Level::problem, "this host", fmt::format("nbdkit {} has no {} plugin", probe.version, plugin),
-                       "install the package that has it (Debian: nbdkit)", Fault::tool});
-    else
-      found.push_back({Level::note, "this host", fmt::format("disks are read through nbdkit {}", probe.version), ""});
-  });
-  std::error_code problem;
-  const auto space = std::filesystem::space(around.places.state, problem);
-  const std::uint64_t wanted = converts ? 4ULL << 30 : 256ULL << 20;
-  if (!problem && space.available < wanted)
-    found.push_back(
-        {Level::warning, around.places.state.string(),
-         fmt::format("only {} are free there; journal and logs{} may need more", term::human_bytes(space.available),
-                     converts ? ", and the overlays of a conversion," : ""),
-         "free some space, or choose another --state-dir"});
-}
-
 model::Vm check_machine(const Surroundings& around, VmwareSide& vmware, std::vector<Finding>& found,
                         std::stop_token stop) {
   const config::Options& options = around.options;
@@ -139,35 +102,6 @@ model::Vm check_machine(const Surroundings& around, VmwareSide& vmware, std::vec
   if (options.cutover.convert)
     ask(found, "this host", [&] { make_converter(around, JobId{"check"})->check(vm, stop); });
   return vm;
-}
-
-void show(const std::vector<Finding>& found, bool json) {
-  int problems = 0, warnings = 0;
-  nlohmann::json list = nlohmann::json::array();
-  std::string text;
-  const bool colour = term::screen_of(STDOUT_FILENO).colour;
-  for (const Level level : {Level::problem, Level::warning, Level::note})
-    for (const Finding& finding : found) {
-      if (finding.level != level) continue;
-      problems += level == Level::problem;
-      warnings += level == Level::warning;
-      list.push_back({{"level", plan::word(level)},
-                      {"object", finding.object},
-                      {"fact", finding.fact},
-                      {"remedy", finding.remedy}});
-      const char* paint = level == Level::problem ? "\x1b[31m" : level == Level::warning ? "\x1b[33m" : "";
-      text += fmt::format("{}{}{}: {}: {}\n", colour ? paint : "", plan::word(level), colour ? "\x1b[0m" : "",
-                          finding.object, finding.fact);
-      if (!finding.remedy.empty()) text += fmt::format("  {}\n", finding.remedy);
-    }
-  if (json) {
-    print_out(nlohmann::json{{"findings", list}, {"problems", problems}, {"warnings", warnings}}.dump(
-                  -1, ' ', false, nlohmann::json::error_handler_t::replace) +
-              "\n");
-    return;
-  }
-  print_out(text + fmt::format("{} problem{}, {} warning{}{}\n", problems, problems == 1 ? "" : "s", warnings,
-                               warnings == 1 ? "" : "s", problems == 0 ? ": nothing stands in the way" : ""));
 }
 
 // The whole role, as a person would make it with govc.
@@ -198,7 +132,8 @@ int run_check(const config::Options& options, Clock& clock, std::stop_token stop
   process::SystemRunner runner;
   log::Log log;
   const Surroundings around{options, places, clock, runner, log};
-  check_host(around, options.cutover.convert && wish_of(options).cutover, found, stop);
+  check_reading(around, {options.vmware.transport == "file" ? "file" : "curl"}, found, stop);
+  check_space(around, options.cutover.convert && wish_of(options).cutover, found);
   std::optional<model::Vm> vm;
   ask(found, options.vmware.endpoint, [&] {
     VmwareSide vmware = connect_vmware(around, stop);
@@ -210,10 +145,7 @@ int run_check(const config::Options& options, Clock& clock, std::stop_token stop
     if (!vm) return;
     for (Finding& finding : cloud->examine(arrival_of(*vm, options), stop)) found.push_back(std::move(finding));
   });
-  show(found, options.json);
-  for (const Finding& finding : found)
-    if (finding.level == Level::problem) return exit_with_problems;
-  return 0;
+  return show(found, options.json);
 }
 
 }  // namespace vmferry::app

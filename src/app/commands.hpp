@@ -11,6 +11,7 @@ namespace vmferry::app {
 // migrate, cutover, verify, abort
 int run_job(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_check(const config::Options& options, Clock& clock, std::stop_token stop);
+int run_host(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_inventory(const config::Options& options, Clock& clock, std::stop_token stop);
 int run_limits(const config::Options& options, Clock& clock);
 int run_status(const config::Options& options, Clock& clock, std::stop_token stop);

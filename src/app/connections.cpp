@@ -154,6 +154,25 @@ openstack::CloudConfig cloud_config(const config::OpenStack& wish) {
 
 }  // namespace
 
+std::unique_ptr<openstack::Cloud> connect_cloud(const Surroundings& around, std::stop_token stop) {
+  openstack::CloudConfig cloud = cloud_config(around.options.openstack);
+  if (cloud.insecure)
+    print_err(
+        "warning: the cloud's certificate is not checked (verify: false); anybody in between can read the password\n");
+  http::CurlOptions curl;
+  curl.trust = openstack::trust(cloud);
+  auto transport = http::retrying(recorded(http::curl(std::move(curl), around.log), around, "openstack"), {},
+                                  around.clock, around.log);
+  return openstack::Cloud::open(std::move(cloud), std::move(transport), around.clock, around.log, stop);
+}
+
+std::unique_ptr<http::Transport> metadata_transport(const Surroundings& around, std::chrono::milliseconds patience) {
+  http::CurlOptions metadata;
+  metadata.direct = true;
+  metadata.connect_timeout = patience;
+  return recorded(http::curl(metadata, around.log), around, "metadata");
+}
+
 std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::stop_token stop) {
   const config::Options& options = around.options;
   if (options.target != "openstack") {
@@ -166,16 +185,7 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
     return target::local::local_cloud(std::move(local), around.clock, around.log);
   }
   const config::OpenStack& wish = options.openstack;
-  openstack::CloudConfig cloud = cloud_config(wish);
-  if (cloud.insecure)
-    print_err(
-        "warning: the cloud's certificate is not checked (verify: false); anybody in between can read the password\n");
-  http::CurlOptions curl;
-  curl.trust = openstack::trust(cloud);
-  auto transport = http::retrying(recorded(http::curl(std::move(curl), around.log), around, "openstack"), {},
-                                  around.clock, around.log);
-  auto session = openstack::Cloud::open(std::move(cloud), std::move(transport), around.clock, around.log, stop);
-
+  auto session = connect_cloud(around, stop);
   target::openstack::Options target;
   target.volume_type = wish.volume_type;
   target.volume_types = wish.volume_types;
@@ -197,10 +207,8 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
   target.flavor.create = wish.create_flavor;
   target.any_address = wish.any_address;
   target.networks = options.cutover.networks;
-  http::CurlOptions metadata;
-  metadata.direct = true;
   return target::openstack::openstack_cloud(std::move(target), std::move(session),
-                                            recorded(http::curl(metadata, around.log), around, "metadata"),
+                                            metadata_transport(around, http::CurlOptions().connect_timeout),
                                             around.clock, around.log);
 }
 

@@ -2,6 +2,7 @@
 // names concrete adapters together.
 #pragma once
 
+#include <chrono>
 #include <memory>
 
 #include "base/clock.hpp"
@@ -9,6 +10,7 @@
 #include "convert/converter.hpp"
 #include "http/http.hpp"
 #include "log/log.hpp"
+#include "openstack/cloud.hpp"
 #include "process/process.hpp"
 #include "source/machine.hpp"
 #include "target/cloud.hpp"
@@ -51,6 +53,11 @@ struct VmwareSide {
   std::string source() const;  // "vcenter 4f1b..." or "esxi ...": names the endpoint in the journal
 };
 VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop);
+
+// Logged in to the cloud of the flags and the environment.
+std::unique_ptr<openstack::Cloud> connect_cloud(const Surroundings& around, std::stop_token stop);
+// The transport to the metadata service: no proxy, and `patience` to connect.
+std::unique_ptr<http::Transport> metadata_transport(const Surroundings& around, std::chrono::milliseconds patience);
 
 std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::stop_token stop);
 

@@ -97,6 +97,14 @@ std::optional<Secret> ask_secret(const std::string& question) {
   return Secret(std::move(line));
 }
 
+std::optional<bool> ask_yes(const std::string& question) {
+  if (::isatty(STDIN_FILENO) != 1) return std::nullopt;
+  print_err(question + " [y/N] ");
+  std::string line;
+  for (char c = 0; ::read(STDIN_FILENO, &c, 1) == 1 && c != '\n';) line += c;
+  return line == "y" || line == "Y" || line == "yes";
+}
+
 std::map<std::string, std::string> environment() {
   std::map<std::string, std::string> all;
   for (char** entry = environ; *entry; ++entry)

@@ -40,6 +40,9 @@ bool readable_by_others(const std::filesystem::path& file);
 // Asks on the terminal without showing what is typed; nothing when there is no terminal.
 std::optional<Secret> ask_secret(const std::string& question);
 
+// A question that is answered with y or n on the terminal; nothing when standard input is none.
+std::optional<bool> ask_yes(const std::string& question);
+
 // This process's environment.
 std::map<std::string, std::string> environment();
 

@@ -24,6 +24,8 @@ int run(const config::Options& options, Clock& clock, std::stop_token stop) {
       return run_job(options, clock, stop);
     case config::Verb::check:
       return run_check(options, clock, stop);
+    case config::Verb::host:
+      return run_host(options, clock, stop);
     case config::Verb::inventory:
       return run_inventory(options, clock, stop);
     case config::Verb::status:

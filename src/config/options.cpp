@@ -10,6 +10,7 @@
 #include <regex>
 
 #include "base/error.hpp"
+#include "config/host_options.hpp"
 #include "plan/plan.hpp"
 
 namespace vmferry::config {
@@ -554,6 +555,8 @@ struct Parser {
     add_vmware(*abort, options, raw);
     add_target(*abort, options, raw);
     abort->add_flag("--delete-volumes", options.delete_volumes, "Delete the volumes too");
+    CLI::App* host = add(Verb::host, "host", "Make, check and remove the conversion host in OpenStack", host_footer);
+    add_host(*host, options);
     CLI::App* inventory = add(Verb::inventory, "inventory", "List the VMs of the endpoint", inventory_footer);
     add_vmware(*inventory, options, raw);
     CLI::App* status = add(Verb::status, "status", "Show the jobs of this host", status_footer);
@@ -565,7 +568,7 @@ struct Parser {
     CLI::App* evidence =
         add(Verb::evidence, "evidence", "Show what was done to a VM, when, and how that is known", evidence_footer);
     add_evidence(*evidence, options);
-    for (CLI::App* sub : {migrate, cutover, verify, check, abort, inventory, status, limits, evidence})
+    for (CLI::App* sub : {migrate, cutover, verify, check, abort, host, inventory, status, limits, evidence})
       add_general(*sub, options);
     CLI::App* lab = add(Verb::lab, "lab", "A lab on this machine: up, down, status", lab_footer);
     lab->prefix_command();
@@ -642,6 +645,7 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
     if (sub->parsed()) {
       o.verb = verb;
       password_file_flag = !o.vmware.password_file.empty();
+      if (verb == Verb::host) finish_host(*sub, o);
       apply_environment(*sub, environment);
       if (verb == Verb::check && o.print_role) continue;  // asks nobody
       if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::verify || verb == Verb::check ||
@@ -685,6 +689,8 @@ Words words() {
       for (const std::string& name : option->get_lnames())
         w.flags[sub->get_name()].emplace_back("--" + name, option->get_description());
   }
+  for (const char* action : {"destroy", "check", "deploy"})
+    w.flags["host"].insert(w.flags["host"].begin(), {action, ""});
   w.flags["lab"] = {{"up", "Start the lab"}, {"down", "End it"}, {"status", "Show it"}};
   w.flags["completion"] = {{"bash", ""}, {"zsh", ""}, {"fish", ""}};
   return w;
@@ -719,7 +725,7 @@ std::string completion(const std::string& shell) {
       text += fmt::format("    {}) words={} ;;\n", command, quoted(join(flags)));
     text +=
         "    esac\n  fi\n  case ${COMP_WORDS[COMP_CWORD-1]} in\n"
-        "    --*-dir|--*-file|--vmware-ca|--record|--out) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n  esac\n"
+        "    --*-dir|--*-file|--vmware-ca|--record|--out|--public-key|--user-data) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n  esac\n"
         "  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _vmferry vmferry\n";
   } else if (shell == "zsh") {
     text = "#compdef vmferry\n_vmferry() {\n  local -a list\n  if (( CURRENT == 2 )); then\n    list=(";

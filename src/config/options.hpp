@@ -24,6 +24,7 @@ enum class Verb {
   check,
   status,
   abort,
+  host,
   inventory,
   limits,
   evidence,
@@ -73,6 +74,27 @@ struct LimitWishes {
   std::string vm;                               // whose run Options::bandwidth is for
 };
 
+// `vmferry host`.
+struct Host {
+  std::string action;  // "deploy", "check", "destroy"
+  std::string name = "vmferry-host";
+  std::string image, flavor, network;  // ids or names
+  std::string key_pair;
+  std::filesystem::path public_key;
+  std::vector<std::string> ssh_from;  // prefixes; empty = not given
+  std::string floating_network;
+  std::filesystem::path user_data;
+  bool config_drive = false;
+  std::string boot_volume;  // as it was given; then as what it means
+  std::uint64_t boot_volume_gib = 0;
+  std::string boot_volume_type;
+  int ssh_port = 22;
+  std::string ssh_address;
+  bool no_wait_ssh = false;
+  int ssh_timeout = 600;
+  bool yes = false;
+};
+
 struct Options {
   Verb verb = Verb::none;
   bool debug = false;
@@ -86,6 +108,7 @@ struct Options {
   job::CopyOptions copy;
   std::optional<std::uint64_t> bandwidth;  // of this run, bytes a second, 0 = none
   LimitWishes limits;
+  Host host;
   std::string disk_bus = "virtio";
   std::string os_type;
   bool guest_agent = false;

@@ -223,7 +223,8 @@ std::vector<Attached> list(Service& compute, const ServerId& server, std::stop_t
   std::vector<Attached> all;
   for (const Fields& item : compute.list(path_of(server), "volumeAttachments",
                                          fmt::format("list the volumes of instance {}", server.value), stop))
-    all.push_back({VolumeId{item.text("volumeId")}, ServerId{item.text("serverId")}, item.text("device")});
+    all.push_back({VolumeId{item.text("volumeId")}, ServerId{item.text("serverId")}, item.text("device"),
+                   item.flag("delete_on_termination")});
   return all;
 }
 

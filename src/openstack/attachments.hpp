@@ -16,7 +16,8 @@ namespace vmferry::openstack {
 struct Attached {
   VolumeId volume;
   ServerId server;
-  std::string device;  // Nova's guess; find the device by its serial instead
+  std::string device;             // Nova's guess; find the device by its serial instead
+  bool ends_with_server = false;  // deleted when the server is; before microversion 2.79 Nova does not say
 };
 
 namespace attachments {

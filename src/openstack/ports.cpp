@@ -48,10 +48,8 @@ std::optional<Port> find_where(Service& network, const std::string& query, const
 }
 
 std::string body_of(const PortWish& wish) {
-  json port{{"network_id", wish.network},
-            {"mac_address", lower(wish.mac)},
-            {"name", wish.name},
-            {"description", wish.description}};
+  json port{{"network_id", wish.network}, {"name", wish.name}, {"description", wish.description}};
+  if (!wish.mac.empty()) port["mac_address"] = lower(wish.mac);
   for (const FixedIp& fixed : wish.fixed_ips) {
     json address = json::object();
     if (!fixed.subnet.empty()) address["subnet_id"] = fixed.subnet;
@@ -167,6 +165,27 @@ MadePort ensure(Service& network, const PortWish& wish, std::stop_token stop) {
     if (const auto port = find_by_mac(network, wish.network, wish.mac, stop)) return ours(*port);
     throw;
   }
+}
+
+Port create(Service& network, const PortWish& wish, std::stop_token stop) {
+  if (wish.description.empty()) throw Error(Fault::bug, "a port was to be made without a description to find it by");
+  const std::string doing = fmt::format("create port '{}' in network {}", wish.name, wish.network);
+  return make_once<Port>(
+      network, doing, [&] { return post(network, wish, doing, stop); },
+      [&]() -> std::optional<Port> {
+        for (Port& port : find_by_description(network, wish.description, stop))
+          if (port.network == wish.network) return std::move(port);
+        return std::nullopt;
+      },
+      stop);
+}
+
+std::vector<Port> of_server(Service& network, const ServerId& server, std::stop_token stop) {
+  if (server.empty()) throw Error(Fault::bug, "the ports of a server without an id were asked for");
+  std::vector<Port> found;
+  for (const Fields& item : network.list("/ports?device_id=" + http::encode(server.value), "ports", "list ports", stop))
+    if (Port port = read(item); port.device_id == server.value) found.push_back(std::move(port));
+  return found;
 }
 
 void remove(Service& network, const PortId& id, std::stop_token stop) {

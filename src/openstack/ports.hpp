@@ -35,7 +35,7 @@ struct PortWish {
   std::string name;
   std::string description;                   // marks it as ours; the tag that a lost reply and a later run look for
   std::string network;                       // id
-  std::string mac;                           // any case
+  std::string mac;                           // any case; empty = any, for create() only
   std::vector<FixedIp> fixed_ips;            // each with a subnet's id, an address or both; empty = any
   std::vector<std::string> security_groups;  // ids; empty = the default one
   std::vector<std::string> allowed_addresses = {};
@@ -61,6 +61,10 @@ std::optional<Port> look_up(Service& network, const PortId& id, std::stop_token 
 // The port with that MAC in that network, or a new one. A found one that a server has, or without the wanted IP, is
 // returned as it is: the caller judges.
 MadePort ensure(Service& network, const PortWish& wish, std::stop_token stop);
+// A new port; after a lost reply it is looked for by its description, which no other port of that network may have.
+Port create(Service& network, const PortWish& wish, std::stop_token stop);
+// The ports that the server has.
+std::vector<Port> of_server(Service& network, const ServerId& server, std::stop_token stop);
 void remove(Service& network, const PortId& id, std::stop_token stop);  // already gone is success
 
 }  // namespace ports

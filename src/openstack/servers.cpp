@@ -52,6 +52,44 @@ bool carries(const Metadata& has, const Metadata& wanted) {
   });
 }
 
+std::string base64(std::string_view bytes) {
+  constexpr std::string_view digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string text;
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    std::uint32_t word = 0;
+    for (std::size_t k = 0; k < 3; ++k)
+      word = word << 8 | (i + k < bytes.size() ? static_cast<unsigned char>(bytes[i + k]) : 0u);
+    for (std::size_t k = 0; k < 4; ++k) text += i + k <= bytes.size() ? digits[word >> (18 - 6 * k) & 63] : '=';
+  }
+  return text;
+}
+
+// What the guest is given at its first boot.
+void add_guest_settings(json& server, const ServerWish& wish) {
+  if (!wish.key_name.empty()) server["key_name"] = wish.key_name;
+  if (!wish.user_data.empty()) server["user_data"] = base64(wish.user_data);
+  if (wish.config_drive) server["config_drive"] = true;
+}
+
+// The image that a server without volumes boots from: docs.openstack.org/nova/latest/user/block-device-mapping.html.
+void add_image(json& server, const Service& compute, const ServerWish& wish) {
+  if (wish.boot_volume_gib == 0) {
+    server["imageRef"] = wish.image_id;
+    return;
+  }
+  json device{{"source_type", "image"}, {"destination_type", "volume"},        {"uuid", wish.image_id},
+              {"boot_index", 0},        {"volume_size", wish.boot_volume_gib}, {"delete_on_termination", true}};
+  if (!wish.boot_volume_type.empty()) {
+    if (compute.microversion() < Microversion{2, 67})
+      throw Error(
+          Fault::unsupported,
+          fmt::format("this cloud's Nova (microversion {}) cannot choose the type of a boot volume: leave it out",
+                      compute.microversion().text()));
+    device["volume_type"] = wish.boot_volume_type;
+  }
+  server["block_device_mapping_v2"] = json::array({std::move(device)});
+}
+
 std::string body_of(const Service& compute, const ServerWish& wish) {
   json server{{"name", wish.name}, {"flavorRef", wish.flavor_id}, {"metadata", wish.metadata}};
   json devices = json::array();
@@ -62,7 +100,11 @@ std::string body_of(const Service& compute, const ServerWish& wish) {
                        {"boot_index", i},
                        // The volumes are the migrated machine: they outlive a server that somebody deletes.
                        {"delete_on_termination", false}});
-  server["block_device_mapping_v2"] = std::move(devices);
+  if (!wish.volumes.empty())
+    server["block_device_mapping_v2"] = std::move(devices);
+  else
+    add_image(server, compute, wish);
+  add_guest_settings(server, wish);
   json nics = json::array();
   for (const PortId& port : wish.ports) nics.push_back({{"port", port.value}});
   if (!nics.empty())
@@ -85,7 +127,7 @@ std::string body_of(const Service& compute, const ServerWish& wish) {
 Server create(Service& compute, const ServerWish& wish, std::stop_token stop) {
   if (wish.tag.empty() || !carries(wish.metadata, wish.tag))
     throw Error(Fault::bug, "a server was to be made without a tag to find it by");
-  if (wish.volumes.empty())
+  if (wish.volumes.empty() && wish.image_id.empty())
     throw Error(Fault::bug, fmt::format("server '{}' was to be made without volumes", wish.name));
   const std::string doing = fmt::format("create server '{}'", wish.name);
   const auto post = [&] {

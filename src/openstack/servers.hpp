@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -31,6 +32,13 @@ struct ServerWish {
   std::string availability_zone;
   Metadata metadata;
   Metadata tag;  // the part of `metadata` that only this server has; must not be empty
+  std::string key_name;
+  std::string user_data;  // as the guest shall see it
+  bool config_drive = false;
+  // Without volumes, the image that it boots from; a boot volume is made from it and goes with the server.
+  std::string image_id;
+  std::uint64_t boot_volume_gib = 0;  // 0 = no volume: the flavor's own disk
+  std::string boot_volume_type;       // name or id; empty = the cloud's default
 };
 
 namespace servers {

@@ -23,9 +23,6 @@ namespace client = ::vmferry::openstack;
 using plan::Finding;
 using plan::Level;
 
-// QEMU's i440fx has 32 slots on its one PCI bus, and some are taken by the machine itself.
-constexpr std::size_t usual_slots = 26;
-
 void problem(std::vector<Finding>& found, Fault fault, std::string object, std::string fact, std::string remedy) {
   found.push_back({Level::problem, std::move(object), std::move(fact), std::move(remedy), fault});
 }

@@ -14,6 +14,10 @@
 
 namespace vmferry::target::openstack {
 
+// Disks that one machine takes: QEMU's i440fx has 32 slots on its one PCI bus, and some are taken by the machine
+// itself.
+inline constexpr std::size_t usual_slots = 26;
+
 // `count` volumes of `gib` GiB in all, of that type (empty = the cloud's default).
 void judge_volumes(::vmferry::openstack::Cloud& cloud, const std::string& type, std::uint64_t count, std::uint64_t gib,
                    std::vector<plan::Finding>& found, std::stop_token stop);

@@ -136,7 +136,7 @@ struct World {
     const std::vector<Fact> facts = journal->facts();
     const State state = fold(facts);
     CutoverOptions options;
-    options.networks = {{"00:50:56:00:00:01", network, "subnet", ""}};
+    options.networks = {{"00:50:56:00:00:01", network, "subnet", {}, {}, {}}};
     options.flavor = "small";
     options.convert = convert;
     options.force_power_off = force_power_off;

@@ -708,7 +708,7 @@ class Room(Case):
         self.assertEqual([{"subnet_id": LAB.ready["subnet_id"], "subnet_name": "lab-subnet", "cidr": "192.0.2.0/24", "ip_version": 4,
                            "total_ips": 253, "used_ips": after.used_ips}], after.subnet_ip_availability)
         self.assertEqual("lab-net", after.network_name)
-        self.assertEqual({"lab-net", "shared-net"}, {a.network_name for a in self.cloud.network.network_ip_availabilities()})
+        self.assertEqual({"lab-net", "shared-net", "public"}, {a.network_name for a in self.cloud.network.network_ip_availabilities()})
         self.assertEqual([after.used_ips], [a.used_ips for a in self.cloud.network.network_ip_availabilities(network_name="lab-net")])
         self.refused(exceptions.NotFoundException, 404, "Network nothing could not be found",
                      lambda: self.cloud.network.get_network_ip_availability("nothing"))
@@ -769,6 +769,47 @@ class Room(Case):
         self.cloud.compute.delete_volume_attachment(host, one.id)
         until(lambda: self.status(one) == "available")
         self.assertEqual([], list(self.cloud.compute.volume_attachments(host)))
+
+
+class Hosts(Case):
+    """What a conversion host is made of, by somebody else's client."""
+
+    def test_groups_and_floating_ips(self):
+        network = self.cloud.network
+        group = network.create_security_group(name="sdk", description="mine")
+        self.addCleanup(network.delete_security_group, group)
+        rule = dict(security_group_id=group.id, direction="ingress", protocol="tcp", port_range_min=22, port_range_max=22)
+        network.create_security_group_rule(remote_ip_prefix="192.0.2.0/24", **rule)
+        self.refused(exceptions.ConflictException, 409, "Security group rule already exists",
+                     lambda: network.create_security_group_rule(remote_ip_prefix="192.0.2.0/24", **rule))
+        made = [r for r in network.security_group_rules(security_group_id=group.id) if r.direction == "ingress"]
+        self.assertEqual(["192.0.2.0/24"], [r.remote_ip_prefix for r in made])
+        port = self.make_port(security_groups=[group.id])
+        self.refused(exceptions.ConflictException, 409, "in use", lambda: network.delete_security_group(group, ignore_missing=False))
+        floating = network.create_ip(floating_network_id=network.find_network("public").id, port_id=port.id, description="mine")
+        self.assertEqual([floating.id], [f.id for f in network.ips(description="mine")])
+        self.assertEqual(("ACTIVE", port.fixed_ips[0]["ip_address"]), (floating.status, floating.fixed_ip_address))
+        network.delete_port(port)
+        self.assertEqual("DOWN", network.get_ip(floating).status)
+        network.delete_ip(floating)
+        network.delete_security_group_rule(made[0])
+
+    def test_a_server_from_an_image(self):
+        image = self.cloud.image.find_image("conversion-host-image")
+        self.cloud.compute.create_keypair(name="sdk", public_key="ssh-rsa YWJj")
+        self.addCleanup(self.cloud.compute.delete_keypair, "sdk")
+        request = dict(name="sdk-host", flavor_id=LAB.ready["flavor_id"], networks=[{"uuid": LAB.ready["network_id"]}], key_name="sdk")
+        self.refused(exceptions.ForbiddenException, 403, "zero disk",
+                     lambda: self.cloud.compute.create_server(image_id=image.id, **request))
+        server = self.cloud.compute.create_server(block_device_mapping_v2=[
+            {"uuid": image.id, "source_type": "image", "destination_type": "volume", "boot_index": 0, "volume_size": 2,
+             "delete_on_termination": True}], **request)
+        server = self.cloud.compute.wait_for_server(server, interval=0.05, wait=20)
+        self.assertEqual("sdk", server.key_name)
+        volume = self.cloud.block_storage.get_volume(server.attached_volumes[0]["id"])
+        self.assertEqual((2, "in-use", True), (volume.size, volume.status, volume.is_bootable))
+        self.drop_server(server)
+        until(lambda: self.cloud.block_storage.find_volume(volume.id) is None)
 
 
 class Unmodelled(Case):
