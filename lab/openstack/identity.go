@@ -88,7 +88,11 @@ func authenticate(q *request) reply {
 				return unauthorized(q.base)
 			}
 		case "application_credential":
-			made.appCred = c.findAppCredential(object(identity["application_credential"]))
+			given := object(identity["application_credential"])
+			if id := text(given["id"]); id != "" && !c.hasAppCredential(id) {
+				return q.missing("Could not find Application Credential: " + id + ".")
+			}
+			made.appCred = c.findAppCredential(given)
 			if made.appCred == nil {
 				return unauthorized(q.base)
 			}
@@ -161,6 +165,15 @@ func (c *Cloud) userFits(user obj) bool {
 func (c *Cloud) passwordFits(user obj) bool {
 	given := text(user["password"])
 	return c.userFits(user) && subtle.ConstantTimeCompare([]byte(given), []byte(c.password)) == 1
+}
+
+func (c *Cloud) hasAppCredential(id string) bool {
+	for _, known := range c.appCreds {
+		if known.id == id {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Cloud) findAppCredential(given obj) *appCredential {

@@ -188,6 +188,10 @@ Token Session::ask(std::stop_token stop) {
   request.idempotent = true;
   const Finally forget([&]() noexcept { wipe(request.body); });
   http::Response response = transport_->send(request, stop);
+  // An application credential that was deleted is not found, as a wrong path is.
+  if (response.status == 404 && error_text(response).starts_with("Could not find"))
+    throw Error(Fault::auth, fmt::format("Keystone at {} refused to log in {}: {}; check the application credential",
+                                         url_, whom(), error_text(response)));
   if (response.status == 404 || response.status == 300)
     throw Error(Fault::config, fmt::format("there is no Keystone version 3 at {}: check auth_url (OS_AUTH_URL)", url_));
   if (response.status != 201 && response.status != 200)
@@ -274,7 +278,7 @@ Session::Current Session::renewed(std::uint64_t refused, std::stop_token stop) {
 }
 
 http::Response Session::send(http::Request request, std::stop_token stop) {
-  const Current token = current(stop);
+  Current token = current(stop);
   const http::Headers plain = request.headers;
   const auto send_with = [&](const Current& with) {
     request.headers = plain;
@@ -282,9 +286,13 @@ http::Response Session::send(http::Request request, std::stop_token stop) {
     return transport_->send(request, stop);
   };
   http::Response response = send_with(token);
-  if (response.status != 401) return response;
-  log_.info("OpenStack refused the token", {{"url", request.url}});
-  return send_with(renewed(token.generation, stop));
+  // Twice: the new token may be one that another thread was given just before the old ones were revoked.
+  for (int renewals = 0; response.status == 401 && renewals < 2; ++renewals) {
+    log_.info("OpenStack refused the token", {{"url", request.url}});
+    token = renewed(token.generation, stop);
+    response = send_with(token);
+  }
+  return response;
 }
 
 std::vector<CatalogEntry> Session::catalog() const {

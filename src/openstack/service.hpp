@@ -42,7 +42,7 @@ class Service {
   // Used by Cloud: asks the endpoint for its versions.
   Service(ServiceKind kind, std::shared_ptr<Session> session, std::string endpoint, Microversion microversion);
 
-  // Throws Error (see errors.hpp), http::Broken, Cancelled. A 401 renews the token and repeats the call once,
+  // Throws Error (see errors.hpp), http::Broken, Cancelled. A 401 renews the token and repeats the call, twice at most,
   // whatever it is: refused means not done.
   http::Response call(const Call& call, std::stop_token stop) const;
   Fields get(const std::string& path, const std::string& doing, std::stop_token stop) const;

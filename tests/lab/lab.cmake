@@ -82,9 +82,10 @@ vmferry_sliced_tests(faults SLICES 24 BY_CASE TESTS lab.python_migration.faults)
 set(conversion_tests lab.python_migration.conversion lab.python_migration.libvirt)
 set_tests_properties(${conversion_tests} PROPERTIES LABELS conversion)
 set_property(TEST ${conversion_tests} APPEND PROPERTY ENVIRONMENT VMFERRY_ON_DEMAND=1)
-# The real OpenStack: three minutes, a quarter of them its start, and packages that only ./test --full openstack installs.
-set_tests_properties(lab.python_real_openstack PROPERTIES LABELS openstack)
-set_property(TEST lab.python_real_openstack APPEND PROPERTY ENVIRONMENT VMFERRY_ON_DEMAND=1)
+# The real OpenStack: minutes, and packages that only ./test --full openstack and --label openstack install.
+set(openstack_tests lab.python_real_openstack lab.python_migration.real_openstack)
+vmferry_sliced_tests(openstack SLICES 6 BY_CASE TESTS ${openstack_tests})
+set_property(TEST ${openstack_tests} APPEND PROPERTY ENVIRONMENT VMFERRY_ON_DEMAND=1)
 vmferry_sliced_tests(flags SLICES 4 BY_CASE TESTS lab.python_migration.flags)
 set_tests_properties(lab.python_migration.crash lab.python_migration.kills lab.python_migration.reread lab.python_migration.faults
                      ${conversion_tests} PROPERTIES TIMEOUT 7200)

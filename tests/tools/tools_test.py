@@ -119,6 +119,16 @@ class SelectTests(unittest.TestCase):
         self.assertIn("faults: left out", words)
         self.assertEqual(24, len(self.select(USUAL + CRASH + FAULTS, "--seed", "1", "--full", "all")[1]))
 
+    def test_large_packages_only_when_asked(self):
+        cloud = [test("cloud", "cloud", VMFERRY_SLICES=4, VMFERRY_ON_DEMAND=1)]
+        code, chosen, words = self.select(USUAL + cloud, "--seed", "1")
+        self.assertNotIn("cloud", chosen)
+        self.assertIn("./test --full cloud", words)
+        code, chosen, words = self.select(USUAL + cloud, "--seed", "1", "--only", "cloud")
+        self.assertEqual((0, ["cloud"]), (code, chosen))
+        self.assertIn("slice 1/4", words)
+        self.assertEqual(["cloud"], self.select(USUAL + cloud, "--seed", "1", "--full", "cloud")[1])
+
     def test_refusals(self):
         self.assertIn("no test has the label flood", self.select(USUAL, "--seed", "1", "--full", "flood")[2])
         self.assertIn("not one lab test", self.select(USUAL[:2], "--seed", "1")[2])

@@ -347,8 +347,8 @@ TEST_F(ConversionHost, WhatOthersMadeIsNotTouched) {
   client::Service& network = cloud_->network({});
   const auto group = client::security_groups::create(network, cloud_->project_id(), "host", "mine", {});
   const auto another = client::security_groups::create(network, cloud_->project_id(), "host", "vmferry host=host2", {});
-  const client::Port port = client::ports::create(
-      network, {"host", "vmferry host=host2", lab_->get("openstack.network_id"), "", {}, {}}, {});
+  const client::Port port =
+      client::ports::create(network, {"host", "vmferry host=host2", lab_->get("openstack.network_id"), "", {}, {}}, {});
   deploy();
   destroy();
   EXPECT_TRUE(client::ports::look_up(network, port.id, {}));

@@ -117,13 +117,13 @@ TEST(Session, APostRefusedFor401IsSentAgainWithItsBody) {
   }
 }
 
-TEST(Session, TwiceRefusedIsAnAuthError) {
+TEST(Session, RefusedWithEachNewTokenIsAnAuthError) {
   Bench bench([&](const http::Request&) {
     return answer(401, R"({"error":{"message":"no","code":401,"title":"Unauthorized"}})");
   });
   const Error e = thrown([&] { bench.volume().get("/limits", "show limits", {}); });
   EXPECT_EQ(e.fault(), Fault::auth);
-  EXPECT_EQ(bench.script->logins, 2);
+  EXPECT_EQ(bench.script->logins, 3);
 }
 
 TEST(Session, ManyThreadsOneRenewal) {
