@@ -141,6 +141,9 @@ func planBasics(q *request, asked obj, p *plan) *reply {
 			s.configDrive = "True"
 		}
 	}
+	if bad := c.join(q, s); bad != nil {
+		return bad
+	}
 	if data := text(asked["user_data"]); data != "" {
 		if _, err := base64.StdEncoding.DecodeString(data); err != nil {
 			return refuse("Invalid input for field/attribute user_data. Value: %s. '%s' is not a 'base64'", data, data)

@@ -34,7 +34,9 @@ type Cloud struct {
 	floating []*floatingIP
 	flavors  []flavor
 	keypairs []*keypair
-	images   []obj
+
+	serverGroupsOfProject []*serverGroup
+	images                []obj
 
 	done    chan struct{}  // closed at the end
 	pending sync.WaitGroup // acts that were accepted and are not finished

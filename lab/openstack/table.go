@@ -92,7 +92,7 @@ func computeRoutes() []route {
 	const s = "compute"
 	one := "/v2.1/servers/{server}"
 	action := one + "/action"
-	serverFields := []string{"server.name", "server.flavorRef", "server.imageRef", "server.availability_zone", "server.key_name",
+	serverFields := []string{"os:scheduler_hints.group", "server.name", "server.flavorRef", "server.imageRef", "server.availability_zone", "server.key_name",
 		"server.config_drive", "server.user_data", "server.metadata.*", "server.description@2.19", "server.tags[]@2.52",
 		"server.security_groups[].name", "server.min_count", "server.max_count", "server.networks[].port",
 		"server.networks[].uuid", "server.networks[].fixed_ip", "server.block_device_mapping_v2[].uuid",
@@ -133,6 +133,10 @@ func computeRoutes() []route {
 		{service: s, method: "GET", path: "/v2.1/os-quota-sets/{project}/detail", about: "quotas with use", act: computeQuotaDetail},
 		{service: s, method: "GET", path: "/v2.1/os-availability-zone", about: "availability zones", act: computeZones},
 		{service: s, method: "GET", path: "/v2.1/os-availability-zone/detail", about: "refused with 403: for administrators only", act: computeZoneDetail},
+		{service: s, method: "GET", path: "/v2.1/os-server-groups", query: []string{"limit", "offset"}, about: "list server groups", act: listServerGroups},
+		{service: s, method: "POST", path: "/v2.1/os-server-groups", fields: []string{"server_group.name", "server_group.policies[]", "server_group.policy@2.64"},
+			about: "make a server group", act: createServerGroup},
+		{service: s, method: "DELETE", path: "/v2.1/os-server-groups/{group}", about: "delete a server group", act: deleteServerGroup},
 		{service: s, method: "GET", path: "/v2.1/os-keypairs", about: "list key pairs", act: listKeypairs},
 		{service: s, method: "POST", path: "/v2.1/os-keypairs", fields: []string{"keypair.name", "keypair.public_key", "keypair.type@2.2"},
 			about: "import a public key", act: createKeypair},

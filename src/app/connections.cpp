@@ -205,7 +205,13 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
   target.flavor.wanted = options.cutover.flavor;
   target.flavor.allowed = wish.allowed_flavors;
   target.flavor.create = wish.create_flavor;
+  target.server = {wish.key_pair,       wish.user_data.empty() ? "" : read_user_data(wish.user_data),
+                   wish.config_drive,   wish.server_group,
+                   wish.server_host,    wish.server_tags,
+                   wish.server_metadata};
   target.any_address = wish.any_address;
+  target.trust_change_id = wish.trust_change_id;
+  target.adopt_osm = wish.adopt_osm;
   target.networks = options.cutover.networks;
   return target::openstack::openstack_cloud(std::move(target), std::move(session),
                                             metadata_transport(around, http::CurlOptions().connect_timeout),

@@ -123,4 +123,22 @@ void print_err(const std::string& text) {
   std::fflush(stderr);
 }
 
+std::string read_file(const std::filesystem::path& file, const char* flag) {
+  std::ifstream in(file, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (!in || text.empty())
+    throw Error(Fault::config, fmt::format("{} {}: the file cannot be read, or is empty", flag, file.string()));
+  return text;
+}
+
+std::string read_user_data(const std::filesystem::path& file) {
+  std::string text = read_file(file, "--user-data");
+  // Nova takes 65535 bytes of base64 (docs.openstack.org/api-ref/compute/#create-server).
+  constexpr std::size_t most = 65535 / 4 * 3;
+  if (text.size() > most)
+    throw Error(Fault::config,
+                fmt::format("--user-data {} has {} bytes, and Nova takes {}", file.string(), text.size(), most));
+  return text;
+}
+
 }  // namespace vmferry::app

@@ -49,4 +49,9 @@ std::map<std::string, std::string> environment();
 void print_out(const std::string& text);
 void print_err(const std::string& text);
 
+// All of a file that a flag names. Error(config).
+std::string read_file(const std::filesystem::path& file, const char* flag);
+// The file of --user-data. Error(config) when it cannot be read or is larger than Nova takes.
+std::string read_user_data(const std::filesystem::path& file);
+
 }  // namespace vmferry::app

@@ -37,14 +37,6 @@ host::Saying saying(const config::Options& options) {
   return [](const std::string& what) { print_err("  " + what + "\n"); };
 }
 
-std::string read_file(const std::filesystem::path& file, const char* flag) {
-  std::ifstream in(file, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in || text.empty())
-    throw Error(Fault::config, fmt::format("{} {}: the file cannot be read, or is empty", flag, file.string()));
-  return text;
-}
-
 // The key line of a .pub file.
 std::string read_public_key(const std::filesystem::path& file) {
   const std::string text = read_file(file, "--public-key");
@@ -89,11 +81,7 @@ host::HostWish wish_of(const config::Options& options) {
   wish.ssh_port = given.ssh_port;
   wish.floating_network = given.floating_network;
   wish.availability_zone = options.openstack.availability_zone;
-  if (!given.user_data.empty()) wish.user_data = read_file(given.user_data, "--user-data");
-  // Nova takes 65535 bytes of base64 (docs.openstack.org/api-ref/compute/#create-server).
-  if (wish.user_data.size() > 65535 / 4 * 3)
-    throw Error(Fault::config, fmt::format("--user-data {} has {} bytes, and Nova takes {}", given.user_data.string(),
-                                           wish.user_data.size(), 65535 / 4 * 3));
+  if (!given.user_data.empty()) wish.user_data = read_user_data(given.user_data);
   wish.config_drive = given.config_drive;
   wish.boot_volume_gib = given.boot_volume_gib;
   wish.boot_volume_type = given.boot_volume_type;

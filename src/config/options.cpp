@@ -30,6 +30,7 @@ struct Raw {
   std::vector<std::string> networks;
   std::vector<std::string> allowed_flavors;
   std::vector<std::string> volume_types;
+  std::vector<std::string> server_metadata;
   std::string request_size;
   std::string bandwidth;
   std::string host_bandwidth;
@@ -144,6 +145,13 @@ void add_target(CLI::App& app, Options& o, Raw& raw) {
       ->group(target_group);
   app.add_flag("--enable-qemu-guest-agent", o.guest_agent, "Set hw_qemu_guest_agent=yes on the boot volume")
       ->group(target_group);
+  app.add_flag(
+         "--trust-change-id", o.openstack.trust_change_id,
+         "Go on from migratekit's change ids without copying all once; wrong when a conversion has touched a volume")
+      ->group(target_group);
+  app.add_flag("--adopt-osm-volumes", o.openstack.adopt_osm,
+               "Take over vmware-migration-kit's volumes; they are known by the VM's name alone")
+      ->group(target_group);
   app.add_flag("--vz-unsafe-volume-by-name", o.openstack.volume_by_name,
                "Find volumes by name alone, for clouds that drop metadata; dangerous when names repeat")
       ->group(target_group);
@@ -225,6 +233,25 @@ void add_cutover(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--security-groups", o.openstack.security_groups, "Security groups of the ports, comma separated")
       ->delimiter(',')
       ->type_name("GROUPS")
+      ->group(cutover_group);
+  app.add_option("--key-pair", o.openstack.key_pair, "Nova's key pair for the new server's first boot")
+      ->type_name("NAME")
+      ->group(cutover_group);
+  app.add_option("--user-data", o.openstack.user_data, "cloud-init's user data, at most 48 KiB")
+      ->type_name("FILE")
+      ->group(cutover_group);
+  app.add_flag("--config-drive", o.openstack.config_drive, "Give the new server a config drive")->group(cutover_group);
+  app.add_option("--server-group", o.openstack.server_group, "Server group of the new server, id or name")
+      ->type_name("GROUP")
+      ->group(cutover_group);
+  app.add_option("--server-host", o.openstack.server_host, "Compute host of the new server; administrators only")
+      ->type_name("HOST")
+      ->group(cutover_group);
+  app.add_option("--server-tag", o.openstack.server_tags, "Tag of the new server (may be repeated)")
+      ->type_name("TAG")
+      ->group(cutover_group);
+  app.add_option("--server-metadata", raw.server_metadata, "Metadata of the new server, KEY=VALUE (may be repeated)")
+      ->type_name("PAIR")
       ->group(cutover_group);
   app.add_option("--run-v2v", o.cutover.convert,
                  "Convert the guest for KVM with virt-v2v-in-place (the default); =false leaves it as it is")
@@ -330,7 +357,20 @@ void finish_volume_types(Options& o, const Raw& raw) {
   }
 }
 
+void finish_server_metadata(Options& o, const Raw& raw) {
+  for (const std::string& text : raw.server_metadata) {
+    const std::size_t equals = text.find('=');
+    const std::string key = text.substr(0, equals);
+    if (equals == std::string::npos || key.empty() || key.size() > 255 || text.size() - equals - 1 > 255)
+      throw Error(Fault::usage, fmt::format("--server-metadata {}: give KEY=VALUE, each at most 255 characters", text));
+    if (key.starts_with("vmferry_"))
+      throw Error(Fault::usage, fmt::format("--server-metadata {}: vmferry_... are vmferry's own", text));
+    o.openstack.server_metadata[key] = text.substr(equals + 1);
+  }
+}
+
 void finish(Options& o, Raw& raw) {
+  finish_server_metadata(o, raw);
   finish_flavors(o, raw);
   finish_volume_types(o, raw);
   o.copy.quiesce = raw.quiesce == "always"  ? source::Quiesce::always
@@ -430,8 +470,8 @@ target::NetworkChoice parse_network_mapping(const std::string& text) {
     throw Error(Fault::usage, fmt::format("--network-mapping {}: network-id= is missing", text));
   if (!security.empty() && security != "on" && security != "off")
     throw Error(Fault::usage, fmt::format("--network-mapping {}: port-security={}: on or off", text, security));
-  choice.port_security = security != "off";
-  if (!choice.port_security && (!choice.security_groups.empty() || !choice.allowed_addresses.empty()))
+  if (!security.empty()) choice.port_security = security == "on";
+  if (choice.port_security == false && (!choice.security_groups.empty() || !choice.allowed_addresses.empty()))
     throw Error(Fault::usage, fmt::format("--network-mapping {}: with port-security=off everything may pass, so "
                                           "security-group= and allowed-address= make no sense beside it",
                                           text));

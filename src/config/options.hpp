@@ -62,7 +62,16 @@ struct OpenStack {
   std::vector<std::string> security_groups;
   std::set<plan::Reserved> allowed_flavors;
   bool create_flavor = false;
-  bool any_address = false;     // --fallback-to-dhcp
+  bool any_address = false;  // --fallback-to-dhcp
+  std::string key_pair;
+  std::filesystem::path user_data;
+  bool config_drive = false;
+  std::string server_group;
+  std::string server_host;
+  std::vector<std::string> server_tags;
+  std::map<std::string, std::string> server_metadata;
+  bool trust_change_id = false;
+  bool adopt_osm = false;
   bool volume_by_name = false;  // --vz-unsafe-volume-by-name
 };
 

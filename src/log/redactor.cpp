@@ -150,7 +150,8 @@ std::vector<std::string> forms_of(std::string_view secret) {
 // ---- what looks like a credential
 
 // Words whose value is secret, wherever they stand: <word>value</word>, "word": "value", word=value, Word: value.
-constexpr std::array<std::string_view, 30> secret_words = {"password",
+constexpr std::array<std::string_view, 31> secret_words = {"password",
+                                                           "user_data",  // cloud-init's, often with passwords
                                                            "passwd",
                                                            "passphrase",
                                                            "secret",

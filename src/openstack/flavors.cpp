@@ -24,6 +24,7 @@ Flavor read(const Fields& item) {
   flavor.disabled = item.flag("OS-FLV-DISABLED:disabled");
   flavor.is_public = !item.has("os-flavor-access:is_public") || item.flag("os-flavor-access:is_public");
   flavor.extra_specs = item.map("extra_specs");
+  flavor.specs_shown = item.has("extra_specs");
   return flavor;
 }
 
@@ -52,7 +53,8 @@ std::vector<Flavor> list_with_specs(Service& compute, std::stop_token stop) {
     call.doing = fmt::format("show the extra specs of flavor {}", flavor.name);
     call.accept = {403, 404};
     const http::Response response = compute.call(call, stop);
-    if (response.status == 200) flavor.extra_specs = Fields::parse(response.body, "Nova's answer").map("extra_specs");
+    flavor.specs_shown = response.status == 200;
+    if (flavor.specs_shown) flavor.extra_specs = Fields::parse(response.body, "Nova's answer").map("extra_specs");
   }
   return all;
 }

@@ -20,6 +20,7 @@ struct Flavor {
   bool disabled = false;
   bool is_public = true;
   std::map<std::string, std::string> extra_specs;  // only of list_with_specs()
+  bool specs_shown = false;                        // the cloud lets this user see them
 };
 
 namespace flavors {

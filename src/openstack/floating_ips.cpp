@@ -20,8 +20,9 @@ std::string path_of(const std::string& id) {
 }
 
 FloatingIp read(const Fields& f) {
-  FloatingIp ip{f.text("id"), f.text("floating_ip_address"), f.text("floating_network_id"), PortId{f.text("port_id")},
-                f.text("description")};
+  FloatingIp ip{
+      f.text("id"),          f.text("floating_ip_address"), f.text("floating_network_id"), PortId{f.text("port_id")},
+      f.text("description"), f.text("project_id")};
   if (ip.id.empty()) throw Error(Fault::data, "Neutron showed a floating IP without an id");
   return ip;
 }
@@ -54,11 +55,12 @@ FloatingIp post(Service& network, const std::string& external_network, const Por
 
 }  // namespace
 
-std::vector<FloatingIp> find_by_description(Service& network, const std::string& description, std::stop_token stop) {
+std::vector<FloatingIp> find_by_description(Service& network, const std::string& description,
+                                            const std::string& project, std::stop_token stop) {
   if (description.empty()) throw Error(Fault::bug, "floating IPs without a description were asked for");
   std::vector<FloatingIp> found = list_where(network, "description=" + http::encode(description), stop);
   // A filter that a cloud does not know may be ignored silently.
-  std::erase_if(found, [&](const FloatingIp& ip) { return ip.description != description; });
+  std::erase_if(found, [&](const FloatingIp& ip) { return ip.description != description || ip.project != project; });
   return found;
 }
 
@@ -75,9 +77,8 @@ FloatingIp create(Service& network, const std::string& external_network, const P
   return make_once<FloatingIp>(
       network, doing, [&] { return post(network, external_network, port, description, doing, stop); },
       [&]() -> std::optional<FloatingIp> {
-        const std::vector<FloatingIp> found = find_by_description(network, description, stop);
-        if (found.empty()) return std::nullopt;
-        return found.front();
+        const auto found = of_port(network, port, stop);
+        return found && found->description == description ? found : std::nullopt;
       },
       stop);
 }

@@ -29,6 +29,7 @@ Port read(const Fields& f) {
   port.description = f.text("description");
   port.mac = lower(f.text("mac_address"));
   port.network = f.text("network_id");
+  port.project = f.text("project_id");
   port.status = f.text("status");
   port.device_id = f.text("device_id");
   for (const Fields& ip : f.each("fixed_ips")) port.fixed_ips.push_back({ip.text("subnet_id"), ip.text("ip_address")});
@@ -59,11 +60,9 @@ std::string body_of(const PortWish& wish) {
   for (const std::string& allowed : wish.allowed_addresses)
     port["allowed_address_pairs"].push_back({{"ip_address", allowed}});
   if (!wish.security_groups.empty()) port["security_groups"] = wish.security_groups;
-  if (!wish.port_security) {
-    // Neutron refuses to lift it from a port that has a group, and the default one comes by itself.
-    port["port_security_enabled"] = false;
-    port["security_groups"] = json::array();
-  }
+  if (wish.port_security) port["port_security_enabled"] = *wish.port_security;
+  // Neutron refuses to lift it from a port that has a group, and the default one comes by itself.
+  if (wish.port_security == false) port["security_groups"] = json::array();
   return json{{"port", std::move(port)}}.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
@@ -121,12 +120,14 @@ std::optional<std::int64_t> room(Service& network, const std::string& project_id
   return limit - port.number("used") - port.number("reserved");
 }
 
-std::vector<Port> find_by_description(Service& network, const std::string& description, std::stop_token stop) {
+std::vector<Port> find_by_description(Service& network, const std::string& description, const std::string& project,
+                                      std::stop_token stop) {
   if (description.empty()) throw Error(Fault::bug, "ports without a description were asked for");
   std::vector<Port> found;
   for (const Fields& item :
        network.list("/ports?description=" + http::encode(description), "ports", "list ports", stop))
-    if (Port port = read(item); port.description == description) found.push_back(std::move(port));
+    if (Port port = read(item); port.description == description && (project.empty() || port.project == project))
+      found.push_back(std::move(port));
   return found;
 }
 
@@ -173,7 +174,7 @@ Port create(Service& network, const PortWish& wish, std::stop_token stop) {
   return make_once<Port>(
       network, doing, [&] { return post(network, wish, doing, stop); },
       [&]() -> std::optional<Port> {
-        for (Port& port : find_by_description(network, wish.description, stop))
+        for (Port& port : find_by_description(network, wish.description, wish.project, stop))
           if (port.network == wish.network) return std::move(port);
         return std::nullopt;
       },

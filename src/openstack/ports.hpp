@@ -23,6 +23,7 @@ struct Port {
   std::string description;
   std::string mac;  // lower case
   std::string network;
+  std::string project;
   std::string status;
   std::string device_id;  // the server that has it; empty = free
   std::vector<FixedIp> fixed_ips;
@@ -39,7 +40,8 @@ struct PortWish {
   std::vector<FixedIp> fixed_ips;            // each with a subnet's id, an address or both; empty = any
   std::vector<std::string> security_groups;  // ids; empty = the default one
   std::vector<std::string> allowed_addresses = {};
-  bool port_security = true;  // off: no security groups and no check of the sender's address
+  std::optional<bool> port_security = {};  // false: no security groups, no check of the sender; nothing = the network's
+  std::string project = {};                // only for create(): whose ports are looked at after a lost reply
 };
 
 struct MadePort {
@@ -55,8 +57,9 @@ std::optional<Port> find_by_ip(Service& network, const std::string& network_id, 
                                std::stop_token stop);
 // How many more ports the project may have; nothing when there is no limit.
 std::optional<std::int64_t> room(Service& network, const std::string& project_id, std::stop_token stop);
-// Every port with exactly that description.
-std::vector<Port> find_by_description(Service& network, const std::string& description, std::stop_token stop);
+// Every port with exactly that description. `project`: only its own, since an administrator sees all; empty = all.
+std::vector<Port> find_by_description(Service& network, const std::string& description, const std::string& project,
+                                      std::stop_token stop);
 std::optional<Port> look_up(Service& network, const PortId& id, std::stop_token stop);
 // The port with that MAC in that network, or a new one. A found one that a server has, or without the wanted IP, is
 // returned as it is: the caller judges.

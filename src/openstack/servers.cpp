@@ -112,7 +112,11 @@ std::string body_of(const Service& compute, const ServerWish& wish) {
   else if (compute.microversion() >= Microversion{2, 37})
     server["networks"] = "none";
   if (!wish.availability_zone.empty()) server["availability_zone"] = wish.availability_zone;
-  return json{{"server", std::move(server)}}.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (!wish.host.empty()) server["host"] = wish.host;
+  if (!wish.tags.empty()) server["tags"] = wish.tags;
+  json body{{"server", std::move(server)}};
+  if (!wish.group.empty()) body["os:scheduler_hints"] = {{"group", wish.group}};
+  return body.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 [[noreturn]] void throw_failed(const Server& server) {
@@ -217,6 +221,31 @@ void remove(Service& compute, const ServerId& id, std::chrono::seconds patience,
     throw Error(Fault::timeout,
                 fmt::format("server {} is still there ({}{}) {} s after it was deleted", id.value, last.status,
                             last.fault.empty() ? "" : ": " + last.fault, patience.count()));
+}
+
+std::string find_group(Service& compute, const std::string& id_or_name, std::stop_token stop) {
+  std::vector<std::string> same_name, names;
+  for (const Fields& group : compute.list("/os-server-groups", "server_groups", "list server groups", stop)) {
+    if (group.text("id") == id_or_name) return id_or_name;
+    if (group.text("name") == id_or_name) same_name.push_back(group.text("id"));
+    names.push_back(group.text("name"));
+  }
+  if (same_name.size() == 1) return same_name.front();
+  if (same_name.size() > 1)
+    throw Error(Fault::conflict,
+                fmt::format("{} server groups are called '{}': give the id of one", same_name.size(), id_or_name));
+  throw Error(Fault::config, fmt::format("the project has no server group '{}'; it has: {}", id_or_name,
+                                         names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))));
+}
+
+void check_wish(const Service& compute, const std::string& host, const std::vector<std::string>& tags) {
+  const auto need = [&](Microversion since, const char* what) {
+    if (compute.microversion() < since)
+      throw Error(Fault::unsupported, fmt::format("{} needs microversion {} of Nova; this cloud has {}", what,
+                                                  since.text(), compute.microversion().text()));
+  };
+  if (!host.empty()) need({2, 74}, "--server-host");
+  if (!tags.empty()) need({2, 52}, "--server-tag");
 }
 
 void check_availability_zone(Service& compute, const std::string& name, std::stop_token stop) {

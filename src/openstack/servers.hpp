@@ -35,6 +35,9 @@ struct ServerWish {
   std::string key_name;
   std::string user_data;  // as the guest shall see it
   bool config_drive = false;
+  std::string group;              // id of a server group
+  std::string host;               // only administrators may choose it; from microversion 2.74 on
+  std::vector<std::string> tags;  // from microversion 2.52 on
   // Without volumes, the image that it boots from; a boot volume is made from it and goes with the server.
   std::string image_id;
   std::uint64_t boot_volume_gib = 0;  // 0 = no volume: the flavor's own disk
@@ -53,6 +56,10 @@ std::vector<Server> find_by_name(Service& compute, const std::string& name, std:
 Server wait_for_active(Service& compute, const ServerId& id, std::chrono::seconds patience, std::stop_token stop);
 // Waits until it is gone. Already gone is success. Its volumes and ports that were given to it stay.
 void remove(Service& compute, const ServerId& id, std::chrono::seconds patience, std::stop_token stop);
+// The id of a server group; Error(config) naming those there are, Error(conflict) when several have that name.
+std::string find_group(Service& compute, const std::string& id_or_name, std::stop_token stop);
+// Error(unsupported) when this cloud's Nova is too old for a wish.
+void check_wish(const Service& compute, const std::string& host, const std::vector<std::string>& tags);
 // Error(config) naming the zones there are.
 void check_availability_zone(Service& compute, const std::string& name, std::stop_token stop);
 

@@ -117,8 +117,10 @@ FlavorChoice choose_flavor(const std::vector<FlavorOffer>& offers, const FlavorN
       fmt::format("{} vCPU{} and {} MiB", need.vcpus, need.vcpus == 1 ? "" : "s", need.memory_mib);
   if (best) {
     const bool exact = best->vcpus == need.vcpus && best->memory_mib == need.memory_mib;
-    return {best, fmt::format("flavor {} {} {}{}", describe(*best), exact ? "is exactly" : "is the smallest that holds",
-                              machine, others)};
+    return {best,
+            fmt::format("flavor {} {} {}{}{}", describe(*best), exact ? "is exactly" : "is the smallest that holds",
+                        machine, best->specs_shown ? "" : " (the cloud does not show this user what it is kept for)",
+                        others)};
   }
   return {std::nullopt, fmt::format("no flavor that this project may use holds {}{}{}", machine,
                                     largest ? ": the largest is " + describe(*largest) : "", others)};

@@ -18,6 +18,7 @@ struct FlavorOffer {
   bool disabled = false;
   bool is_public = true;
   std::map<std::string, std::string> extra_specs;
+  bool specs_shown = true;  // false: what it is kept for is not known
 };
 
 // Hardware or tenants that an ordinary machine must not take from those who need them. In the order of `all_reserved`.

@@ -71,6 +71,19 @@ std::string volume_name(const std::string& vm_name, const std::string& disk_obje
   return name;
 }
 
+std::string osm_volume_name(const std::string& vm_name, model::DiskKey disk) {
+  std::string name;
+  for (std::size_t i = 0; i < vm_name.size(); ++i) {
+    const auto c = static_cast<unsigned char>(vm_name[i]);
+    if ((c & 0xc0) == 0x80) continue;  // the rest of a letter whose first byte was seen
+    const char plain = std::isalnum(c) != 0 || c == '-' ? static_cast<char>(c) : '_';
+    if (name.empty() || std::isalnum(c) != 0 || name.back() != plain) name += plain;
+  }
+  name.resize(std::min<std::size_t>(name.size(), 64));
+  while (!name.empty() && (name.back() == '_' || name.back() == '-')) name.pop_back();
+  return fmt::format("{}-{}", name, disk.value);
+}
+
 std::uint64_t gib_for(std::uint64_t bytes) {
   constexpr std::uint64_t gib = 1ull << 30;
   return std::max<std::uint64_t>(1, bytes / gib + (bytes % gib != 0));

@@ -29,6 +29,10 @@ CopyMode copy_mode(const Base& base, std::uint64_t capacity, const std::optional
 // migratekit's volume name: lower-case ASCII letters, digits, '-' and '_'; everything else a single '-'.
 std::string volume_name(const std::string& vm_name, const std::string& disk_object_id);
 
+// vmware-migration-kit's: letters, digits, '_' and '-', at most 64, then the disk's key: "rhel_1-2000". Other letters
+// than ASCII are written as '_' here, there some lose their accents: volumes of such names are not found.
+std::string osm_volume_name(const std::string& vm_name, model::DiskKey disk);
+
 // Whole GiB that hold the bytes.
 std::uint64_t gib_for(std::uint64_t bytes);
 

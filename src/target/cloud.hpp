@@ -47,6 +47,7 @@ struct Volume {
   std::uint64_t bytes = 0;
   bool fresh = false;  // made by the tag's job and never opened for writing since: it reads as zeroes
   Memory memory;
+  std::string remark = {};  // of allocate(): where it comes from, when it was another program's; for the user
 };
 
 // An attached volume, open (O_EXCL on block devices) and held until destroyed. check() is the identity
@@ -63,14 +64,15 @@ struct NetworkChoice {  // one --network-mapping
   std::vector<std::string> ips;                // of IPv4 or IPv6; empty = any one
   std::vector<std::string> security_groups;    // empty = those of all adapters
   std::vector<std::string> allowed_addresses;  // others that may send from this port: "10.0.0.9", "10.0.1.0/24"
-  bool port_security = true;
+  std::optional<bool> port_security = {};      // nothing = as the network has it
   bool operator==(const NetworkChoice&) const = default;
 };
 
 struct Port {
   PortId id;
   std::string mac;
-  bool created = false;  // by this job: now, or in a run whose word of it was lost
+  bool created = false;     // by this job: now, or in a run whose word of it was lost
+  std::string remark = {};  // for the user: what is not as it was wished
 };
 
 struct LaunchWish {
@@ -122,6 +124,8 @@ class Cloud {
                            std::stop_token stop) = 0;
   // Every port that this job made, also those of a run that died before it wrote them down.
   virtual std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) = 0;
+  // Makes what launch() will need beside volumes and ports, while the machine still runs: a flavor that was asked for.
+  virtual void prepare_launch(const model::Vm&, std::stop_token) {}
   // The server that launch() made for this job, whatever its state; nothing when there is none (any more).
   virtual std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) = 0;
   // Creates the server, or finds the one a lost reply left, and waits until it runs.

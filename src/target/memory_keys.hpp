@@ -17,8 +17,8 @@ inline constexpr const char* written = "vmferry_written";  // "yes" when bytes m
 inline constexpr const char* cycle = "vmferry_cycle";      // number of the cycle of its last complete point
 inline constexpr const char* capacity = "vmferry_capacity";  // bytes of the disk at its last complete point
 inline constexpr const char* partial = "vmferry_partial";    // of a first copy that is under way: see partial.hpp
-// "yes" when the volume holds a whole point. (target) also says so of a migratekit volume that it adopts, if
-// that has a change_id: migratekit writes one only after a whole cycle.
+// "yes" when the volume holds a whole point. (target) says so of a migratekit volume with a change_id that it adopts
+// only when it was told to trust it.
 inline constexpr const char* complete = "vmferry_complete";
 inline constexpr const char* yes = "yes";
 

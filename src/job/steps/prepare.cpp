@@ -110,7 +110,11 @@ class CheckDisks final : public Step {
     refuse_impossible_disks(vm, copy_.skip);
     parts_.cloud.check_settings(stop);
     target::Arrival arrival = arrival_of(state, vm, copy_);
-    std::erase_if(arrival.volumes, [&](const target::VolumeWish& wish) { return state.disks.contains(wish.tag.disk); });
+    // Not for what is there already, unless it has to grow.
+    std::erase_if(arrival.volumes, [&](const target::VolumeWish& wish) {
+      const auto known = state.disks.find(wish.tag.disk);
+      return known != state.disks.end() && known->second.capacity == wish.bytes;
+    });
     if (!arrival.volumes.empty())
       tell_or_refuse(fmt::format("{} cannot be migrated", vm.name), parts_.cloud.examine(arrival, stop), observer);
     if (state.shutdown_at && !state.server && vm.power != model::Power::off) {
@@ -185,12 +189,15 @@ class EnsurePorts final : public Step {
   EnsurePorts(const Parts& parts, const CutoverOptions& options) : parts_(parts), options_(options) {}
   std::string_view name() const noexcept override { return "ensure network ports"; }
   bool done(const State& state) const override { return state.server.has_value(); }
-  void run(const State& state, Journal& journal, Observer&, std::stop_token stop) override {
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     std::set<PortId> wanted;
-    for (const model::Nic& nic : parts_.machine.describe(stop).nics) {
+    const model::Vm vm = parts_.machine.describe(stop);
+    parts_.cloud.prepare_launch(vm, stop);
+    for (const model::Nic& nic : vm.nics) {
       const target::NetworkChoice* choice = choice_for(options_.networks, nic.mac);
       if (!choice) throw Error(Fault::usage, fmt::format("{} (MAC {}) has no --network-mapping", nic.label, nic.mac));
       const target::Port port = parts_.cloud.ensure_port(state.job->job, nic, *choice, stop);
+      if (!port.remark.empty()) observer.warned(fmt::format("{}: {}", nic.label, port.remark));
       const auto known = state.ports.find(nic.mac);
       if (known == state.ports.end() || known->second.port != port.id)
         journal.append(PortEnsured{nic.mac, port.id, port.created});
@@ -254,6 +261,7 @@ class AllocateVolumes final : public Step {
     target::VolumeWish wish{tag_of(state, disk), disk.capacity, boot, {}, plan::datastore_of(disk.file)};
     if (boot) wish.image_properties = copy_.image_properties;
     const target::Volume volume = parts_.cloud.allocate(wish, stop);
+    if (!volume.remark.empty()) observer.said(fmt::format("{}: {}", disk.label, volume.remark));
     const auto known = state.disks.find(disk.key);
     const bool same = known != state.disks.end() && known->second.volume == volume.id;
     if (same && as_we_left_it(known->second, volume)) return;

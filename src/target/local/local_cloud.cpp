@@ -118,7 +118,21 @@ std::uint64_t whole_sectors(std::uint64_t bytes) { return (bytes + sector - 1) /
 // A sparse tail, so it reads as zeroes.
 void grow(const std::filesystem::path& image, std::uint64_t bytes) {
   const Fd fd(::open(image.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0 || ::fsync(fd.get()) != 0)
+  if (!fd) fail("open", image, errno);
+  // As QEMU locks its images: one that a machine runs from is not touched.
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  if (::fcntl(fd.get(), F_OFD_SETLK, &lock) != 0)
+    throw Error(
+        Fault::conflict,
+        fmt::format("{} would have to be extended and is in use on this host: end the machine that runs from it",
+                    image.string()));
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) fail("look at", image, errno);
+  // Somebody may have made it larger by himself.
+  if (static_cast<std::uint64_t>(status.st_size) >= bytes) return;
+  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0 || ::fsync(fd.get()) != 0)
     fail(fmt::format("extend to {} bytes", bytes), image, errno);
 }
 

@@ -35,9 +35,17 @@ bool is_own_boot_volume(client::Cloud& cloud, const client::Server& server, cons
 void remove_key_pair(client::Cloud& cloud, const MadeKeyPair& made, const Saying& saying, std::stop_token stop) {
   client::Service& compute = cloud.compute(stop);
   const auto pair = client::keypairs::look_up(compute, made.name, stop);
-  if (!pair) return;
-  if (!made.fingerprint.empty() && pair->fingerprint != made.fingerprint) {
-    saying(fmt::format("key pair {} stays: it is another key by now (fingerprint {})", made.name, pair->fingerprint));
+  if (!pair) {
+    // Key pairs are users', not projects'.
+    saying(
+        fmt::format("key pair {} is not among this user's: it is gone, or another user deployed the host", made.name));
+    return;
+  }
+  if (made.fingerprint.empty() || pair->fingerprint != made.fingerprint) {
+    saying(fmt::format("key pair {} stays: {}", made.name,
+                       made.fingerprint.empty()
+                           ? "nothing tells whether it is the one that was imported"
+                           : fmt::format("it is another key by now (fingerprint {})", pair->fingerprint)));
     return;
   }
   saying(fmt::format("deleting key pair {}", made.name));
@@ -82,14 +90,19 @@ HostParts find_host(client::Cloud& cloud, const std::string& name, std::stop_tok
   parts.name = name;
   client::Service& network = cloud.network(stop);
   parts.servers = client::servers::find(cloud.compute(stop), {{host_key::host, name}}, stop);
-  parts.floating_ips = client::floating_ips::find_by_description(network, host_mark(name), stop);
-  parts.ports = client::ports::find_by_description(network, host_mark(name), stop);
+  parts.floating_ips = client::floating_ips::find_by_description(network, host_mark(name), cloud.project_id(), stop);
+  parts.ports = client::ports::find_by_description(network, host_mark(name), cloud.project_id(), stop);
   for (client::SecurityGroupRules& group : client::security_groups::list(network, cloud.project_id(), stop))
     if (is_host_mark(group.description, name, &parts.key_pair)) parts.groups.push_back(std::move(group));
   for (const client::Server& server : parts.servers)
     if (const std::string pair = value(server.metadata, host_key::key_pair); !pair.empty())
       parts.key_pair = MadeKeyPair{pair, value(server.metadata, host_key::fingerprint)};
   return parts;
+}
+
+bool leads_to(const client::FloatingIp& ip, const std::vector<client::Port>& ports) {
+  return ip.port.empty() ||
+         std::any_of(ports.begin(), ports.end(), [&](const client::Port& port) { return port.id == ip.port; });
 }
 
 void refuse_while_used(client::Cloud& cloud, const HostParts& parts, std::stop_token stop) {
@@ -106,6 +119,12 @@ void refuse_while_used(client::Cloud& cloud, const HostParts& parts, std::stop_t
                             "that machine detaches them (or: openstack server remove volume {} VOLUME)",
                             parts.name, volumes.size(), volumes.size() == 1 ? "" : "s", fmt::join(volumes, ", "),
                             parts.servers.front().id.value));
+  for (const client::FloatingIp& ip : parts.floating_ips)
+    if (!leads_to(ip, parts.ports))
+      throw Error(Fault::conflict,
+                  fmt::format("floating IP {} of {} was given to port {}, which is not the host's: take "
+                              "it from there, or its description (openstack floating ip set {})",
+                              ip.address, parts.name, ip.port.value, ip.id));
   for (const client::Port& port : parts.ports) {
     if (port.device_id.empty()) continue;
     const bool ours = std::any_of(parts.servers.begin(), parts.servers.end(),

@@ -85,6 +85,8 @@ Host deploy_host(::vmferry::openstack::Cloud& cloud, const HostWish& wish, const
 
 // Error(conflict) that names the volumes, besides its own boot volume, that are attached to it.
 void refuse_while_used(::vmferry::openstack::Cloud& cloud, const HostParts& parts, std::stop_token stop);
+// Pure: whether a floating IP is free or leads to one of the ports.
+bool leads_to(const ::vmferry::openstack::FloatingIp& ip, const std::vector<::vmferry::openstack::Port>& ports);
 // As lines of a table; `made` says nothing there.
 std::vector<Piece> pieces_of(const HostParts& parts);
 // Removes all that, in an order in which what is left can be found again.

@@ -145,7 +145,11 @@ void Deployment::prepare() {
     found.push_back({Level::problem, cloud_.describe(),
                      fmt::format("a server of flavor {} cannot be made: {}", flavor_.name, *lacking),
                      "have Nova's quota raised, or delete servers", Fault::quota});
-  if (wish_.boot_volume_gib > 0) judge_volumes(cloud_, wish_.boot_volume_type, 1, wish_.boot_volume_gib, found, stop_);
+  if (wish_.boot_volume_gib > 0) {
+    judge_volumes(cloud_, "", 1, wish_.boot_volume_gib, found, stop_);
+    if (!wish_.boot_volume_type.empty())
+      judge_volumes(cloud_, wish_.boot_volume_type, 1, wish_.boot_volume_gib, found, stop_);
+  }
   if (parts_.ports.empty()) judge_ports(cloud_, 1, found, stop_);
   plan::refuse(fmt::format("the conversion host '{}' cannot be made", wish_.name), found);
 }
@@ -227,17 +231,26 @@ void Deployment::ensure_rules() {
     if (rule.from.empty()) rule.from = rule.family == "IPv6" ? "::/0" : "0.0.0.0/0";
     ours.push_back(std::move(rule));
   }
+  // Of a host that is there they are whole, and what its owner has made of them since is his.
+  if (server() && !wish_.ssh_from) {
+    host_.open_to_all = std::any_of(ours.begin(), ours.end(),
+                                    [](const client::SecurityRule& rule) { return rule.from.ends_with("/0"); });
+    return;
+  }
   std::vector<std::string> missing = prefixes(ours);
   host_.open_to_all = std::any_of(missing.begin(), missing.end(), [](const auto& p) { return p.ends_with("/0"); });
+  std::vector<std::string> superfluous;  // ids
   for (const client::SecurityRule& rule : ours) {
     const auto wanted = std::find(missing.begin(), missing.end(), rule.from);
     if (wanted != missing.end() && rule.first_port == wish_.ssh_port && rule.last_port == wish_.ssh_port)
       missing.erase(wanted);
     else
-      client::security_groups::remove_rule(network, rule.id, stop_);
+      superfluous.push_back(rule.id);
   }
+  // First what is wanted: a run that dies between the two must not look like one that has no rules yet.
   for (const std::string& prefix : missing)
     client::security_groups::allow(network, {group_.id, wish_.ssh_port, prefix, mark()}, stop_);
+  for (const std::string& id : superfluous) client::security_groups::remove_rule(network, id, stop_);
 }
 
 void Deployment::ensure_port() {
@@ -251,6 +264,7 @@ void Deployment::ensure_port() {
     client::PortWish port;
     port.name = wish_.name;
     port.description = mark();
+    port.project = cloud_.project_id();
     port.network = network_.id;
     port.security_groups = {group_.id};
     port_ = client::ports::create(cloud_.network(stop_), port, stop_);
@@ -273,6 +287,11 @@ void Deployment::ensure_floating_ip() {
   bool made = false;
   if (!parts_.floating_ips.empty()) {
     ip = parts_.floating_ips.front();
+    if (!leads_to(ip, {port_}) && !leads_to(ip, parts_.ports))
+      throw Error(Fault::conflict,
+                  fmt::format("floating IP {} of the host '{}' was given to port {}, which is not the host's: take it "
+                              "from there, or its description (openstack floating ip set {})",
+                              ip.address, wish_.name, ip.port.value, ip.id));
     if (ip.port != port_.id) ip = client::floating_ips::give(network, ip.id, port_.id, stop_);
   } else if (!external_.empty()) {
     saying_("making a floating IP");
@@ -307,7 +326,10 @@ client::Server Deployment::create_server() {
   try {
     return client::servers::create(cloud_.compute(stop_), wish, stop_);
   } catch (const client::Refused& refused) {
-    if (refused.status() != 403 || flavor_.disk_gib > 0 || wish_.boot_volume_gib > 0) throw;
+    // "Only volume-backed servers are allowed for flavors with zero disk."
+    const bool no_disk =
+        refused.status() == 403 && std::string_view(refused.what()).find("zero disk") != std::string::npos;
+    if (!no_disk) throw;
     throw Error(Fault::config,
                 fmt::format("flavor {} has no disk of its own, and this cloud lets no server boot without one: add "
                             "--boot-volume GIB, or use another flavor ({})",

@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "base/sync.hpp"
 #include "openstack/attachments.hpp"
+#include "openstack/keypairs.hpp"
 #include "openstack/networks.hpp"
 #include "openstack/ports.hpp"
 #include "openstack/servers.hpp"
@@ -40,6 +41,10 @@ bool attached_to(const client::Volume& volume, const ServerId& server) {
   return std::any_of(volume.attachments.begin(), volume.attachments.end(),
                      [&](const client::VolumeAttachment& a) { return a.server == server; });
 }
+
+// vmware-migration-kit's own words: its volumes carry no more than these, and "changeID" from before they are copied.
+constexpr const char* osm_mark = "osm";
+constexpr const char* osm_converted = "converted";
 
 // What a volume of this disk must carry; `change_id` and the like are the job's.
 client::Metadata marks(const Tag& tag) {
@@ -83,6 +88,7 @@ class OpenstackCloud final : public Cloud {
   void detach(const VolumeId& volume, std::stop_token stop) override;
   void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) override;
   Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice, std::stop_token stop) override;
+  void prepare_launch(const model::Vm& vm, std::stop_token stop) override;
   Launched launch(const LaunchWish& wish, std::stop_token stop) override;
   void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) override;
   void discard_port(const PortId& port, const JobId& job, std::stop_token stop) override;
@@ -90,6 +96,7 @@ class OpenstackCloud final : public Cloud {
  private:
   ServerId instance(std::stop_token stop);
   std::vector<std::string> security_groups(const NetworkChoice* choice, std::stop_token stop);
+  void check_server_settings(std::stop_token stop);
   void check_network(const NetworkChoice& choice, std::stop_token stop);
   std::string type_for(const VolumeWish& wish) const;
   client::Volume grow(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
@@ -97,7 +104,8 @@ class OpenstackCloud final : public Cloud {
                              std::stop_token stop);
   std::optional<client::Volume> find_volume(const Tag& tag, std::stop_token stop);
   client::Volume create(const VolumeWish& wish, std::stop_token stop);
-  void adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop);
+  std::vector<client::Volume> osm_volumes(const Tag& tag, std::stop_token stop);
+  std::string adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop);
   void make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
   std::filesystem::path await_link(const VolumeId& volume, const ServerId& instance, std::stop_token stop);
   client::MadePort make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop);
@@ -125,7 +133,7 @@ ServerId OpenstackCloud::instance(std::stop_token stop) {
 
 std::vector<std::string> OpenstackCloud::security_groups(const NetworkChoice* choice, std::stop_token stop) {
   std::vector<std::string> ids;
-  if (choice && !choice->port_security) return ids;
+  if (choice && choice->port_security == false) return ids;
   for (const std::string& group :
        choice && !choice->security_groups.empty() ? choice->security_groups : options_.security_groups)
     ids.push_back(client::networks::find_security_group(cloud_->network(stop), group, stop).id);
@@ -135,6 +143,14 @@ std::vector<std::string> OpenstackCloud::security_groups(const NetworkChoice* ch
 void OpenstackCloud::check_network(const NetworkChoice& choice, std::stop_token stop) {
   const client::Network network = client::networks::find(cloud_->network(stop), choice.network, stop);
   if (!choice.subnet.empty()) client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop);
+}
+
+void OpenstackCloud::check_server_settings(std::stop_token stop) {
+  const ServerSettings& server = options_.server;
+  client::Service& compute = cloud_->compute(stop);
+  if (!server.key_pair.empty()) client::keypairs::get(compute, server.key_pair, stop);
+  if (!server.group.empty()) client::servers::find_group(compute, server.group, stop);
+  client::servers::check_wish(compute, server.host, server.tags);
 }
 
 void OpenstackCloud::check_settings(std::stop_token stop) {
@@ -159,6 +175,7 @@ void OpenstackCloud::check_settings(std::stop_token stop) {
   }
   security_groups(nullptr, stop);
   if (!options_.flavor.automatic()) client::flavors::find(cloud_->compute(stop), options_.flavor.wanted, stop);
+  check_server_settings(stop);
   // Only a warning: the volumes of this machine may exist already.
   if (const auto lacking = client::volumes::limits(cloud_->volume(stop), stop).lacking(1, 1))
     log_.warning("no room for another volume", {{"quota", *lacking}});
@@ -175,7 +192,17 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
   for (const VolumeWish& wish : arrival.volumes) {
     const auto volume = find_volume(wish.tag, stop);
     if (!volume || !attached_to(*volume, instance(stop))) ++not_here;
-    if (volume) continue;
+    if (volume) {
+      if (volume->gib * gib < wish.bytes) needs[type_for(wish)].gib += plan::gib_for(wish.bytes) - volume->gib;
+      continue;
+    }
+    if (!options_.adopt_osm)
+      for (const client::Volume& osm : osm_volumes(wish.tag, stop))
+        found.push_back({plan::Level::warning, fmt::format("volume {} ('{}')", osm.id.value, osm.name),
+                         fmt::format("vmware-migration-kit made it, by its name for disk {} of this machine; it is not "
+                                     "used",
+                                     wish.tag.disk_object_id),
+                         "go on with it by --adopt-osm-volumes, or delete it", Fault::conflict});
     ++needs[type_for(wish)].count;
     needs[type_for(wish)].gib += plan::gib_for(wish.bytes);
   }
@@ -224,6 +251,7 @@ std::optional<client::Volume> OpenstackCloud::find_volume(const Tag& tag, std::s
     std::erase_if(found, [&](const client::Volume& v) {
       return v.name != tag.volume_name && value(v.metadata, memory_key::job) != tag.job.value;
     });
+    if (found.empty() && options_.adopt_osm) found = osm_volumes(tag, stop);
   }
   std::erase_if(found, [](const client::Volume& v) { return v.status == "deleting"; });
   if (found.empty()) return std::nullopt;
@@ -234,6 +262,18 @@ std::optional<client::Volume> OpenstackCloud::find_volume(const Tag& tag, std::s
               fmt::format("{} volumes are disk {} of {} ('{}'): {}; find out which is the right one and "
                           "delete or rename the others",
                           found.size(), tag.disk_object_id, tag.vm_name, tag.volume_name, fmt::join(ids, ", ")));
+}
+
+// By name alone, which is all that program has: so never without being told to.
+std::vector<client::Volume> OpenstackCloud::osm_volumes(const Tag& tag, std::stop_token stop) {
+  std::vector<client::Volume> found = client::volumes::find(cloud_->volume(stop), {{osm_mark, "true"}}, stop);
+  const std::string name = plan::osm_volume_name(tag.vm_name, tag.disk);
+  const auto other = [](const std::string& mark, const std::string& ours) { return !mark.empty() && mark != ours; };
+  std::erase_if(found, [&](const client::Volume& v) {
+    return v.name != name || other(value(v.metadata, memory_key::vm), tag.vm.value) ||
+           other(value(v.metadata, memory_key::disk), tag.disk_object_id);
+  });
+  return found;
 }
 
 std::optional<Volume> OpenstackCloud::find(const Tag& tag, std::stop_token stop) {
@@ -274,9 +314,10 @@ client::Volume OpenstackCloud::grow(const client::Volume& volume, const VolumeWi
       throw Error(
           Fault::conflict,
           fmt::format("volume {} ('{}') has {} GiB ({} bytes), but disk {} of {} has {} bytes, and it cannot be "
-                      "extended while instance {} has it: detach it there",
+                      "extended while {} has it: detach it there",
                       volume.id.value, volume.name, volume.gib, volume.gib * gib, wish.tag.disk_object_id,
-                      wish.tag.vm_name, wish.bytes, attachment.server.value));
+                      wish.tag.vm_name, wish.bytes,
+                      attachment.server.empty() ? "a host" : "instance " + attachment.server.value));
   if (!volume.attachments.empty()) detach(volume.id, stop);
   client::Service& service = cloud_->volume(stop);
   client::volumes::wait_for(service, volume.id, {"available"}, options_.volume_patience, stop);
@@ -286,25 +327,40 @@ client::Volume OpenstackCloud::grow(const client::Volume& volume, const VolumeWi
   return client::volumes::get(service, volume.id, stop);
 }
 
-// Makes an existing volume this job's. What it holds is judged by the caller from its memory.
-void OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop) {
+// Makes an existing volume this job's. What it holds is judged by the caller from its memory. Gives a sentence when
+// it was another program's.
+std::string OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop) {
   const std::string owner = value(volume.metadata, memory_key::job);
   client::Metadata missing;
   for (const auto& [key, wanted] : marks(tag))
     if (const auto found = volume.metadata.find(key); found == volume.metadata.end() || found->second != wanted)
       missing[key] = wanted;
-  if (missing.empty()) return;
+  if (missing.empty()) return "";
+  const bool osm = owner.empty() && value(volume.metadata, osm_mark) == "true";
+  if (osm && value(volume.metadata, osm_converted) == "true")
+    throw Error(Fault::conflict,
+                fmt::format("volume {} ('{}') was converted by vmware-migration-kit: boot it as it is, or delete it to "
+                            "migrate {} anew",
+                            volume.id.value, volume.name, tag.vm_name));
   if (!owner.empty() && owner != tag.job.value && !volume.attachments.empty() && !attached_to(volume, instance(stop)))
     throw Error(
         Fault::conflict,
         fmt::format("volume {} ('{}') is of job {} and attached to instance {}: another host is migrating {}; end it "
                     "there first",
                     volume.id.value, volume.name, owner, volume.attachments.front().server.value, tag.vm_name));
-  // In the same call as the tag: a crash must not leave our tag on it without this.
-  if (owner.empty() && !value(volume.metadata, memory_key::change_id).empty())
-    missing[memory_key::complete] = memory_key::yes;
+  // In the same call as the tag: a crash must not leave our tag on it without this. migratekit writes a change id only
+  // after a whole cycle, but keeps it when virt-v2v fails half-way through the volume; vmware-migration-kit writes its
+  // own before it copies anything. So neither is believed by itself.
+  const bool has_change_id = owner.empty() && !value(volume.metadata, memory_key::change_id).empty();
+  if (has_change_id && options_.trust_change_id) missing[memory_key::complete] = memory_key::yes;
   log_.info("volume taken over", {{"volume", volume.id.value}, {"name", volume.name}, {"from", owner}});
   client::volumes::update_metadata(cloud_->volume(stop), volume.id, missing, stop);
+  if (!owner.empty() || (has_change_id && options_.trust_change_id)) return "";
+  return fmt::format("taking over volume {} ('{}') of {}; all of it is copied once{}", volume.id.value, volume.name,
+                     osm ? "vmware-migration-kit" : "migratekit",
+                     has_change_id ? ", since nothing tells whether a conversion has changed it (--trust-change-id "
+                                     "goes on from its change id)"
+                                   : "");
 }
 
 void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop) {
@@ -323,13 +379,15 @@ Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
     client::volumes::remove(service, existing->id, stop);
     existing.reset();
   }
-  if (existing) adopt(*existing, wish.tag, stop);
+  const std::string remark = existing ? adopt(*existing, wish.tag, stop) : "";
   if (existing && existing->gib * gib < wish.bytes) existing = grow(*existing, wish, stop);
   const VolumeId id = existing ? existing->id : create(wish, stop).id;
   client::Volume ready =
       client::volumes::wait_for(service, id, {"available", "in-use"}, options_.volume_patience, stop);
   if (wish.boot) make_bootable(ready, wish, stop);
-  return volume_of(ready, wish.tag.job);
+  Volume volume = volume_of(ready, wish.tag.job);
+  volume.remark = remark;
+  return volume;
 }
 
 // ---- devices
@@ -472,8 +530,8 @@ void OpenstackCloud::judge_port(const client::Port& port, const JobId& job, cons
                   fmt::join(choice.ips, " and ")));
 }
 
-// Whether a port that this job made earlier is still what is wanted.
-bool suits(const client::Port& port, const client::PortWish& wish) {
+// Whether a port that this job made earlier is still what is wanted. `any_address`: whatever its addresses are.
+bool suits(const client::Port& port, const client::PortWish& wish, bool any_address) {
   const auto given = [&](const client::FixedIp& wanted) {
     return std::any_of(port.fixed_ips.begin(), port.fixed_ips.end(), [&](const client::FixedIp& fixed) {
       return (wanted.ip.empty() || same_address(fixed.ip, wanted.ip)) &&
@@ -481,9 +539,10 @@ bool suits(const client::Port& port, const client::PortWish& wish) {
     });
   };
   const auto set = [](const std::vector<std::string>& list) { return std::set(list.begin(), list.end()); };
-  return std::all_of(wish.fixed_ips.begin(), wish.fixed_ips.end(), given) &&
+  return (any_address || std::all_of(wish.fixed_ips.begin(), wish.fixed_ips.end(), given)) &&
          (wish.security_groups.empty() || set(port.security_groups) == set(wish.security_groups)) &&
-         set(port.allowed_addresses) == set(wish.allowed_addresses) && port.port_security == wish.port_security;
+         set(port.allowed_addresses) == set(wish.allowed_addresses) &&
+         (!wish.port_security || port.port_security == *wish.port_security);
 }
 
 client::PortWish OpenstackCloud::port_wish(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
@@ -512,19 +571,32 @@ Port OpenstackCloud::ensure_port(const JobId& job, const model::Nic& nic, const 
   const client::PortWish wish = port_wish(job, nic, choice, stop);
   client::MadePort made = make_port(wish, choice, stop);
   if (!made.created && made.port.description == wish.description && made.port.device_id.empty() &&
-      !suits(made.port, wish)) {
+      !suits(made.port, wish, options_.any_address) &&
+      // A server that a run made just before it died may be about to take it.
+      client::servers::find(cloud_->compute(stop), {{memory_key::job, job.value}}, stop).empty()) {
     log_.info("making a port of ours anew: other settings are wanted",
               {{"port", made.port.id.value}, {"mac", made.port.mac}});
     client::ports::remove(cloud_->network(stop), made.port.id, stop);
     made = make_port(wish, choice, stop);
   }
   if (!made.created) judge_port(made.port, job, choice, stop);
-  return {made.port.id, made.port.mac, made.created || made.port.description == wish.description};
+  Port port{made.port.id, made.port.mac, made.created || made.port.description == wish.description};
+  if (!has_addresses(made.port, choice.ips)) {
+    std::vector<std::string> addresses;
+    for (const client::FixedIp& fixed : made.port.fixed_ips) addresses.push_back(fixed.ip);
+    port.remark = fmt::format("its address is {}, not {} (--fallback-to-dhcp)", fmt::join(addresses, " and "),
+                              fmt::join(choice.ips, " and "));
+  }
+  return port;
+}
+
+void OpenstackCloud::prepare_launch(const model::Vm& vm, std::stop_token stop) {
+  choose_flavor(*cloud_, options_.flavor, vm, stop);
 }
 
 std::vector<PortId> OpenstackCloud::ports_of(const JobId& job, std::stop_token stop) {
   std::vector<PortId> ids;
-  for (const client::Port& port : client::ports::find_by_description(cloud_->network(stop), port_tag(job), stop))
+  for (const client::Port& port : client::ports::find_by_description(cloud_->network(stop), port_tag(job), "", stop))
     ids.push_back(port.id);
   return ids;
 }
@@ -575,7 +647,15 @@ client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_t
   make.volumes = wish.volumes;
   make.ports = wish.ports;
   make.availability_zone = wish.availability_zone.empty() ? options_.availability_zone : wish.availability_zone;
-  make.metadata = {{memory_key::job, wish.job.value}, {"vmferry_vm", wish.vm.id.value}};
+  make.metadata = options_.server.metadata;
+  make.metadata[memory_key::job] = wish.job.value;
+  make.metadata["vmferry_vm"] = wish.vm.id.value;
+  make.key_name = options_.server.key_pair;
+  make.user_data = options_.server.user_data;
+  make.config_drive = options_.server.config_drive;
+  if (!options_.server.group.empty()) make.group = client::servers::find_group(compute, options_.server.group, stop);
+  make.host = options_.server.host;
+  make.tags = options_.server.tags;
   make.tag = {{memory_key::job, wish.job.value}};
   for (const VolumeId& id : wish.volumes) {
     const client::Volume volume = client::volumes::get(cloud_->volume(stop), id, stop);

@@ -32,11 +32,14 @@ struct Options {
   std::filesystem::path device_directory = "/dev/disk/by-id";
   std::shared_ptr<const DeviceIdentity> identity;  // empty = sysfs
   bool vz_unsafe_volume_by_name = false;           // find volumes by their name alone
+  bool trust_change_id = false;                    // go on from migratekit's change ids without reading everything once
+  bool adopt_osm = false;                          // take over vmware-migration-kit's volumes, found by name alone
   bool any_address = false;                        // where the wanted addresses cannot be had, take any others
   std::string host;                                // this machine's name, for messages
 
   // What the cutover will ask for, as far as it is known.
   FlavorRules flavor;
+  ServerSettings server;
   std::vector<NetworkChoice> networks;
 
   std::chrono::seconds volume_patience{600};  // until a volume can be used

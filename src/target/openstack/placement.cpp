@@ -25,7 +25,7 @@ Chosen smallest(client::Service& compute, const plan::FlavorNeed& need, std::sto
   const std::vector<client::Flavor> all = client::flavors::list_with_specs(compute, stop);
   std::vector<plan::FlavorOffer> offers;
   for (const client::Flavor& f : all)
-    offers.push_back({f.id, f.name, f.vcpus, f.ram_mib, f.disabled, f.is_public, f.extra_specs});
+    offers.push_back({f.id, f.name, f.vcpus, f.ram_mib, f.disabled, f.is_public, f.extra_specs, f.specs_shown});
   const plan::FlavorChoice choice = plan::choose_flavor(offers, need);
   if (!choice.flavor) return {std::nullopt, choice.reason};
   for (const client::Flavor& f : all)

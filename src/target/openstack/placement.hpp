@@ -2,6 +2,7 @@
 // to. Knows nothing of jobs.
 #pragma once
 
+#include <map>
 #include <set>
 #include <stop_token>
 #include <string>
@@ -20,6 +21,17 @@ struct FlavorRules {
   std::set<plan::Reserved> allowed;  // with auto: these too
   bool create = false;               // with auto: make one when none holds the machine
   bool automatic() const { return wanted.empty() || wanted == "auto"; }
+};
+
+// What the server gets beside flavor, disks and ports.
+struct ServerSettings {
+  std::string key_pair;
+  std::string user_data;  // as the guest shall see it
+  bool config_drive = false;
+  std::string group;  // of servers, id or name
+  std::string host;
+  std::vector<std::string> tags;
+  std::map<std::string, std::string> metadata;
 };
 
 struct ChosenFlavor {

@@ -39,7 +39,7 @@ void if_answered(const std::function<void()>& question) {
 
 void judge_volumes(client::Cloud& cloud, const std::string& type, std::uint64_t count, std::uint64_t gib,
                    std::vector<Finding>& found, std::stop_token stop) {
-  if (count == 0) return;
+  if (count == 0 && gib == 0) return;
   if_answered([&] {
     const auto judge = [&](const client::volumes::Limits& limits, const std::string& of) {
       if (const auto lacking = limits.lacking(count, gib))
@@ -48,8 +48,9 @@ void judge_volumes(client::Cloud& cloud, const std::string& type, std::uint64_t 
                             gib, of, *lacking),
                 "have Cinder's quota raised, or delete volumes");
     };
-    judge(client::volumes::limits(cloud.volume(stop), stop), "");
-    if (!type.empty())
+    if (type.empty())
+      judge(client::volumes::limits(cloud.volume(stop), stop), "");
+    else
       judge(client::volumes::type_limits(cloud.volume(stop), cloud.project_id(), type, stop), " of type " + type);
   });
 }

@@ -18,7 +18,7 @@ namespace vmferry::target::openstack {
 // itself.
 inline constexpr std::size_t usual_slots = 26;
 
-// `count` volumes of `gib` GiB in all, of that type (empty = the cloud's default).
+// `count` volumes and `gib` GiB more in all: by the limits of that type; empty = by the project's.
 void judge_volumes(::vmferry::openstack::Cloud& cloud, const std::string& type, std::uint64_t count, std::uint64_t gib,
                    std::vector<plan::Finding>& found, std::stop_token stop);
 // `count` ports.

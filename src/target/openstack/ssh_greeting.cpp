@@ -116,8 +116,12 @@ Greeting ssh_greeting(const Address& address, milliseconds patience, std::stop_t
   if (problem != 0) return {false, ::gai_strerror(problem)};
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> kept(list, &::freeaddrinfo);
   Greeting last{false, "it has no address"};
-  for (const addrinfo* at = list; at != nullptr; at = at->ai_next) {
-    last = greeting_of(*at, end, stop);
+  std::ptrdiff_t left = 0;
+  for (const addrinfo* at = list; at != nullptr; at = at->ai_next) ++left;
+  // Each its share of what is left: an address that answers nothing must not take the time of the next one.
+  for (const addrinfo* at = list; at != nullptr; at = at->ai_next, --left) {
+    const SteadyTime now = std::chrono::steady_clock::now();
+    last = greeting_of(*at, now + (end - now) / left, stop);
     if (last.ssh) break;
   }
   return last;

@@ -160,14 +160,14 @@ TEST_F(HostResources, AFloatingIpIsMadeOnceAndGivenOn) {
   };
   lose("POST", "/ports$");
   const Port first = port("first");
-  EXPECT_EQ(ports::find_by_description(network(), "first", {}).size(), 1u);
+  EXPECT_EQ(ports::find_by_description(network(), "first", "", {}).size(), 1u);
   const Port second = port("second");
   EXPECT_NE(first.mac, second.mac);
   const std::string outside = networks::find(network(), "public", {}).id;
   for (const auto& trouble : {&HostResources::lose, &HostResources::expire}) {
     trouble("POST", "/floatingips$");
     const FloatingIp ip = floating_ips::create(network(), outside, first.id, "mark", {});
-    EXPECT_EQ(floating_ips::find_by_description(network(), "mark", {}).size(), 1u);
+    EXPECT_EQ(floating_ips::find_by_description(network(), "mark", cloud_->project_id(), {}).size(), 1u);
     EXPECT_EQ(floating_ips::of_port(network(), first.id, {}).value().address, ip.address);
     lose("PUT", "/floatingips/");
     EXPECT_EQ(floating_ips::give(network(), ip.id, second.id, {}).port, second.id);

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include "base/error.hpp"
+#include "openstack/keypairs.hpp"
 #include "openstack/ports.hpp"
+#include "openstack/servers.hpp"
+#include "plan/plan.hpp"
 #include "target/openstack/placement.hpp"
 #include "worlds.hpp"
 
@@ -97,16 +100,62 @@ TEST_F(OpenstackTarget, names_metadata_and_image_properties_are_migratekits_and_
   EXPECT_TRUE(second.at("image_metadata").empty()) << second.dump();
 }
 
-TEST_F(OpenstackTarget, a_migratekit_volume_is_adopted_with_its_change_id) {
+// virt-v2v may have failed half-way through it, and migratekit keeps the change id all the same.
+TEST_F(OpenstackTarget, a_migratekit_volume_is_adopted_but_not_believed_to_be_whole) {
   const VolumeId id = migratekit_volume(scene_.tag(), {{"change_id", "52 aa/12"}});
   const Volume volume = world_.cloud().allocate(scene_.wish(size), {});
   EXPECT_EQ(volume.id, id);
   EXPECT_FALSE(volume.fresh);
-  EXPECT_EQ(volume.memory.at("change_id"), "52 aa/12");
-  EXPECT_EQ(volume.memory.at("vmferry_complete"), "yes");
+  EXPECT_FALSE(volume.memory.contains("vmferry_complete"));
   EXPECT_EQ(volume.memory.at("vmferry_job"), scene_.job.value);
+  EXPECT_TRUE(says(volume.remark, "migratekit") && says(volume.remark, "--trust-change-id")) << volume.remark;
+  EXPECT_EQ(world_.cloud().allocate(scene_.wish(size), {}).remark, "");
   EXPECT_FALSE(world_.cloud().attach(volume, {})->known_zero());
   world_.cloud().detach(id, {});
+}
+
+TEST_F(OpenstackTarget, a_migratekit_volume_is_adopted_with_its_change_id_when_told_so) {
+  const VolumeId id = migratekit_volume(scene_.tag(), {{"change_id", "52 aa/12"}});
+  openstack::Options options = world_.options();
+  options.trust_change_id = true;
+  const Volume volume = world_.open(options)->allocate(scene_.wish(size), {});
+  EXPECT_EQ(volume.id, id);
+  EXPECT_EQ(volume.memory.at("change_id"), "52 aa/12");
+  EXPECT_EQ(volume.memory.at("vmferry_complete"), "yes");
+}
+
+TEST_F(OpenstackTarget, volumes_of_vmware_migration_kit_are_told_of_and_taken_over_when_wanted) {
+  const auto made = [&](const std::string& name, const std::string& converted) {
+    const auto cloud = world_.client();
+    client::VolumeWish wish;
+    wish.name = name;
+    wish.gib = 1;
+    wish.metadata = wish.tag = {{"osm", "true"}, {"converted", converted}, {"changeID", "52 aa/3"}};
+    const VolumeId id = client::volumes::create(cloud->volume({}), wish, {}).id;
+    client::volumes::wait_for(cloud->volume({}), id, {"available"}, std::chrono::seconds(30), {});
+    return id;
+  };
+  const VolumeId id = made(plan::osm_volume_name(scene_.vm.name, model::DiskKey{2000}), "false");
+  EXPECT_FALSE(world_.cloud().find(scene_.tag(), {}));
+  Arrival arrival;
+  arrival.vm = scene_.vm;
+  arrival.volumes = {scene_.wish(size)};
+  const auto told = world_.cloud().examine(arrival, {});
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told.front().level, plan::Level::warning);
+  EXPECT_TRUE(says(told.front().object, id.value)) << told.front().object;
+  openstack::Options options = world_.options();
+  options.adopt_osm = true;
+  const Volume taken = world_.open(options)->allocate(scene_.wish(size), {});
+  EXPECT_EQ(taken.id, id);
+  EXPECT_FALSE(taken.fresh);
+  EXPECT_FALSE(taken.memory.contains("vmferry_complete"));
+  EXPECT_TRUE(says(taken.remark, "vmware-migration-kit")) << taken.remark;
+  // From now on it is this machine's without the flag too.
+  EXPECT_EQ(world_.cloud().find(scene_.tag(), {})->id, id);
+  made(plan::osm_volume_name(scene_.vm.name, model::DiskKey{2001}), "true");
+  EXPECT_TRUE(says(refusal([&] { world_.open(options)->allocate(scene_.wish(size, 1), {}); }, Fault::conflict),
+                   "was converted by vmware-migration-kit"));
 }
 
 TEST_F(OpenstackTarget, a_migratekit_volume_without_a_change_id_is_adopted_and_called_incomplete) {
@@ -250,6 +299,48 @@ TEST_F(OpenstackTarget, a_server_boots_from_the_volumes_in_their_order_and_leave
     client::volumes::wait_for(cloud->volume({}), volume, {"available"}, std::chrono::seconds(30), {});
 }
 
+TEST_F(OpenstackTarget, a_server_gets_what_was_asked_for_beside_its_disks) {
+  const auto cloud = world_.client();
+  client::Service& compute = cloud->compute({});
+  const std::string name = "made-" + random_uuid();
+  client::keypairs::ensure(compute, name,
+                           "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqkLbYyQmTLGs4kqFdGtdPRzx7pFkOVTHbE0WfqkVKD test", {});
+  client::Call call;
+  call.method = "POST";
+  call.path = "/os-server-groups";
+  call.body = nlohmann::json{{"server_group", {{"name", name}, {"policy", "soft-anti-affinity"}}}}.dump();
+  call.doing = "make a server group";
+  compute.call(call, {});
+  openstack::Options options = world_.options();
+  options.server.key_pair = name;
+  options.server.user_data = std::string("#cloud-config\n\0\xff", 16);
+  options.server.config_drive = true;
+  options.server.group = name;
+  options.server.tags = {"wave-1", "web"};
+  options.server.metadata = {{"owner", "it's \"odd\" ü"}};
+  LaunchWish wish;
+  wish.job = scene_.job;
+  wish.vm = scene_.vm;
+  wish.flavor = world_.flavor();
+  wish.volumes = {world_.cloud().allocate(scene_.wish(size, 0), {}).id};
+  const auto target = world_.open(options);
+  target->check_settings({});
+  const ServerId id = target->launch(wish, {}).id;
+  const client::Fields made = compute.get("/servers/" + id.value, "show the server", {}).at("server");
+  EXPECT_EQ(made.text("key_name"), name);
+  EXPECT_TRUE(made.flag("config_drive")) << made.text("config_drive");
+  std::vector<std::string> tags = made.texts("tags");
+  std::sort(tags.begin(), tags.end());
+  EXPECT_EQ(tags, options.server.tags);
+  EXPECT_EQ(made.at("metadata").text("owner"), "it's \"odd\" ü");
+  EXPECT_EQ(made.at("metadata").text("vmferry_job"), scene_.job.value);
+  bool member = false;
+  for (const client::Fields& group : compute.list("/os-server-groups", "server_groups", "list server groups", {}))
+    if (group.text("name") == name) member = group.texts("members") == std::vector<std::string>{id.value};
+  EXPECT_TRUE(member);
+  client::servers::remove(compute, id, std::chrono::seconds(120), {});
+}
+
 TEST_F(OpenstackTarget, an_address_in_use_and_a_port_with_another_address_are_refused_in_words) {
   model::Nic nic = scene_.vm.nics.front();
   const Port first = world_.cloud().ensure_port(scene_.job, nic, world_.choice(nic.mac), {});
@@ -327,6 +418,9 @@ TEST_F(OpenstackTarget, a_port_has_several_addresses_and_its_own_rules) {
   EXPECT_FALSE(port.port_security);
   EXPECT_TRUE(port.security_groups.empty());
   EXPECT_EQ(world_.cloud().ensure_port(scene_.job, nic, choice, {}).id, open.id);
+  // Not said, it is as the network has it, and no reason to make the port anew.
+  choice.port_security.reset();
+  EXPECT_EQ(world_.cloud().ensure_port(scene_.job, nic, choice, {}).id, open.id);
 }
 
 TEST_F(OpenstackTarget, an_address_that_cannot_be_had_is_replaced_when_that_is_allowed) {
@@ -349,6 +443,10 @@ TEST_F(OpenstackTarget, an_address_that_cannot_be_had_is_replaced_when_that_is_a
     const Port port = cloud->ensure_port(scene_.job, other, choice, {});
     EXPECT_NE(address_of(port.id), address);
     EXPECT_FALSE(address_of(port.id).empty());
+    EXPECT_TRUE(says(port.remark, address)) << port.remark;
+    const Port again = cloud->ensure_port(scene_.job, other, choice, {});
+    EXPECT_EQ(again.id, port.id);
+    EXPECT_TRUE(says(again.remark, address)) << again.remark;
     cloud->discard_port(port.id, scene_.job, {});
   }
 }
@@ -413,6 +511,8 @@ TEST_F(OpenstackTarget, settings_that_do_not_exist_are_refused_by_name) {
                    }),
                    "no-such-net"));
   EXPECT_TRUE(says(check([](auto& o) { o.security_groups = {"no-such-group"}; }), "no-such-group"));
+  EXPECT_TRUE(says(check([](auto& o) { o.server.key_pair = "no-such-key"; }), "no-such-key"));
+  EXPECT_TRUE(says(check([](auto& o) { o.server.group = "no-such-servers"; }), "no-such-servers"));
   EXPECT_TRUE(says(check([](auto& o) { o.disk_bus = "floppy"; }), "floppy"));
   EXPECT_TRUE(says(check([](auto& o) { o.instance_id = "11111111-2222-4333-8444-555555555555"; }), "11111111-2222"));
 }

@@ -9,6 +9,8 @@ import threading
 import time
 import unittest
 
+import openstack
+
 import ferry
 
 
@@ -258,6 +260,9 @@ class TakeOver(ferry.MigrationTest):
 
     lab_flags = ("--disks", "40M+37s,20M+1s", "--writer-rate", "5")
 
+    def tearDown(self):
+        self.forget_volumes()
+
     def test_metadata_are_migratekits_and_carry_over(self):
         self.ferry("migrate")
         for volume in self.lab.volumes():
@@ -272,8 +277,49 @@ class TakeOver(ferry.MigrationTest):
                              {k: v for k, v in volume["metadata"].items() if not k.startswith("vmferry_")})
         self.state = self.state / "another-host"
         self.state.mkdir()
-        result = self.ferry("migrate", "--json")
+        result = self.ferry("migrate", "--json", "--trust-change-id")
         self.assertFalse(result.events()[-1]["full"], "it must go on from migratekit's change id")
+        self.prove()
+
+    def test_a_volume_that_a_conversion_has_half_changed_is_repaired(self):
+        """migratekit keeps its change id when virt-v2v fails; what virt-v2v wrote is in no delta."""
+        self.ferry("migrate")
+        for volume in self.lab.volumes():
+            self.lab.control("openstack", "POST", f"/volumes/{volume['id']}/metadata",
+                             {k: v for k, v in volume["metadata"].items() if not k.startswith("vmferry_")})
+            with open(volume["file"], "r+b") as file:
+                file.seek(5 << 20)
+                file.write(b"virt-v2v was here" * 1000)
+        self.prove(equal=False)
+        self.state = self.state / "another-host"
+        self.state.mkdir()
+        said = self.ferry("migrate")
+        self.assertIn("of migratekit; all of it is copied once", said.out + said.err)
+        self.prove()
+
+    def test_what_vmware_migration_kit_left_half_copied_is_repaired(self):
+        """It writes changeID before the first byte; the volume is known by its name alone."""
+        for key, value in self.lab.environment().items():
+            if key.startswith("OS_"):
+                os.environ[key] = value
+        cloud = openstack.connect(cloud="lab")
+        disks = self.lab.vm()["disks"]
+        left = []
+        for disk in disks:
+            volume = cloud.block_storage.create_volume(
+                size=1, name=f"web01-{disk['key']}", metadata={"osm": "true", "converted": "false", "changeID": disk["change_id"] or "52 00/1"})
+            left.append(volume.id)
+        self.wait_for(lambda: all(v["status"] == "available" for v in self.lab.volumes()), what="volumes")
+        for volume in self.lab.volumes():
+            with open(volume["file"], "r+b") as file:
+                file.write(b"half a copy" * 100000)
+        told = self.ferry("check", *self.lab.connection(), "--vmware-path", self.lab.vcenter["vm_path"], ok=False)
+        self.assertIn("--adopt-osm-volumes", told.out)
+        self.ferry("migrate", "--adopt-osm-volumes")
+        self.assertEqual(sorted(v["id"] for v in self.lab.volumes()), sorted(left))
+        self.prove()
+        self.ferry("migrate")  # they are this machine's now
+        self.assertEqual(sorted(v["id"] for v in self.lab.volumes()), sorted(left))
         self.prove()
 
 

@@ -168,8 +168,9 @@ TEST(Options, AnAdapterMayHaveSeveralAddressesAndRulesOfItsOwn) {
   EXPECT_EQ(choice.ips, (std::vector<std::string>{"192.0.2.7", "2001:db8::7"}));
   EXPECT_EQ(choice.security_groups, (std::vector<std::string>{"web"}));
   EXPECT_EQ(choice.allowed_addresses, (std::vector<std::string>{"192.0.2.100", "192.0.2.0/28"}));
-  EXPECT_TRUE(choice.port_security);
-  EXPECT_FALSE(parse_network_mapping("mac=00:50:56:ab:00:01,network-id=n,port-security=off").port_security);
+  EXPECT_EQ(choice.port_security, std::nullopt);
+  EXPECT_EQ(parse_network_mapping("mac=00:50:56:ab:00:01,network-id=n,port-security=off").port_security, false);
+  EXPECT_EQ(parse_network_mapping("mac=00:50:56:ab:00:01,network-id=n,port-security=on").port_security, true);
   for (const char* wrong : {"port-security=perhaps", "port-security=off,security-group=web",
                             "port-security=off,allowed-address=192.0.2.9", "network-id=m", "colour=blue"})
     EXPECT_THROW(parse_network_mapping(std::string("mac=00:50:56:ab:00:01,network-id=n,") + wrong), Error) << wrong;
@@ -198,6 +199,28 @@ TEST(Options, FlavorsAndVolumeTypesAreChosenByRules) {
     wrong.insert(wrong.end(), more.begin(), more.end());
     Line bad(wrong);
     EXPECT_THROW(bad.parse(), Error) << more.front();
+  }
+}
+
+TEST(Options, TheServersOwnSettings) {
+  std::vector<std::string> words =
+      migrate({"--network-mapping", "mac=00:50:56:ab:00:01,network-id=n,subnet-id=s", "--key-pair", "k", "--user-data",
+               "/f", "--config-drive", "--server-group", "g", "--server-host", "h", "--server-tag", "a", "--server-tag",
+               "b", "--server-metadata", "owner=a=b", "--server-metadata", "empty="});
+  words[0] = "cutover";
+  Line line(words);
+  const Parsed parsed = line.parse();
+  ASSERT_FALSE(parsed.finished) << parsed.text;
+  const OpenStack& o = parsed.options.openstack;
+  EXPECT_EQ(o.key_pair + o.user_data.string() + o.server_group + o.server_host, "k/fgh");
+  EXPECT_TRUE(o.config_drive);
+  EXPECT_EQ(o.server_tags, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(o.server_metadata, (std::map<std::string, std::string>{{"owner", "a=b"}, {"empty", ""}}));
+  for (const char* wrong : {"owner", "=x", "vmferry_job=1"}) {
+    std::vector<std::string> bad = words;
+    bad.insert(bad.end(), {"--server-metadata", wrong});
+    Line refused(bad);
+    EXPECT_THROW(refused.parse(), Error) << wrong;
   }
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 FlavorOffer offer(const std::string& name, std::int64_t vcpus, std::int64_t memory,
                   std::map<std::string, std::string> specs = {}) {
-  return {"id-" + name, name, vcpus, memory, false, true, std::move(specs)};
+  return {"id-" + name, name, vcpus, memory, false, true, std::move(specs), true};
 }
 
 std::string chosen(const std::vector<FlavorOffer>& offers, const FlavorNeed& need) {
@@ -64,6 +64,12 @@ TEST(ChooseFlavor, WhatIsReservedIsLeftOutUnlessAsked) {
   gone.disabled = true;
   EXPECT_EQ(chosen({mine, gone, offer("plain", 2, 2048)}, {1, 1024, {}}), "plain");
   EXPECT_EQ(chosen({mine, gone, offer("plain", 2, 2048)}, {1, 1024, {Reserved::not_public}}), "mine");
+}
+
+TEST(ChooseFlavor, WhatIsNotShownIsSaid) {
+  FlavorOffer hidden = offer("hidden", 1, 1024);
+  hidden.specs_shown = false;
+  EXPECT_NE(choose_flavor({hidden}, {1, 1024, {}}).reason.find("does not show"), std::string::npos);
 }
 
 TEST(ChooseFlavor, WordsAreReadBack) {

@@ -10,6 +10,18 @@ namespace {
 
 using model::ChangeId;
 
+TEST(OsmVolumeName, AsVmwareMigrationKitMakesIt) {
+  for (const auto& [name, expected] :
+       std::vector<std::pair<std::string, std::string>>{{"rhel-1", "rhel-1-2000"},
+                                                        {"a b", "a_b-2000"},
+                                                        {"a.b", "a_b-2000"},
+                                                        {"a  .b__c--d", "a_b_c-d-2000"},
+                                                        {"Web_01_-", "Web_01-2000"},
+                                                        {std::string(80, 'x'), std::string(64, 'x') + "-2000"},
+                                                        {"服务器", "-2000"}})
+    EXPECT_EQ(osm_volume_name(name, model::DiskKey{2000}), expected) << name;
+}
+
 TEST(CopyMode, DeltaOnlyWhenNothingSpeaksAgainstIt) {
   const ChangeId one{"aa", "1"}, two{"aa", "2"}, other{"bb", "1"};
   struct Case {
