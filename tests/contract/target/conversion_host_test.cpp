@@ -130,7 +130,8 @@ class ConversionHost : public ::testing::Test {
   }
   std::vector<std::string> ingress() {
     std::vector<std::string> prefixes;
-    for (const client::SecurityRule& rule : find_host(*cloud_, "host", {}).groups.at(0).rules)
+    const HostParts parts = find_host(*cloud_, "host", {});
+    for (const client::SecurityRule& rule : parts.groups.at(0).rules)
       if (rule.direction == "ingress") prefixes.push_back(rule.from + " " + std::to_string(rule.first_port));
     std::sort(prefixes.begin(), prefixes.end());
     return prefixes;
@@ -294,6 +295,34 @@ TEST_F(ConversionHost, WhoMayReachItsSshIsWhatWasSaidLast) {
   w.ssh_port = 2222;
   deploy(w);
   EXPECT_EQ(ingress(), std::vector<std::string>{"192.0.2.7/32 2222"});
+  destroy();
+}
+
+TEST_F(ConversionHost, ItsSshIsNotOpenedAgain) {
+  HostWish narrow = wish();
+  narrow.ssh_from = {"198.51.100.0/24"};
+  deploy(narrow);
+  const HostParts parts = find_host(*cloud_, "host", {});
+  for (const client::SecurityRule& rule : parts.groups.at(0).rules)
+    if (rule.direction == "ingress") client::security_groups::remove_rule(cloud_->network({}), rule.id, {});
+  EXPECT_FALSE(deploy().open_to_all);
+  EXPECT_EQ(ingress(), std::vector<std::string>());
+  destroy();
+}
+
+TEST_F(ConversionHost, AFloatingIpThatWasGivenToSomebodyElseIsLeftThere) {
+  client::Service& network = cloud_->network({});
+  deploy();
+  const HostParts parts = find_host(*cloud_, "host", {});
+  const client::Port other =
+      client::ports::create(network, {"other", "somebody's", lab_->get("openstack.network_id"), "", {}, {}}, {});
+  const std::string ip = parts.floating_ips.at(0).id;
+  client::floating_ips::give(network, ip, other.id, {});
+  EXPECT_TRUE(has(refusal([&] { deploy(); }, Fault::conflict), other.id.value));
+  EXPECT_TRUE(has(refusal([&] { destroy(); }, Fault::conflict), other.id.value));
+  EXPECT_EQ(client::floating_ips::of_port(network, other.id, {})->id, ip);
+  client::floating_ips::give(network, ip, parts.ports.at(0).id, {});
+  client::ports::remove(network, other.id, {});
   destroy();
 }
 
