@@ -200,7 +200,7 @@ class RealOpenStack(unittest.TestCase):
         while "flavors_links" in page:
             page = self.cloud.session.get(page["flavors_links"][0]["href"]).json()
             seen += [f["id"] for f in page["flavors"]]
-        self.assertEqual(["1", "2", "3"], seen)
+        self.assertEqual(["1", "2", "3", "4", "5"], seen)
         with self.assertRaises(exceptions.ForbiddenException):
             list(self.cloud.compute.hypervisors(details=True))
         host = self.cloud.compute.get_server(self.facts["instance_id"])
