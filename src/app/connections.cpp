@@ -196,7 +196,7 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
   target.security_groups = wish.security_groups;
   target.vz_unsafe_volume_by_name = wish.volume_by_name;
   target.instance_id = wish.instance_id;
-  if (!wish.metadata_url.empty()) target.metadata_url = wish.metadata_url;
+  if (!wish.metadata_url.empty()) target.instance_sources.metadata_url = wish.metadata_url;
   if (!wish.device_directory.empty()) target.device_directory = wish.device_directory;
   if (!wish.device_identity.empty() && wish.device_identity != "sysfs")
     target.identity = target::file_identity(wish.device_identity);

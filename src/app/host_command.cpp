@@ -171,12 +171,12 @@ int deploy(const Surroundings& around, std::stop_token stop) {
   return 0;
 }
 
-// Only asks the metadata service: elsewhere nobody answers, and that is no problem.
+// Elsewhere nobody knows, and that is no problem.
 std::optional<ServerId> instance_here(const Surroundings& around, std::stop_token stop) {
-  const std::string& url = around.options.openstack.metadata_url;
+  openstack::InstanceSources sources;
+  if (const std::string& url = around.options.openstack.metadata_url; !url.empty()) sources.metadata_url = url;
   try {
-    return openstack::this_instance(*metadata_transport(around, std::chrono::seconds(3)),
-                                    url.empty() ? openstack::default_metadata_url : url, stop);
+    return openstack::this_instance(*metadata_transport(around, std::chrono::seconds(3)), sources, stop);
   } catch (const Error&) {
     return std::nullopt;
   }

@@ -184,7 +184,8 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   VmwareSide vmware = connect_vmware(around, stop);
   const model::Vm vm = look_up(*vmware.session, wish.vmware.path, stop);
   job::CopyOptions copy = wish.copy;
-  copy.image_properties = plan::image_properties(vm, {wish.os_type, wish.guest_agent, wish.disk_bus});
+  copy.image_properties =
+      plan::image_properties(vm, {wish.os_type, wish.guest_agent, wish.disk_bus, wish.os_distro, wish.vif_model});
   if (wish.verb != config::Verb::abort) job::refuse_impossible_disks(vm, wish.copy.skip);
   const std::unique_ptr<target::Cloud> cloud = connect_target(around, stop);
   if (wish.verb != config::Verb::abort) cloud->check_settings(stop);

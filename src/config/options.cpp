@@ -109,7 +109,7 @@ void add_target(CLI::App& app, Options& o, Raw& raw) {
       ->type_name("PROJECT")
       ->group(target_group);
   app.add_option("--instance-id", o.openstack.instance_id,
-                 "This conversion host's own instance id (default: asked from the metadata service)")
+                 "This conversion host's own instance id (default: by metadata service, config drive or firmware)")
       ->type_name("UUID")
       ->group(target_group);
   app.add_option("--metadata-url", o.openstack.metadata_url, "Nova's metadata service")
@@ -142,6 +142,17 @@ void add_target(CLI::App& app, Options& o, Raw& raw) {
       ->group(target_group);
   app.add_option("--os-type", o.os_type, "os_type image property: a value, or auto (by VMware's guest id)")
       ->type_name("TYPE")
+      ->group(target_group);
+  app.add_option("--os-distro", o.os_distro, "os_distro image property: a value, or auto (by VMware's guest id)")
+      ->type_name("NAME")
+      ->group(target_group);
+  app.add_option(
+         "--vif-model", o.vif_model,
+         "Model of the new server's network adapters: virtio, e1000, e1000e, vmxnet3, pcnet, rtl8139, ne2k_pci, "
+         "or source: as they are in VMware (default: the cloud's, usually virtio)")
+      ->check(CLI::IsMember({"virtio", "e1000", "e1000e", "vmxnet3", "pcnet", "rtl8139", "ne2k_pci", "source"})
+                  .description(""))
+      ->type_name("MODEL")
       ->group(target_group);
   app.add_flag("--enable-qemu-guest-agent", o.guest_agent, "Set hw_qemu_guest_agent=yes on the boot volume")
       ->group(target_group);

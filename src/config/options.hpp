@@ -120,6 +120,8 @@ struct Options {
   Host host;
   std::string disk_bus = "virtio";
   std::string os_type;
+  std::string os_distro;
+  std::string vif_model;
   bool guest_agent = false;
   job::CutoverOptions cutover;
   job::VerifyOptions verify;

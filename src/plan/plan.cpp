@@ -7,6 +7,10 @@
 #include <array>
 #include <cctype>
 #include <numeric>
+#include <string_view>
+#include <utility>
+
+#include "base/error.hpp"
 
 namespace vmferry::plan {
 
@@ -113,6 +117,46 @@ std::string datastore_of(const std::string& file) {
 
 bool is_windows(const model::Vm& vm) { return lower(vm.guest_id).starts_with("win"); }
 
+// Guest ids: VirtualMachineGuestOsIdentifier of the vSphere Web Services API. Names: "os_distro" in
+// https://docs.openstack.org/glance/latest/admin/useful-image-properties.html, which takes them from libosinfo.
+std::string distribution(const model::Vm& vm) {
+  static constexpr std::pair<std::string_view, std::string_view> names[] = {
+      {"win", "windows"},      {"rhel", "rhel"},         {"centos", "centos"},           {"almalinux", "almalinux"},
+      {"rockylinux", "rocky"}, {"oraclelinux", "ol"},    {"amazonlinux", "amazonlinux"}, {"debian", "debian"},
+      {"ubuntu", "ubuntu"},    {"fedora", "fedora"},     {"opensuse", "opensuse"},       {"sles", "sles"},
+      {"suse", "sles"},        {"mandriva", "mandriva"}, {"mandrake", "mandrake"},       {"freebsd", "freebsd"},
+      {"netware", "netware"},  {"dosguest", "msdos"},    {"solaris11", "solaris"},       {"solaris10", "solaris"}};
+  const std::string id = lower(vm.guest_id);
+  for (const auto& [prefix, name] : names)
+    if (id.starts_with(prefix)) return std::string(name);
+  return "";
+}
+
+namespace {
+
+// The model of QEMU that is the source's: those of both that drive alike, of the names that Nova takes for
+// hw_vif_model (nova/network/model.py).
+std::string vif_model_of(const std::vector<model::Nic>& nics) {
+  std::string found;
+  for (const model::Nic& nic : nics) {
+    std::string model;
+    if (nic.kind == "vmxnet3" || nic.kind == "vmxnet3vrdma") model = "vmxnet3";
+    if (nic.kind == "e1000" || nic.kind == "e1000e") model = nic.kind;
+    if (nic.kind == "pcnet32") model = "pcnet";
+    if (model.empty())
+      throw Error(Fault::config, fmt::format("{} is a \"{}\", which QEMU has not: choose a model with --vif-model",
+                                             nic.label, nic.kind));
+    if (!found.empty() && found != model)
+      throw Error(Fault::config, fmt::format("the network adapters differ ({} and {}), but a server has one model for "
+                                             "all of them: choose it with --vif-model",
+                                             found, model));
+    found = model;
+  }
+  return found;
+}
+
+}  // namespace
+
 // The property names are Glance's: https://docs.openstack.org/glance/latest/admin/useful-image-properties.html
 std::map<std::string, std::string> image_properties(const model::Vm& vm, const ImageWish& wish) {
   std::map<std::string, std::string> properties;
@@ -131,6 +175,10 @@ std::map<std::string, std::string> image_properties(const model::Vm& vm, const I
     properties["os_type"] = is_windows(vm) ? "windows" : "linux";
   else if (!wish.os_type.empty())
     properties["os_type"] = wish.os_type;
+  const std::string distro = wish.os_distro == "auto" ? distribution(vm) : wish.os_distro;
+  if (!distro.empty()) properties["os_distro"] = distro;
+  const std::string vif_model = wish.vif_model == "source" ? vif_model_of(vm.nics) : wish.vif_model;
+  if (!vif_model.empty()) properties["hw_vif_model"] = vif_model;
   if (wish.guest_agent) properties["hw_qemu_guest_agent"] = "yes";
   return properties;
 }

@@ -45,11 +45,18 @@ std::string datastore_of(const std::string& file);
 // By vSphere's guest id ("windows2019srv_64Guest").
 bool is_windows(const model::Vm& vm);
 
+// The distribution's name in Glance's words ("debian", "rhel", "windows"), by vSphere's guest id; empty when that does
+// not say it.
+std::string distribution(const model::Vm& vm);
+
 // Image properties of the boot volume: firmware, secure boot, bus, os_type ("auto" = by guest id), guest agent.
+// Error(config) when vif_model is "source" and an adapter has a model that QEMU has not, or the adapters differ.
 struct ImageWish {
   std::string os_type;  // "", "auto", or a value
   bool guest_agent = false;
-  std::string disk_bus;  // "virtio" or "scsi"
+  std::string disk_bus;   // "virtio" or "scsi"
+  std::string os_distro;  // "", "auto", or a value
+  std::string vif_model;  // "", "source" = as the machine's adapters are, or a value
 };
 std::map<std::string, std::string> image_properties(const model::Vm& vm, const ImageWish& wish);
 

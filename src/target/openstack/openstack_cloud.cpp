@@ -127,7 +127,7 @@ class OpenstackCloud final : public Cloud {
 ServerId OpenstackCloud::instance(std::stop_token stop) {
   if (!options_.instance_id.empty()) return ServerId{options_.instance_id};
   auto known = instance_.lock();
-  if (!*known) *known = client::this_instance(*metadata_, options_.metadata_url, stop);
+  if (!*known) *known = client::this_instance(*metadata_, options_.instance_sources, stop);
   return **known;
 }
 

@@ -27,8 +27,8 @@ struct Options {
   std::string availability_zone;                    // of the server; empty = the cloud's choice
   std::string disk_bus = "virtio";                  // or "scsi"
   std::vector<std::string> security_groups;         // ids or names; empty = the default one
-  std::string instance_id;                          // of this host; empty = asked of metadata_url
-  std::string metadata_url = ::vmferry::openstack::default_metadata_url;
+  std::string instance_id;                          // of this host; empty = as instance_sources say
+  ::vmferry::openstack::InstanceSources instance_sources;
   std::filesystem::path device_directory = "/dev/disk/by-id";
   std::shared_ptr<const DeviceIdentity> identity;  // empty = sysfs
   bool vz_unsafe_volume_by_name = false;           // find volumes by their name alone

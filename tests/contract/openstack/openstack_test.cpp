@@ -589,8 +589,10 @@ TEST_F(OpenStack, PortsThatCannotBe) {
 TEST_F(OpenStack, ThisHostsInstance) {
   http::CurlOptions options;
   const auto plain = http::curl(std::move(options), log_);
-  EXPECT_EQ(this_instance(*plain, lab_->get("openstack.metadata_url"), {}), host());
-  const Error e = thrown([&] { this_instance(*plain, "http://127.0.0.1:1/openstack/latest/meta_data.json", {}); });
+  InstanceSources sources = {lab_->get("openstack.metadata_url"), "/nowhere/config-2", "/nowhere/dmi"};
+  EXPECT_EQ(this_instance(*plain, sources, {}), host());
+  sources.metadata_url = "http://127.0.0.1:1/openstack/latest/meta_data.json";
+  const Error e = thrown([&] { this_instance(*plain, sources, {}); });
   EXPECT_TRUE(has(e.what(), "--instance-id")) << e.what();
 }
 

@@ -144,7 +144,7 @@ class OpenstackWorld {
   openstack::Options options() {
     openstack::Options options;
     options.volume_type = lab().get("openstack.volume_type");
-    options.metadata_url = lab().get("openstack.metadata_url");
+    options.instance_sources.metadata_url = lab().get("openstack.metadata_url");
     options.device_directory = lab().get("openstack.by_id");
     options.identity = file_identity(lab().get("openstack.identity_dir"));
     options.device_patience = std::chrono::seconds(20);

@@ -6,7 +6,6 @@
 #include "openstack/attachments.hpp"
 #include "openstack/errors.hpp"
 #include "openstack/flavors.hpp"
-#include "openstack/instance.hpp"
 #include "openstack/networks.hpp"
 #include "openstack/ports.hpp"
 #include "openstack/servers.hpp"
@@ -500,31 +499,6 @@ TEST(Lookups, ByIdOrNameAndWhatThereIs) {
   EXPECT_TRUE(has(thrown([&] { networks::find(bench.network(), "wan", {}); }).what(), "there are: lan, n2"));
   EXPECT_EQ(volumes::find_type(bench.volume(), "t1", {}).name, "fast");
   EXPECT_TRUE(has(thrown([&] { volumes::find_type(bench.volume(), "slow", {}); }).what(), "it has: fast"));
-}
-
-class OneAnswer final : public http::Transport {
- public:
-  explicit OneAnswer(Answer act) : act_(std::move(act)) {}
-  http::Response send(const http::Request& r, std::stop_token) override { return act_(r); }
-
- private:
-  Answer act_;
-};
-
-TEST(Instance, TheHostsOwnIdOrAnExplanation) {
-  OneAnswer good([](const http::Request&) {
-    return answer(200, R"({"uuid":"83679162-1378-4288-a2d4-70e13ec132aa","name":"mover"})");
-  });
-  EXPECT_EQ(this_instance(good, default_metadata_url, {}).value, "83679162-1378-4288-a2d4-70e13ec132aa");
-  for (const Answer& act : std::vector<Answer>{[](const http::Request&) -> http::Response { lose(false); },
-                                               [](const http::Request&) { return answer(404, ""); },
-                                               [](const http::Request&) { return answer(200, "<html>"); },
-                                               [](const http::Request&) { return answer(200, "{}"); }}) {
-    OneAnswer bad(act);
-    const Error e = thrown([&] { this_instance(bad, default_metadata_url, {}); });
-    EXPECT_EQ(e.fault(), Fault::config);
-    EXPECT_TRUE(has(e.what(), "--instance-id")) << e.what();
-  }
 }
 
 }  // namespace

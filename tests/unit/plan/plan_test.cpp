@@ -98,6 +98,41 @@ TEST(ImageProperties, FollowFirmwareAndWishes) {
   EXPECT_EQ(all, want);
 }
 
+TEST(ImageProperties, DistributionIsGlancesNameForTheGuestId) {
+  const auto distro = [](const char* guest_id) {
+    model::Vm vm;
+    vm.guest_id = guest_id;
+    const auto properties = image_properties(vm, {.os_distro = "auto"});
+    return properties.contains("os_distro") ? properties.at("os_distro") : "none";
+  };
+  EXPECT_EQ(distro("rhel9_64Guest"), "rhel");
+  EXPECT_EQ(distro("centos8_64Guest"), "centos");
+  EXPECT_EQ(distro("debian12_64Guest"), "debian");
+  EXPECT_EQ(distro("ubuntu64Guest"), "ubuntu");
+  EXPECT_EQ(distro("rockylinux_64Guest"), "rocky");
+  EXPECT_EQ(distro("oracleLinux8_64Guest"), "ol");
+  EXPECT_EQ(distro("windows2019srvNext_64Guest"), "windows");
+  EXPECT_EQ(distro("sles15_64Guest"), "sles");
+  EXPECT_EQ(distro("otherLinux64Guest"), "none");
+  model::Vm vm;
+  EXPECT_EQ(image_properties(vm, {.os_distro = "gentoo"}).at("os_distro"), "gentoo");
+}
+
+TEST(ImageProperties, TheAdaptersModelIsTheSourcesWhereQemuHasIt) {
+  model::Vm vm;
+  const auto model_of = [&](const std::string& wish) { return image_properties(vm, {.vif_model = wish}); };
+  EXPECT_TRUE(model_of("source").empty());
+  EXPECT_EQ(model_of("rtl8139").at("hw_vif_model"), "rtl8139");
+  vm.nics = {{.label = "Network adapter 1", .kind = "vmxnet3"}, {.label = "Network adapter 2", .kind = "vmxnet3"}};
+  EXPECT_EQ(model_of("source").at("hw_vif_model"), "vmxnet3");
+  vm.nics[1].kind = "e1000e";
+  EXPECT_THROW(model_of("source"), Error);
+  vm.nics = {{.label = "Network adapter 1", .kind = "pcnet32"}};
+  EXPECT_EQ(model_of("source").at("hw_vif_model"), "pcnet");
+  vm.nics[0].kind = "sriov";
+  EXPECT_THROW(model_of("source"), Error);
+}
+
 TEST(Nearest, FindsSlipsOfTheFinger) {
   const std::vector<std::string> names = {"web01", "web02", "db01", "mail", "WEB-old"};
   EXPECT_EQ(nearest("wbe01", names, 1), std::vector<std::string>{"web01"});
