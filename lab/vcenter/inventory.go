@@ -99,6 +99,7 @@ func (s *Server) buildInventory(ctx context.Context) (*inventory, error) {
 	simulator.Map.AddHandler(s.changes)
 	s.model.Service.RegisterSDK(simulator.Map, simulator.Map.Path+"/vimService")
 	s.model.Service.Listen = listenURL()
+	s.raiseREST()
 
 	inv := &inventory{s: s, ctx: ctx, spoof: simulator.SpoofContext(), byPath: map[string]*object.Folder{}}
 	var err error

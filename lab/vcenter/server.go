@@ -38,6 +38,7 @@ type Server struct {
 	changes    *changeSignal
 	tasks      *taskBook
 	methods    map[string]method
+	rest       http.Handler // nil: an ESXi host
 
 	host       hostSystem
 	datacenter string // name in paths and in dcPath
@@ -70,6 +71,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.model.Service.ServiceVersions(w, r)
 	case r.URL.Path == "/folder" || strings.HasPrefix(r.URL.Path, "/folder/"):
 		s.serveFolder(w, r)
+	case s.rest != nil && strings.HasPrefix(r.URL.Path, "/rest/"):
+		s.serveREST(w, r)
 	default:
 		s.log.Add(calls.Call{Service: serviceSOAP, Method: r.Method, Object: r.URL.Path, Status: http.StatusNotFound})
 		http.Error(w, "this lab does not model "+r.URL.Path, http.StatusNotFound)

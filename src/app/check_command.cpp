@@ -135,12 +135,15 @@ int run_check(const config::Options& options, Clock& clock, std::stop_token stop
   check_reading(around, {options.vmware.transport == "file" ? "file" : "curl"}, found, stop);
   check_space(around, options.cutover.convert && wish_of(options).cutover, found);
   std::optional<model::Vm> vm;
+  std::map<std::string, std::string> labels;
   ask(found, options.vmware.endpoint, [&] {
     VmwareSide vmware = connect_vmware(around, stop);
     ask(found, options.vmware.path, [&] { vm = check_machine(around, vmware, found, stop); });
+    if (vm && options.openstack.labels)
+      ask(found, "tags of " + vm->name, [&] { labels = server_labels(around, vmware, vm->id, stop); });
   });
   ask(found, "target", [&] {
-    const std::unique_ptr<target::Cloud> cloud = connect_target(around, stop);
+    const std::unique_ptr<target::Cloud> cloud = connect_target(around, labels, stop);
     ask(found, "target", [&] { cloud->check_settings(stop); });
     if (!vm) return;
     for (Finding& finding : cloud->examine(arrival_of(*vm, options), stop)) found.push_back(std::move(finding));

@@ -11,12 +11,14 @@
 #include "convert/virt_v2v.hpp"
 #include "openstack/cloud.hpp"
 #include "openstack/cloud_config.hpp"
+#include "plan/plan.hpp"
 #include "source/vmware/machine.hpp"
 #include "source/vmware/transport.hpp"
 #include "target/device_identity.hpp"
 #include "target/local/local_cloud.hpp"
 #include "target/openstack/openstack_cloud.hpp"
 #include "vsphere/inventory.hpp"
+#include "vsphere/labels.hpp"
 
 namespace vmferry::app {
 
@@ -101,9 +103,24 @@ VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop) {
   session.endpoint = with_port(vmware.endpoint);
   session.username = vmware.username;
   session.password = std::move(password);
+  side.login = {session.endpoint, session.username, session.password.share()};
   side.session =
       std::make_unique<vsphere::Session>(*side.transport, std::move(session), around.clock, around.log, stop);
   return side;
+}
+
+std::map<std::string, std::string> server_labels(const Surroundings& around, VmwareSide& vmware, const model::VmId& vm,
+                                                 std::stop_token stop) {
+  const auto attributes = vsphere::custom_attributes(*vmware.session, vm, stop);
+  std::map<std::string, std::vector<std::string>> tags;
+  if (vmware.session->content().is_vcenter) {
+    http::CurlOptions curl;
+    curl.trust = vmware_trust(around.options.vmware);
+    const auto transport =
+        http::retrying(http::curl(std::move(curl), around.log), http::RetryPolicy(), around.clock, around.log);
+    tags = vsphere::tags(*transport, vmware.login, vm, stop);
+  }
+  return plan::label_metadata(attributes, tags);
 }
 
 std::unique_ptr<convert::Converter> make_converter(const Surroundings& around, const JobId& job) {
@@ -173,7 +190,8 @@ std::unique_ptr<http::Transport> metadata_transport(const Surroundings& around, 
   return recorded(http::curl(metadata, around.log), around, "metadata");
 }
 
-std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::stop_token stop) {
+std::unique_ptr<target::Cloud> connect_target(const Surroundings& around,
+                                              const std::map<std::string, std::string>& labels, std::stop_token stop) {
   const config::Options& options = around.options;
   if (options.target != "openstack") {
     target::local::Options local;
@@ -209,6 +227,7 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::s
                    wish.config_drive,   wish.server_group,
                    wish.server_host,    wish.server_tags,
                    wish.server_metadata};
+  target.server.metadata.insert(labels.begin(), labels.end());
   target.any_address = wish.any_address;
   target.trust_change_id = wish.trust_change_id;
   target.adopt_osm = wish.adopt_osm;

@@ -50,16 +50,24 @@ Secret vmware_password(const config::Options& options, log::Log& log);
 struct VmwareSide {
   std::unique_ptr<http::Transport> transport;
   std::unique_ptr<vsphere::Session> session;
+  vsphere::SessionOptions login;
   std::string source() const;  // "vcenter 4f1b..." or "esxi ...": names the endpoint in the journal
 };
 VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop);
+
+// What people wrote on the machine, as metadata of its server. Tags come through a connection of their own that is not
+// recorded: a session's id is in the text of its login.
+std::map<std::string, std::string> server_labels(const Surroundings& around, VmwareSide& vmware, const model::VmId& vm,
+                                                 std::stop_token stop);
 
 // Logged in to the cloud of the flags and the environment.
 std::unique_ptr<openstack::Cloud> connect_cloud(const Surroundings& around, std::stop_token stop);
 // The transport to the metadata service: no proxy, and `patience` to connect.
 std::unique_ptr<http::Transport> metadata_transport(const Surroundings& around, std::chrono::milliseconds patience);
 
-std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, std::stop_token stop);
+// `labels`: more metadata of the server; what the flags say wins.
+std::unique_ptr<target::Cloud> connect_target(const Surroundings& around,
+                                              const std::map<std::string, std::string>& labels, std::stop_token stop);
 
 std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm,
                                               std::stop_token stop);

@@ -187,7 +187,9 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   copy.image_properties =
       plan::image_properties(vm, {wish.os_type, wish.guest_agent, wish.disk_bus, wish.os_distro, wish.vif_model});
   if (wish.verb != config::Verb::abort) job::refuse_impossible_disks(vm, wish.copy.skip);
-  const std::unique_ptr<target::Cloud> cloud = connect_target(around, stop);
+  std::map<std::string, std::string> labels;
+  if (wish.openstack.labels && wish.verb == config::Verb::cutover) labels = server_labels(around, vmware, vm.id, stop);
+  const std::unique_ptr<target::Cloud> cloud = connect_target(around, labels, stop);
   if (wish.verb != config::Verb::abort) cloud->check_settings(stop);
 
   const store::JobLock lock(places.locks(), lock_of(vmware.source(), vm.id));

@@ -264,6 +264,10 @@ void add_cutover(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--server-metadata", raw.server_metadata, "Metadata of the new server, KEY=VALUE (may be repeated)")
       ->type_name("PAIR")
       ->group(cutover_group);
+  app.add_flag("--vmware-labels", o.openstack.labels,
+               "Give the new server the machine's VMware tags and custom attributes as metadata: vmware_tag_CATEGORY, "
+               "vmware_attribute_NAME")
+      ->group(cutover_group);
   app.add_option("--run-v2v", o.cutover.convert,
                  "Convert the guest for KVM with virt-v2v-in-place (the default); =false leaves it as it is")
       ->type_name("BOOL")

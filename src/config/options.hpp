@@ -70,6 +70,7 @@ struct OpenStack {
   std::string server_host;
   std::vector<std::string> server_tags;
   std::map<std::string, std::string> server_metadata;
+  bool labels = false;  // --vmware-labels
   bool trust_change_id = false;
   bool adopt_osm = false;
   bool volume_by_name = false;  // --vz-unsafe-volume-by-name

@@ -82,12 +82,7 @@ json text_or_bytes(const std::string& bytes) {
     [[maybe_unused]] const std::string checks_utf8 = text.dump();
     return text;
   } catch (const json::exception&) {
-    std::string encoded((bytes.size() + 2) / 3 * 4 + 1, '\0');
-    const int length =
-        EVP_EncodeBlock(reinterpret_cast<unsigned char*>(encoded.data()),
-                        reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
-    encoded.resize(static_cast<std::size_t>(length));
-    return json{{"base64", encoded}};
+    return json{{"base64", base64(bytes)}};
   }
 }
 

@@ -122,5 +122,6 @@ std::optional<std::string> unreachable(const std::string& host, int port, std::c
 
 // Percent-encodes one path segment or query value.
 std::string encode(std::string_view text);
+std::string base64(std::string_view bytes);
 
 }  // namespace vmferry::http

@@ -1,5 +1,6 @@
 // The parts of a message that need no network.
 #include <fmt/format.h>
+#include <openssl/evp.h>
 #include <strings.h>
 
 #include <algorithm>
@@ -12,6 +13,15 @@ std::string Response::header(std::string_view name) const {
   for (const auto& [key, value] : headers)
     if (key.size() == name.size() && ::strncasecmp(key.data(), name.data(), name.size()) == 0) return value;
   return {};
+}
+
+std::string base64(std::string_view bytes) {
+  // With the zero at the end that EVP_EncodeBlock(3) writes.
+  std::string text((bytes.size() + 2) / 3 * 4 + 1, '\0');
+  const auto* from = reinterpret_cast<const unsigned char*>(bytes.data());
+  text.resize(static_cast<std::size_t>(
+      EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()), from, static_cast<int>(bytes.size()))));
+  return text;
 }
 
 std::string encode(std::string_view text) {

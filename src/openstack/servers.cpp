@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <openssl/evp.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -53,19 +52,10 @@ bool carries(const Metadata& has, const Metadata& wanted) {
   });
 }
 
-std::string base64(std::string_view bytes) {
-  // With the zero at the end that EVP_EncodeBlock(3) writes.
-  std::string text((bytes.size() + 2) / 3 * 4 + 1, '\0');
-  const auto* from = reinterpret_cast<const unsigned char*>(bytes.data());
-  text.resize(static_cast<std::size_t>(
-      EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()), from, static_cast<int>(bytes.size()))));
-  return text;
-}
-
 // What the guest is given at its first boot.
 void add_guest_settings(json& server, const ServerWish& wish) {
   if (!wish.key_name.empty()) server["key_name"] = wish.key_name;
-  if (!wish.user_data.empty()) server["user_data"] = base64(wish.user_data);
+  if (!wish.user_data.empty()) server["user_data"] = http::base64(wish.user_data);
   if (wish.config_drive) server["config_drive"] = true;
 }
 
@@ -281,6 +271,7 @@ Limits limits(Service& compute, std::stop_token stop) {
   limits.cores_used = absolute.number("totalCoresUsed");
   limits.ram_mib = absolute.number("maxTotalRAMSize", -1);
   limits.ram_mib_used = absolute.number("totalRAMUsed");
+  limits.metadata = absolute.number("maxServerMeta", -1);
   return limits;
 }
 

@@ -68,6 +68,7 @@ struct Limits {
   std::int64_t instances = -1, instances_used = 0;
   std::int64_t cores = -1, cores_used = 0;
   std::int64_t ram_mib = -1, ram_mib_used = 0;
+  std::int64_t metadata = -1;  // entries of one server
   std::optional<std::string> lacking(std::int64_t cores_wanted, std::int64_t ram_mib_wanted) const;
 };
 Limits limits(Service& compute, std::stop_token stop);

@@ -2,6 +2,7 @@
 #include "plan/plan.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -181,6 +182,39 @@ std::map<std::string, std::string> image_properties(const model::Vm& vm, const I
   if (!vif_model.empty()) properties["hw_vif_model"] = vif_model;
   if (wish.guest_agent) properties["hw_qemu_guest_agent"] = "yes";
   return properties;
+}
+
+// At most 255 characters of UTF-8 text, whole ones.
+std::string at_most_255(const std::string& text) {
+  std::size_t characters = 0;
+  for (std::size_t i = 0; i < text.size(); ++i)
+    if ((static_cast<unsigned char>(text[i]) & 0xC0) != 0x80 && ++characters > 255) return text.substr(0, i);
+  return text;
+}
+
+// Keys are [a-zA-Z0-9-_:. ]{1,255}, values of at most 255 characters: nova/api/validation/parameter_types.py, metadata.
+std::map<std::string, std::string> label_metadata(const std::map<std::string, std::string>& attributes,
+                                                  const std::map<std::string, std::vector<std::string>>& tags) {
+  std::map<std::string, std::string> metadata;
+  const auto add = [&](const std::string& name, const std::string& value) {
+    std::string key;
+    for (std::size_t i = 0; i < name.size(); ++i) {
+      const char c = name[i];
+      const bool taken = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                         std::string_view("-_:. ").find(c) != std::string_view::npos;
+      if (taken)
+        key += c;
+      else if ((static_cast<unsigned char>(c) & 0xC0) != 0x80)  // one for each character
+        key += '_';
+    }
+    key.resize(std::min<std::size_t>(key.size(), 250));
+    const std::string first = key;
+    for (int n = 2; metadata.contains(key); ++n) key = fmt::format("{}_{}", first, n);
+    metadata[key] = at_most_255(value);
+  };
+  for (const auto& [name, value] : attributes) add("vmware_attribute_" + name, value);
+  for (const auto& [category, names] : tags) add("vmware_tag_" + category, fmt::format("{}", fmt::join(names, ",")));
+  return metadata;
 }
 
 std::vector<std::string> nearest(const std::string& wanted, const std::vector<std::string>& names, std::size_t count) {

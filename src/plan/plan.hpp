@@ -52,13 +52,18 @@ std::string distribution(const model::Vm& vm);
 // Image properties of the boot volume: firmware, secure boot, bus, os_type ("auto" = by guest id), guest agent.
 // Error(config) when vif_model is "source" and an adapter has a model that QEMU has not, or the adapters differ.
 struct ImageWish {
-  std::string os_type;  // "", "auto", or a value
+  std::string os_type = {};  // "", "auto", or a value
   bool guest_agent = false;
-  std::string disk_bus;   // "virtio" or "scsi"
-  std::string os_distro;  // "", "auto", or a value
-  std::string vif_model;  // "", "source" = as the machine's adapters are, or a value
+  std::string disk_bus = {};   // "virtio" or "scsi"
+  std::string os_distro = {};  // "", "auto", or a value
+  std::string vif_model = {};  // "", "source" = as the machine's adapters are, or a value
 };
 std::map<std::string, std::string> image_properties(const model::Vm& vm, const ImageWish& wish);
+
+// VMware's custom attributes and tags as a server's metadata, "vmware_attribute_NAME" and "vmware_tag_CATEGORY" (the
+// tags with commas between them). What Nova does not take in a key becomes '_'; both are cut at 255 characters.
+std::map<std::string, std::string> label_metadata(const std::map<std::string, std::string>& attributes,
+                                                  const std::map<std::string, std::vector<std::string>>& tags);
 
 // Up to `count` of `names` that are nearest to `wanted` (case-insensitive, by edit distance and common parts).
 std::vector<std::string> nearest(const std::string& wanted, const std::vector<std::string>& names, std::size_t count);

@@ -46,6 +46,8 @@ bool attached_to(const client::Volume& volume, const ServerId& server) {
 constexpr const char* osm_mark = "osm";
 constexpr const char* osm_converted = "converted";
 
+constexpr std::size_t own_metadata = 2;  // of a server: vmferry_job, vmferry_vm
+
 // What a volume of this disk must carry; `change_id` and the like are the job's.
 client::Metadata marks(const Tag& tag) {
   return {{memory_key::migrate_kit, "true"},
@@ -151,6 +153,14 @@ void OpenstackCloud::check_server_settings(std::stop_token stop) {
   if (!server.key_pair.empty()) client::keypairs::get(compute, server.key_pair, stop);
   if (!server.group.empty()) client::servers::find_group(compute, server.group, stop);
   client::servers::check_wish(compute, server.host, server.tags);
+  if (server.metadata.empty()) return;
+  const std::int64_t most = client::servers::limits(compute, stop).metadata;
+  const std::size_t wanted = server.metadata.size() + own_metadata;
+  if (most >= 0 && wanted > static_cast<std::size_t>(most))
+    throw Error(Fault::quota,
+                fmt::format("the server would get {} entries of metadata, the cloud allows {}: give fewer "
+                            "--server-metadata, or leave --vmware-labels out",
+                            wanted, most));
 }
 
 void OpenstackCloud::check_settings(std::stop_token stop) {

@@ -1,8 +1,13 @@
 """Each flag of migratekit by its effect: what went over the wire, or what is on the target. One row a flag."""
 
+import base64
 import json
 import pathlib
+import ssl
 import subprocess
+import urllib.request
+
+from pyVim import connect
 
 from ferry import BIN, Result
 from journey import JourneyTest, slice_of
@@ -120,6 +125,46 @@ class FlagsTest(JourneyTest):
         self.state.mkdir()
         self.ferry("cutover", *self.cutover_flags(), "--run-v2v=false")
         self.assert_arrived(converted=False)
+
+    def label(self, tags, attributes):
+        """Writes tags {category: [names]} and custom attributes on the machine, as an administrator's programs do."""
+        host, port = self.lab.vcenter["endpoint"].rsplit(":", 1)
+        user = self.lab.vcenter["username"]
+        password = pathlib.Path(self.lab.vcenter["password_file"]).read_text().strip()
+        tls = ssl.create_default_context(cafile=self.lab.vcenter["ca"])
+        si = connect.SmartConnect(host=host, port=int(port), user=user, pwd=password, sslContext=tls)
+        content = si.RetrieveContent()
+        vm = content.searchIndex.FindByInventoryPath(self.lab.vcenter["vm_path"])
+        for name, value in attributes.items():
+            field = content.customFieldsManager.AddCustomFieldDef(name, type(vm))
+            content.customFieldsManager.SetField(vm, field.key, value)
+
+        def rest(method, path, body=None, **headers):
+            data = None if body is None else json.dumps(body).encode()
+            request = urllib.request.Request(f"https://{host}:{port}/rest/com/vmware/cis/{path}", data, headers, method=method)
+            return json.loads(urllib.request.urlopen(request, context=tls).read() or b"{}").get("value")
+
+        login = base64.b64encode(f"{user}:{password}".encode()).decode()
+        session = {"vmware-api-session-id": rest("POST", "session", Authorization="Basic " + login)}
+        for category, names in tags.items():
+            spec = {"name": category, "description": "", "cardinality": "MULTIPLE", "associable_types": []}
+            category_id = rest("POST", "tagging/category", {"create_spec": spec}, **session)
+            for name in names:
+                tag = rest("POST", "tagging/tag", {"create_spec": {"name": name, "description": "", "category_id": category_id}}, **session)
+                rest("POST", f"tagging/tag-association/id:{tag}?~action=attach",
+                     {"object_id": {"id": vm._moId, "type": "VirtualMachine"}}, **session)
+        connect.Disconnect(si)
+
+    def test_labels(self):
+        """--vmware-labels: what people wrote on the machine in VMware stands on the server; the flags' own word wins."""
+        self.label({"backup": ["offsite", "daily"], "tier/1": ["gold"]}, {"owner": "J\u00fcrgen", "cost centre": "4711"})
+        server, _, _ = self.cutover("--vmware-labels", "--server-metadata", "vmware_attribute_owner=ops", "--server-metadata", "a=b")
+        given = {key: value for key, value in server["metadata"].items() if not key.startswith("vmferry_")}
+        self.assertEqual(given, {"vmware_tag_backup": "daily,offsite", "vmware_tag_tier_1": "gold", "vmware_attribute_owner": "ops",
+                                 "vmware_attribute_cost centre": "4711", "a": "b"})
+        recorded = b"".join(file.read_bytes() for file in pathlib.Path(self.record).rglob("*.json"))
+        for secret in self.lab.secrets():
+            self.assertNotIn(secret, recorded)
 
     def test_volume_by_name(self):
         """--vz-unsafe-volume-by-name finds the volume of a machine with another id, which nothing else does."""

@@ -2,6 +2,7 @@
 // g++ 12 takes the empty optionals of a table for uninitialized ones when it optimizes: https://gcc.gnu.org/PR105562
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include "plan/plan.hpp"
+#include "base/error.hpp"
 
 #include <gtest/gtest.h>
 
@@ -123,14 +124,31 @@ TEST(ImageProperties, TheAdaptersModelIsTheSourcesWhereQemuHasIt) {
   const auto model_of = [&](const std::string& wish) { return image_properties(vm, {.vif_model = wish}); };
   EXPECT_TRUE(model_of("source").empty());
   EXPECT_EQ(model_of("rtl8139").at("hw_vif_model"), "rtl8139");
-  vm.nics = {{.label = "Network adapter 1", .kind = "vmxnet3"}, {.label = "Network adapter 2", .kind = "vmxnet3"}};
+  vm.nics.resize(2);
+  vm.nics[0].kind = vm.nics[1].kind = "vmxnet3";
   EXPECT_EQ(model_of("source").at("hw_vif_model"), "vmxnet3");
   vm.nics[1].kind = "e1000e";
   EXPECT_THROW(model_of("source"), Error);
-  vm.nics = {{.label = "Network adapter 1", .kind = "pcnet32"}};
+  vm.nics.resize(1);
+  vm.nics[0].kind = "pcnet32";
   EXPECT_EQ(model_of("source").at("hw_vif_model"), "pcnet");
   vm.nics[0].kind = "sriov";
   EXPECT_THROW(model_of("source"), Error);
+}
+
+TEST(LabelMetadata, IsWhatNovaTakes) {
+  const auto metadata =
+      label_metadata({{"owner", "Jürgen"}, {"cost/centre", "4711"}, {"cost?centre", "4712"}, {"größe", "x"}},
+                     {{"backup", {"daily", "offsite"}}});
+  const std::map<std::string, std::string> want = {{"vmware_attribute_owner", "Jürgen"},
+                                                   {"vmware_attribute_cost_centre", "4711"},
+                                                   {"vmware_attribute_cost_centre_2", "4712"},
+                                                   {"vmware_attribute_gr__e", "x"},
+                                                   {"vmware_tag_backup", "daily,offsite"}};
+  EXPECT_EQ(metadata, want);
+  std::string umlauts;
+  for (int i = 0; i < 300; ++i) umlauts += "ü";
+  EXPECT_EQ(label_metadata({{"a", umlauts}}, {}).at("vmware_attribute_a").size(), 510u);
 }
 
 TEST(Nearest, FindsSlipsOfTheFinger) {
