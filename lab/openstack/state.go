@@ -54,6 +54,8 @@ type settings struct {
 	IPAvailability string `json:"ip_availability"`
 	// FlavorsByMembers: by Nova's default policy only administrators make flavors.
 	FlavorsByMembers bool `json:"flavors_by_members"`
+	// ManageByMembers: the same of volumes that the back end has already.
+	ManageByMembers bool `json:"manage_by_members"`
 }
 
 // quota are the limits of the one project; -1 is without limit.

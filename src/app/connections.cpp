@@ -207,6 +207,8 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around,
   target::openstack::Options target;
   target.volume_type = wish.volume_type;
   target.volume_types = wish.volume_types;
+  for (const auto& [disk, existing] : wish.existing_volumes)
+    target.existing_volumes[disk] = {existing.host, existing.key, existing.reference};
   target.volume_availability_zone =
       wish.volume_availability_zone.empty() ? wish.availability_zone : wish.volume_availability_zone;
   target.availability_zone = wish.availability_zone;

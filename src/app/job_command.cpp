@@ -187,6 +187,8 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   copy.image_properties =
       plan::image_properties(vm, {wish.os_type, wish.guest_agent, wish.disk_bus, wish.os_distro, wish.vif_model});
   if (wish.verb != config::Verb::abort) job::refuse_impossible_disks(vm, wish.copy.skip);
+  for (const auto& [disk, existing] : wish.openstack.existing_volumes)
+    job::refuse_unknown_disk(vm, disk, "--existing-volume");
   std::map<std::string, std::string> labels;
   if (wish.openstack.labels && wish.verb == config::Verb::cutover) labels = server_labels(around, vmware, vm.id, stop);
   const std::unique_ptr<target::Cloud> cloud = connect_target(around, labels, stop);

@@ -30,6 +30,7 @@ struct Raw {
   std::vector<std::string> networks;
   std::vector<std::string> allowed_flavors;
   std::vector<std::string> volume_types;
+  std::vector<std::string> existing_volumes;
   std::vector<std::string> server_metadata;
   std::string request_size;
   std::string bandwidth;
@@ -135,6 +136,11 @@ void add_target(CLI::App& app, Options& o, Raw& raw) {
          "--volume-type-mapping", raw.volume_types,
          "Volume type of the disks on one datastore, DATASTORE=TYPE (may be repeated); others get --volume-type")
       ->type_name("MAPPING")
+      ->group(target_group);
+  app.add_option("--existing-volume", raw.existing_volumes,
+                 "disk=KEY,host=HOST@BACKEND#POOL,source-name=NAME (or source-id=ID): use what the storage has already "
+                 "as the volume of this disk (may be repeated; usually only administrators may)")
+      ->type_name("VOLUME")
       ->group(target_group);
   app.add_option("--disk-bus-type", o.disk_bus, "Bus of the new server's disks (default virtio)")
       ->check(CLI::IsMember({"virtio", "scsi"}, CLI::ignore_case).description(""))
@@ -372,6 +378,20 @@ void finish_volume_types(Options& o, const Raw& raw) {
   }
 }
 
+// The reference comes last and may hold anything.
+void finish_existing_volumes(Options& o, const Raw& raw) {
+  for (const std::string& text : raw.existing_volumes) {
+    static const std::regex form("disk=([0-9]{1,9}),host=([^,]+@[^,]+#[^,]+),(source-name|source-id)=(.+)");
+    std::smatch parts;
+    if (!std::regex_match(text, parts, form))
+      throw Error(Fault::usage,
+                  fmt::format("--existing-volume {}: give disk=KEY,host=HOST@BACKEND#POOL,source-name=NAME", text));
+    const model::DiskKey disk{std::stoi(parts[1].str())};
+    if (!o.openstack.existing_volumes.emplace(disk, ExistingVolume{parts[2], parts[3], parts[4]}).second)
+      throw Error(Fault::usage, fmt::format("--existing-volume {}: disk {} is given twice", text, disk.value));
+  }
+}
+
 void finish_server_metadata(Options& o, const Raw& raw) {
   for (const std::string& text : raw.server_metadata) {
     const std::size_t equals = text.find('=');
@@ -388,6 +408,7 @@ void finish(Options& o, Raw& raw) {
   finish_server_metadata(o, raw);
   finish_flavors(o, raw);
   finish_volume_types(o, raw);
+  finish_existing_volumes(o, raw);
   o.copy.quiesce = raw.quiesce == "always"  ? source::Quiesce::always
                    : raw.quiesce == "never" ? source::Quiesce::never
                                             : source::Quiesce::automatic;

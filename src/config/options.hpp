@@ -48,6 +48,13 @@ struct Vmware {
   std::string compression;                    // accepted for migratekit's sake; only VDDK compresses
 };
 
+// One --existing-volume: see openstack::ExistingVolume.
+struct ExistingVolume {
+  std::string host;
+  std::string key;
+  std::string reference;
+};
+
 struct OpenStack {
   std::string cloud;    // --os-cloud
   std::string project;  // overrides the project
@@ -59,6 +66,7 @@ struct OpenStack {
   std::string volume_availability_zone;
   std::string volume_type;
   std::map<std::string, std::string> volume_types;  // by datastore
+  std::map<model::DiskKey, ExistingVolume> existing_volumes;
   std::vector<std::string> security_groups;
   std::set<plan::Reserved> allowed_flavors;
   bool create_flavor = false;

@@ -69,5 +69,7 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
 // Names every disk that cannot be migrated and is not skipped, with the reason and the remedy, in one
 // Error(unsupported).
 void refuse_impossible_disks(const model::Vm& vm, const std::set<model::DiskKey>& skip);
+// Error(usage) that lists the disks when the machine has none with the key that `flag` names.
+void refuse_unknown_disk(const model::Vm& vm, model::DiskKey key, const std::string& flag);
 
 }  // namespace vmferry::job

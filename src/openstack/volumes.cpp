@@ -99,14 +99,21 @@ std::string reason_for(Service& service, const VolumeId& id, std::stop_token sto
   throw Error(Fault::quota, message, refused.name());
 }
 
-Volume post(Service& service, const VolumeWish& wish, const std::string& doing, std::stop_token stop) {
-  json volume{{"name", wish.name}, {"size", wish.gib}, {"metadata", wish.metadata}};
+Volume post(Service& service, const VolumeWish& wish, const ExistingVolume* existing, const std::string& doing,
+            std::stop_token stop) {
+  json volume{{"name", wish.name}, {"metadata", wish.metadata}};
+  if (existing) {
+    volume["host"] = existing->host;
+    volume["ref"] = {{existing->key, existing->reference}};
+  } else {
+    volume["size"] = wish.gib;
+  }
   if (!wish.description.empty()) volume["description"] = wish.description;
   if (!wish.type.empty()) volume["volume_type"] = wish.type;
   if (!wish.availability_zone.empty()) volume["availability_zone"] = wish.availability_zone;
   Call call;
   call.method = "POST";
-  call.path = "/volumes";
+  call.path = existing ? "/manageable_volumes" : "/volumes";
   call.body = dump(json{{"volume", std::move(volume)}});
   call.doing = doing;
   try {
@@ -119,19 +126,36 @@ Volume post(Service& service, const VolumeWish& wish, const std::string& doing, 
 
 }  // namespace
 
-Volume create(Service& service, const VolumeWish& wish, std::stop_token stop) {
+namespace {
+
+Volume make(Service& service, const VolumeWish& wish, const ExistingVolume* existing, const std::string& doing,
+            std::stop_token stop) {
   if (wish.tag.empty() || !carries(wish.metadata, wish.tag))
     throw Error(Fault::bug, "a volume was to be made without a tag to find it by");
-  if (wish.gib == 0) throw Error(Fault::bug, fmt::format("volume '{}' was to be made with no size", wish.name));
-  const std::string doing = fmt::format("create volume '{}' of {} GiB", wish.name, wish.gib);
   return make_once<Volume>(
-      service, doing, [&] { return post(service, wish, doing, stop); },
+      service, doing, [&] { return post(service, wish, existing, doing, stop); },
       [&]() -> std::optional<Volume> {
         const std::vector<Volume> found = find(service, wish.tag, stop);
         if (found.empty()) return std::nullopt;
         return found.front();
       },
       stop);
+}
+
+}  // namespace
+
+Volume create(Service& service, const VolumeWish& wish, std::stop_token stop) {
+  if (wish.gib == 0) throw Error(Fault::bug, fmt::format("volume '{}' was to be made with no size", wish.name));
+  return make(service, wish, nullptr, fmt::format("create volume '{}' of {} GiB", wish.name, wish.gib), stop);
+}
+
+Volume manage(Service& service, const VolumeWish& wish, const ExistingVolume& existing, std::stop_token stop) {
+  // "manageable_volumes" came with 3.8 (Newton); before it was an extension of another name.
+  if (service.microversion() < Microversion{3, 8})
+    throw Error(Fault::unsupported, "this Cinder is too old to take over a volume that its back end has");
+  const std::string doing =
+      fmt::format("take {} of {} over as volume '{}'", existing.reference, existing.host, wish.name);
+  return make(service, wish, &existing, doing, stop);
 }
 
 std::optional<Volume> look_up(Service& service, const VolumeId& id, std::stop_token stop) {

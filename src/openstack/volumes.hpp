@@ -48,10 +48,20 @@ struct VolumeWish {
   Metadata tag;
 };
 
+// What a back end has already and Cinder shall call a volume: docs.openstack.org/api-ref/block-storage/v3/
+// "Manage an existing volume". Usually only administrators may.
+struct ExistingVolume {
+  std::string host;  // "host@backend#pool", as in `cinder get-pools`
+  std::string key;   // what the driver knows it by: "source-name" or "source-id"
+  std::string reference;
+};
+
 namespace volumes {
 
 // Returns when Cinder knows it (status "creating"): wait_for() it. A quota error says the numbers.
 Volume create(Service& volume, const VolumeWish& wish, std::stop_token stop);
+// The same for one that the back end has; its size is what is there, `wish.gib` is not looked at.
+Volume manage(Service& volume, const VolumeWish& wish, const ExistingVolume& existing, std::stop_token stop);
 Volume get(Service& volume, const VolumeId& id, std::stop_token stop);  // Error(not_found)
 std::optional<Volume> look_up(Service& volume, const VolumeId& id, std::stop_token stop);
 // All that carry every one of these pairs.

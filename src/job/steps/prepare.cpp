@@ -11,6 +11,14 @@
 
 namespace vmferry::job {
 
+void refuse_unknown_disk(const model::Vm& vm, model::DiskKey key, const std::string& flag) {
+  if (std::any_of(vm.disks.begin(), vm.disks.end(), [&](const model::Disk& d) { return d.key == key; })) return;
+  std::string keys;
+  for (const model::Disk& d : vm.disks) keys += (keys.empty() ? "" : ", ") + std::to_string(d.key.value);
+  throw Error(Fault::usage,
+              fmt::format("{} {}: {} has no such disk (its disks are {})", flag, key.value, vm.name, keys));
+}
+
 void refuse_impossible_disks(const model::Vm& vm, const std::set<model::DiskKey>& skip) {
   std::string refused;
   for (const model::Disk& disk : vm.disks) {
@@ -23,13 +31,7 @@ void refuse_impossible_disks(const model::Vm& vm, const std::set<model::DiskKey>
                 fmt::format("{} has disks that cannot be migrated while it runs; mend them or leave them out with "
                             "--skip-disk KEY:{}",
                             vm.name, refused));
-  for (const model::DiskKey& key : skip)
-    if (std::none_of(vm.disks.begin(), vm.disks.end(), [&](const model::Disk& d) { return d.key == key; })) {
-      std::string keys;
-      for (const model::Disk& d : vm.disks) keys += (keys.empty() ? "" : ", ") + std::to_string(d.key.value);
-      throw Error(Fault::usage,
-                  fmt::format("--skip-disk {}: {} has no such disk (its disks are {})", key.value, vm.name, keys));
-    }
+  for (const model::DiskKey& key : skip) refuse_unknown_disk(vm, key, "--skip-disk");
   if (vm.disks.size() <= skip.size()) throw Error(Fault::usage, fmt::format("{} has no disk to migrate", vm.name));
 }
 

@@ -301,6 +301,15 @@ client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token st
   make.availability_zone = options_.volume_availability_zone;
   make.metadata = marks(wish.tag);
   make.tag = make.metadata;
+  if (const auto existing = options_.existing_volumes.find(wish.tag.disk);
+      existing != options_.existing_volumes.end()) {
+    // Without made_by: what it holds is not known, so nothing is taken to be zero.
+    const client::Volume volume = client::volumes::manage(cloud_->volume(stop), make, existing->second, stop);
+    log_.info(
+        "volume taken from the back end",
+        {{"volume", volume.id.value}, {"host", existing->second.host}, {"reference", existing->second.reference}});
+    return volume;
+  }
   make.metadata[memory_key::made_by] = wish.tag.job.value;
   if (options_.disk_bus == "scsi") {
     make.metadata["hw_disk_bus"] = "scsi";
@@ -384,16 +393,19 @@ void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWis
 Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
   auto existing = find_volume(wish.tag, stop);
-  if (existing && existing->status == "error" && fresh(*existing, wish.tag.job)) {
+  // "error_managing": the back end has no such thing, or not like this; the record alone goes.
+  if (existing &&
+      ((existing->status == "error" && fresh(*existing, wish.tag.job)) ||
+       (existing->status == "error_managing" && value(existing->metadata, memory_key::job) == wish.tag.job.value))) {
     log_.warning("deleting a volume of ours that could not be made, to try again", {{"volume", existing->id.value}});
     client::volumes::remove(service, existing->id, stop);
     existing.reset();
   }
   const std::string remark = existing ? adopt(*existing, wish.tag, stop) : "";
-  if (existing && existing->gib * gib < wish.bytes) existing = grow(*existing, wish, stop);
   const VolumeId id = existing ? existing->id : create(wish, stop).id;
   client::Volume ready =
       client::volumes::wait_for(service, id, {"available", "in-use"}, options_.volume_patience, stop);
+  if (ready.gib * gib < wish.bytes) ready = grow(ready, wish, stop);
   if (wish.boot) make_bootable(ready, wish, stop);
   Volume volume = volume_of(ready, wish.tag.job);
   volume.remark = remark;

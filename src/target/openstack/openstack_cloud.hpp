@@ -14,6 +14,7 @@
 #include "log/log.hpp"
 #include "openstack/cloud.hpp"
 #include "openstack/instance.hpp"
+#include "openstack/volumes.hpp"
 #include "target/cloud.hpp"
 #include "target/device_identity.hpp"
 #include "target/openstack/placement.hpp"
@@ -23,11 +24,12 @@ namespace vmferry::target::openstack {
 struct Options {
   std::string volume_type;                          // name or id; empty = the cloud's default
   std::map<std::string, std::string> volume_types;  // by datastore; other disks get volume_type
-  std::string volume_availability_zone;             // empty = the cloud's default
-  std::string availability_zone;                    // of the server; empty = the cloud's choice
-  std::string disk_bus = "virtio";                  // or "scsi"
-  std::vector<std::string> security_groups;         // ids or names; empty = the default one
-  std::string instance_id;                          // of this host; empty = as instance_sources say
+  std::map<model::DiskKey, ::vmferry::openstack::ExistingVolume> existing_volumes;  // of these disks; none is made
+  std::string volume_availability_zone;                                             // empty = the cloud's default
+  std::string availability_zone;             // of the server; empty = the cloud's choice
+  std::string disk_bus = "virtio";           // or "scsi"
+  std::vector<std::string> security_groups;  // ids or names; empty = the default one
+  std::string instance_id;                   // of this host; empty = as instance_sources say
   ::vmferry::openstack::InstanceSources instance_sources;
   std::filesystem::path device_directory = "/dev/disk/by-id";
   std::shared_ptr<const DeviceIdentity> identity;  // empty = sysfs

@@ -1,6 +1,9 @@
 // What only OpenStack as a target has: migratekit's volumes, image properties, lost replies, other people's
 // things.
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
 
 #include "base/error.hpp"
 #include "openstack/keypairs.hpp"
@@ -494,6 +497,38 @@ TEST_F(OpenstackTarget, a_datastore_decides_the_volume_type) {
   EXPECT_EQ(volume_in_lab(cloud->allocate(other, {}).id).at("volume_type"), options.volume_type);
   options.volume_types = {{"ssd", "no-such-type"}};
   EXPECT_TRUE(says(refusal([&] { world_.open(options)->check_settings({}); }, Fault::config), "no-such-type"));
+}
+
+TEST_F(OpenstackTarget, what_the_storage_has_already_becomes_the_volume) {
+  support::Lab& lab = OpenstackWorld::lab();
+  const bool real = lab.real_openstack();
+  const std::filesystem::path lun = std::filesystem::path(lab.get("openstack.volumes_dir")) / ("lun-" + random_uuid());
+  std::ofstream(lun) << "old";
+  std::filesystem::resize_file(lun, 1ull << 30);
+  openstack::Options options = world_.options();
+  options.existing_volumes[scene_.tag(1).disk] = {"storage@lab#lab", "source-name", "127.0.0.1:" + lun.string()};
+  const VolumeWish wish = scene_.wish(size, 1);
+  if (!real) {
+    const auto cloud = world_.open(options);
+    EXPECT_TRUE(says(refusal([&] { cloud->allocate(wish, {}); }, Fault::auth), "volume_manage"));
+    lab.control("openstack", "POST", "/settings", R"({"manage_by_members":true})");
+  }
+  openstack::Options wrong = options;
+  wrong.existing_volumes.begin()->second.reference += "-not-there";
+  EXPECT_TRUE(says(refusal([&] { world_.open(wrong)->allocate(wish, {}); }, Fault::unavailable), "error_managing"));
+  // The record of the failed attempt is in nobody's way, nor is a lost reply.
+  fault(R"({"service":"volume","method":"POST","path_regex":"/manageable_volumes$","count":1,"kind":"lost-reply"})");
+  const auto cloud = world_.open(options);
+  const Volume volume = cloud->allocate(wish, {});
+  EXPECT_FALSE(volume.fresh) << "what it holds is not known";
+  EXPECT_EQ(volume.bytes, 1ull << 30);
+  EXPECT_FALSE(std::filesystem::exists(lun));
+  EXPECT_EQ(cloud->allocate(wish, {}).id, volume.id);
+  char first[3] = {};
+  const auto device = cloud->attach(volume, {});
+  ASSERT_EQ(::pread(device->fd(), first, 3, 0), 3);
+  EXPECT_EQ(std::string(first, 3), "old");
+  if (!real) lab.control("openstack", "POST", "/settings", R"({"manage_by_members":false})");
 }
 
 TEST_F(OpenstackTarget, settings_that_do_not_exist_are_refused_by_name) {

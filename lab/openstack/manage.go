@@ -1,0 +1,64 @@
+// Taking over what the back end has already, as Cinder's remote file system
+// drivers do it (RemoteFSManageableVolumesMixin): a file of the share is renamed
+// to the volume's name.
+package openstack
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const managedHost = "storage@lab#lab"
+
+func manageVolume(q *request) reply {
+	c := q.cloud
+	asked := object(q.body["volume"])
+	host, ref := text(asked["host"]), object(asked["ref"])
+	if asked == nil || host == "" || ref == nil {
+		return q.badRequest("Invalid input for field/attribute volume. 'ref' is a required property")
+	}
+	if !c.settings.ManageByMembers {
+		return q.fail(http.StatusForbidden, "Policy doesn't allow volume_extension:volume_manage to be performed.")
+	}
+	if host != managedHost {
+		return q.badRequest("Service %s could not be found.", host)
+	}
+	metadata, bad := q.metadataIn(asked["metadata"])
+	if bad != nil {
+		return *bad
+	}
+	kind, bad := c.volumeTypeNamed(q, text(asked["volume_type"]))
+	if bad != nil {
+		return *bad
+	}
+	v := &volume{
+		id: newUUID(), name: text(asked["name"]), description: asked["description"], status: "managing", size: 0,
+		metadata: metadata, imageMetadata: obj{}, volumeType: kind, zone: zoneName, created: time.Now().UTC(), token: q.token,
+	}
+	c.volumes = append(c.volumes, v)
+	name := text(ref["source-name"])
+	c.later(c.settings.CreateDelayMS, func() { c.finishManage(v, name) })
+	return answered(http.StatusAccepted, obj{"volume": c.volumeView(q, v)})
+}
+
+func (c *Cloud) finishManage(v *volume, name string) {
+	c.locked(func() {
+		file := strings.TrimPrefix(name, "127.0.0.1:")
+		about, err := os.Stat(file)
+		if err != nil || filepath.Dir(file) != c.volumesDir() || !about.Mode().IsRegular() {
+			v.setStatus("error_managing")
+			return
+		}
+		path := filepath.Join(c.volumesDir(), "volume-"+v.id)
+		if err := os.Rename(file, path); err != nil {
+			v.setStatus("error_managing")
+			return
+		}
+		const gib = int64(1) << 30
+		v.size, v.file = int((about.Size()+gib-1)/gib), path
+		v.setStatus("available")
+	})
+}
