@@ -89,7 +89,7 @@ func (c *Cloud) makeBootVolume(b *bootVolume, s *server) *fate {
 	}
 	v := &volume{id: newUUID(), description: "", size: b.size, metadata: obj{}, volumeType: b.kind, zone: zoneName,
 		imageMetadata: obj{"image_id": b.image["id"], "image_name": b.image["name"]}, bootable: true, created: time.Now().UTC()}
-	file, err := c.makeVolumeFile(v.id, v.bytes())
+	file, err := c.makeVolumeFile(v)
 	if err != nil {
 		log.Printf("volume %s cannot be made: %v", v.id, err)
 		return &fate{message: "Build of instance " + s.id + " aborted: " + err.Error()}

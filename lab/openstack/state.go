@@ -149,7 +149,10 @@ type keypair struct {
 	created                   time.Time
 }
 
-type volumeType struct{ id, name, description string }
+type volumeType struct {
+	id, name, description string
+	encrypted, shared     bool
+}
 
 // later runs an act after a delay unless the cloud has ended. Every act that
 // OpenStack answers before it is done goes through here.

@@ -21,8 +21,8 @@ func (c *Cloud) volumeView(q *request, v *volume) obj {
 		"id": v.id, "name": v.name, "description": v.description, "status": v.status, "size": v.size,
 		"availability_zone": v.zone, "created_at": cinderTime(v.created), "updated_at": cinderTime(v.updated),
 		"volume_type": v.volumeType.name, "snapshot_id": nil, "source_volid": nil, "metadata": copied(v.metadata),
-		"links": q.volumeLinks(v), "user_id": c.ids.user, "bootable": strconv.FormatBool(v.bootable), "encrypted": false,
-		"replication_status": nil, "consistencygroup_id": nil, "multiattach": false, "attachments": attachments,
+		"links": q.volumeLinks(v), "user_id": c.ids.user, "bootable": strconv.FormatBool(v.bootable), "encrypted": v.volumeType.encrypted,
+		"replication_status": nil, "consistencygroup_id": nil, "multiattach": v.volumeType.shared, "attachments": attachments,
 		"os-vol-tenant-attr:tenant_id": c.ids.project,
 	}
 	if len(v.imageMetadata) > 0 {
@@ -317,10 +317,12 @@ func (q *request) nextLink(path, marker string) []obj {
 const nowhere = "nowhere"
 
 var volumeTypes = []volumeType{
-	{stableUUID(0x51), "lab", "sparse files on this machine"},
-	{stableUUID(0x52), "fast", "the same files under another name"},
-	{stableUUID(0x53), "__DEFAULT__", "Default Volume Type"},
-	{stableUUID(0x54), nowhere, "no back end has it"},
+	{id: stableUUID(0x51), name: "lab", description: "sparse files on this machine"},
+	{id: stableUUID(0x52), name: "fast", description: "the same files under another name"},
+	{id: stableUUID(0x53), name: "__DEFAULT__", description: "Default Volume Type"},
+	{id: stableUUID(0x54), name: nowhere, description: "no back end has it"},
+	{id: stableUUID(0x55), name: "vault", description: "encrypted: what was never written is not zero", encrypted: true},
+	{id: stableUUID(0x56), name: "shared", description: "several servers may have it at once", shared: true},
 }
 
 func (c *Cloud) volumeTypeNamed(q *request, name string) (volumeType, *reply) {

@@ -3,6 +3,7 @@
 package openstack
 
 import (
+	"bytes"
 	"fmt"
 	"log"
 	"net/http"
@@ -98,7 +99,7 @@ func (c *Cloud) finishCreate(v *volume, fails *fate) {
 			v.setStatus("error")
 			return
 		}
-		file, err := c.makeVolumeFile(v.id, v.bytes())
+		file, err := c.makeVolumeFile(v)
 		if err != nil {
 			log.Printf("volume %s cannot be made: %v", v.id, err)
 			v.setStatus("error")
@@ -437,8 +438,8 @@ func deleteMetadataKey(q *request) reply {
 func (c *Cloud) volumesDir() string { return filepath.Join(c.config.Dir, "volumes") }
 
 // makeVolumeFile makes the sparse file of a volume.
-func (c *Cloud) makeVolumeFile(volumeID string, size int64) (string, error) {
-	path := filepath.Join(c.volumesDir(), "volume-"+volumeID)
+func (c *Cloud) makeVolumeFile(v *volume) (string, error) {
+	path, size := filepath.Join(c.volumesDir(), "volume-"+v.id), v.bytes()
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return "", err
@@ -447,6 +448,15 @@ func (c *Cloud) makeVolumeFile(volumeID string, size int64) (string, error) {
 		file.Close()
 		os.Remove(path)
 		return "", fmt.Errorf("%s of %s bytes: %w", path, strconv.FormatInt(size, 10), err)
+	}
+	if v.volumeType.encrypted { // zeroes on the storage are noise to who has the key
+		noise := bytes.Repeat([]byte{0xa5}, 1<<20)
+		for i := int64(0); i < 64; i++ {
+			if _, err := file.WriteAt(noise, i<<20); err != nil {
+				file.Close()
+				return "", err
+			}
+		}
 	}
 	return path, file.Close()
 }

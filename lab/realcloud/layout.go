@@ -52,6 +52,7 @@ type layout struct {
 	NodeName string // RabbitMQ's
 	HostUUID string // libvirt's
 	Backends []string
+	FixedKey string // of encrypted volumes
 
 	FerryHost, Hypervisor string
 
@@ -68,12 +69,13 @@ func newLayout(dir, unpacked string, frontPort int) (*layout, error) {
 	sum := sha256.Sum256([]byte(dir))
 	short := hex.EncodeToString(sum[:4])
 	l.Bridge, l.NodeName = "vmf"+short, "vmferry-"+short+"@localhost"
-	var raw [34]byte
+	var raw [66]byte
 	if _, err := rand.Read(raw[:]); err != nil {
 		return nil, err
 	}
 	l.HostUUID = uuidOf(raw[:16])
-	l.password = base64.RawURLEncoding.EncodeToString(raw[16:])
+	l.password = base64.RawURLEncoding.EncodeToString(raw[16:34])
+	l.FixedKey = hex.EncodeToString(raw[34:])
 	if longest := l.in("libvirt/run/libvirt/libvirt-admin-sock"); len(longest) > 107 {
 		return nil, fmt.Errorf("%s: the path is too long for a unix socket in it (%d of 107 bytes): give a shorter --dir", dir, len(longest))
 	}

@@ -71,6 +71,9 @@ func (s *supervisor) seedStorage(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.seedSpecialTypes(ctx); err != nil {
+		return err
+	}
 	return until(ctx, "Cinder's back ends", func() error {
 		var answer struct{ Pools []identified }
 		if err := s.admin.call(ctx, http.MethodGet, s.cinder("/scheduler-stats/get_pools"), nil, &answer); err != nil {
@@ -81,6 +84,21 @@ func (s *supervisor) seedStorage(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// seedSpecialTypes makes the types whose volumes are encrypted, and may be attached to several servers.
+func (s *supervisor) seedSpecialTypes(ctx context.Context) error {
+	vault, err := s.admin.create(ctx, s.cinder("/types"), "volume_type", obj{"name": "vault", "extra_specs": obj{"volume_backend_name": backends[0]}})
+	if err != nil {
+		return err
+	}
+	if err := s.admin.call(ctx, http.MethodPost, s.cinder("/types/"+vault+"/encryption"), obj{"encryption": obj{
+		"provider": "luks", "cipher": "aes-xts-plain64", "key_size": 256, "control_location": "front-end"}}, nil); err != nil {
+		return err
+	}
+	_, err = s.admin.create(ctx, s.cinder("/types"), "volume_type", obj{"name": "shared",
+		"extra_specs": obj{"volume_backend_name": backends[0], "multiattach": "<is> True"}})
+	return err
 }
 
 func (s *supervisor) seedFlavors(ctx context.Context) error {

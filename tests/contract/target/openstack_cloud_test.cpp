@@ -499,6 +499,26 @@ TEST_F(OpenstackTarget, a_datastore_decides_the_volume_type) {
   EXPECT_TRUE(says(refusal([&] { world_.open(options)->check_settings({}); }, Fault::config), "no-such-type"));
 }
 
+TEST_F(OpenstackTarget, a_new_encrypted_volume_is_not_taken_to_be_zero) {
+  openstack::Options options = world_.options();
+  options.volume_type = "vault";
+  const Volume volume = world_.open(options)->allocate(scene_.wish(size), {});
+  EXPECT_EQ(volume_in_lab(volume.id).at("volume_type"), "vault");
+  EXPECT_FALSE(volume.fresh);
+}
+
+TEST_F(OpenstackTarget, a_volume_that_several_servers_may_have_is_refused_while_another_has_it) {
+  openstack::Options options = world_.options();
+  options.volume_type = "shared";
+  const auto cloud = world_.open(options);
+  const Volume volume = cloud->allocate(scene_.wish(size), {});
+  EXPECT_EQ(cloud->attach(volume, {})->bytes(), 1ull << 30);
+  cloud->detach(volume.id, {});
+  world_.take_away(volume.id);
+  EXPECT_TRUE(says(refusal([&] { cloud->attach(volume, {}); }, Fault::conflict), world_.taker()));
+  world_.give_back(volume.id);
+}
+
 TEST_F(OpenstackTarget, what_the_storage_has_already_becomes_the_volume) {
   support::Lab& lab = OpenstackWorld::lab();
   const bool real = lab.real_openstack();
