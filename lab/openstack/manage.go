@@ -1,6 +1,7 @@
 // Taking over what the back end has already, as Cinder's remote file system
 // drivers do it (RemoteFSManageableVolumesMixin): a file of the share is renamed
-// to the volume's name.
+// to the volume's name. Cinder's database says "managing" and "error_managing",
+// its API "creating" and "error".
 package openstack
 
 import (
@@ -35,7 +36,7 @@ func manageVolume(q *request) reply {
 		return *bad
 	}
 	v := &volume{
-		id: newUUID(), name: text(asked["name"]), description: asked["description"], status: "managing", size: 0,
+		id: newUUID(), name: text(asked["name"]), description: asked["description"], status: "creating", size: 0,
 		metadata: metadata, imageMetadata: obj{}, volumeType: kind, zone: zoneName, created: time.Now().UTC(), token: q.token,
 	}
 	c.volumes = append(c.volumes, v)
@@ -49,12 +50,12 @@ func (c *Cloud) finishManage(v *volume, name string) {
 		file := strings.TrimPrefix(name, "127.0.0.1:")
 		about, err := os.Stat(file)
 		if err != nil || filepath.Dir(file) != c.volumesDir() || !about.Mode().IsRegular() {
-			v.setStatus("error_managing")
+			v.setStatus("error")
 			return
 		}
 		path := filepath.Join(c.volumesDir(), "volume-"+v.id)
 		if err := os.Rename(file, path); err != nil {
-			v.setStatus("error_managing")
+			v.setStatus("error")
 			return
 		}
 		const gib = int64(1) << 30

@@ -232,7 +232,7 @@ func (l *layout) writePrograms() error {
 			}
 		}
 	}
-	for _, name := range []string{"vmferry_lab_driver.py", ferryProgram} {
+	for _, name := range []string{"vmferry_lab_driver.py", "vmferry_lab_storage.py", ferryProgram} {
 		raw, err := files.ReadFile("python/" + name)
 		if err != nil {
 			return err

@@ -393,10 +393,11 @@ void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWis
 Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
   auto existing = find_volume(wish.tag, stop);
-  // "error_managing": the back end has no such thing, or not like this; the record alone goes.
-  if (existing &&
-      ((existing->status == "error" && fresh(*existing, wish.tag.job)) ||
-       (existing->status == "error_managing" && value(existing->metadata, memory_key::job) == wish.tag.job.value))) {
+  // One of no size is a record alone: what Cinder was to manage is not there, or not like this. It deletes nothing
+  // else.
+  const bool record =
+      existing && existing->gib == 0 && value(existing->metadata, memory_key::job) == wish.tag.job.value;
+  if (existing && existing->status == "error" && (record || fresh(*existing, wish.tag.job))) {
     log_.warning("deleting a volume of ours that could not be made, to try again", {{"volume", existing->id.value}});
     client::volumes::remove(service, existing->id, stop);
     existing.reset();

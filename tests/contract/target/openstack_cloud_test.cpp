@@ -535,7 +535,7 @@ TEST_F(OpenstackTarget, what_the_storage_has_already_becomes_the_volume) {
   }
   openstack::Options wrong = options;
   wrong.existing_volumes.begin()->second.reference += "-not-there";
-  EXPECT_TRUE(says(refusal([&] { world_.open(wrong)->allocate(wish, {}); }, Fault::unavailable), "error_managing"));
+  EXPECT_TRUE(says(refusal([&] { world_.open(wrong)->allocate(wish, {}); }, Fault::unavailable), "status error"));
   // The record of the failed attempt is in nobody's way, nor is a lost reply.
   fault(R"({"service":"volume","method":"POST","path_regex":"/manageable_volumes$","count":1,"kind":"lost-reply"})");
   const auto cloud = world_.open(options);
