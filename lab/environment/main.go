@@ -71,7 +71,7 @@ func parse(flags *flag.FlagSet, args []string) error {
 
 func mainUp(ctx context.Context, args []string, out io.Writer) error {
 	o := defaultOptions()
-	flags := newFlags("up", "[--dir DIR] [--esxi] [--devices loop|file] [--writer-rate MB/S] [--guest plain|linux] [--disks SPEC] [--openstack stand-in|real]")
+	flags := newFlags("up", "[--dir DIR] [--esxi] [--devices loop|file] [--writer-rate MB/S] [--guest plain|linux] [--disks SPEC] [--openstack stand-in|real] [--token-lifetime TIME]")
 	flags.StringVar(&o.Dir, "dir", o.Dir, "the lab's folder, made with mode 0700")
 	flags.BoolVar(&o.ESXi, "esxi", false, "a bare ESXi host instead of a vCenter")
 	flags.StringVar(&o.Devices, "devices", "", "how attached volumes appear: loop or file (default loop where usable)")
@@ -79,6 +79,7 @@ func mainUp(ctx context.Context, args []string, out io.Writer) error {
 	personality := flags.String("guest", string(o.Guest), "what the guest is: plain files, or a small linux that virt-v2v converts and that boots")
 	disks := flags.String("disks", "", "the guest's disks, e.g. 192M+37s,96M+1s (s = sectors of 512 bytes)")
 	flags.StringVar(&o.OpenStack, "openstack", o.OpenStack, "what the OpenStack is: a stand-in, or the real services of Debian (needs root and `tools/setup openstack`)")
+	flags.DurationVar(&o.TokenLifetime, "token-lifetime", o.TokenLifetime, "how long a token of OpenStack lives (default 1h, with --openstack real 24h)")
 	flags.DurationVar(&o.Deadline, "deadline", o.Deadline, "how long the lab may take to answer (default 1m0s, with --openstack real 5m0s)")
 	if err := parse(flags, args); err != nil {
 		return err

@@ -31,6 +31,8 @@ type Options struct {
 	OpenStack  string  // stand-in or real
 	Executable string  // the program with the subcommands vcenter and openstack
 	Deadline   time.Duration
+	// TokenLifetime is that of OpenStack's tokens.
+	TokenLifetime time.Duration
 }
 
 // The settings that the servers read. Each server has a struct of its own with
@@ -64,6 +66,7 @@ type openstackSettings struct {
 	Devices        string `json:"devices"`
 	ReadyFile      string `json:"ready_file"`
 	PasswordFile   string `json:"password_file"`
+	TokenLifetime  int    `json:"token_lifetime_s"`
 }
 
 // Up starts a lab. When one part fails, what was started is ended again and the
@@ -262,7 +265,7 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 	return lab, passwords, writeJSON(in("openstack.json"), openstackSettings{
 		Listen: "127.0.0.1:0", Cert: in("openstack.crt"), Key: in("openstack.key"), ControlSocket: lab.OpenStack.Control,
 		MetadataListen: "127.0.0.1:0", Dir: dir, Devices: o.Devices, ReadyFile: in("openstack.ready"),
-		PasswordFile: in("openstack.password")})
+		PasswordFile: in("openstack.password"), TokenLifetime: int(o.TokenLifetime.Seconds())})
 }
 
 // takeReady reads what the vCenter says of itself.

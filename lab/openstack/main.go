@@ -36,6 +36,7 @@ type Config struct {
 	Devices        string `json:"devices"` // "loop", "file", or "" for loop where it works
 	ReadyFile      string `json:"ready_file"`
 	PasswordFile   string `json:"password_file"`
+	TokenLifetime  int    `json:"token_lifetime_s"` // 0 = an hour
 }
 
 // Main runs `vmferry-lab openstack`.

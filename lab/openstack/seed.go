@@ -32,6 +32,9 @@ func newCloud(config Config, password string) (*Cloud, error) {
 		settings: settings{CreateDelayMS: 200, AttachDelayMS: 300, ServerDelayMS: 600, TokenTTLS: 3600, MaxDiskDevices: -1, IPAvailability: availabilityForbidden},
 		quota:    quota{Gigabytes: 1000, Volumes: 50, Instances: 10, Cores: 20, RAM: 51200, Ports: 500},
 	}
+	if config.TokenLifetime > 0 {
+		c.settings.TokenTTLS = config.TokenLifetime
+	}
 	c.ids = identifiers{project: random(16), user: random(16), role: random(16), otherProject: random(16)}
 	if err := c.devices.Prepare(); err != nil {
 		return nil, err

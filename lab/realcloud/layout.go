@@ -54,16 +54,18 @@ type layout struct {
 	Backends []string
 	FixedKey string // of encrypted volumes
 
+	TokenLifetime int // seconds
+
 	FerryHost, Hypervisor string
 
 	ports    map[string]int
 	password string // of the services' users, and of Keystone's admin
 }
 
-func newLayout(dir, unpacked string, frontPort int) (*layout, error) {
+func newLayout(dir, unpacked string, frontPort, tokenLifetime int) (*layout, error) {
 	l := &layout{Dir: dir, Work: filepath.Join(dir, WorkName), Log: filepath.Join(dir, "log"), Unpacked: unpacked,
 		Front: fmt.Sprintf("https://127.0.0.1:%d", frontPort), Physnet: physnet, Backends: backends,
-		FerryHost: ferryHost, Hypervisor: hypervisor, ports: map[string]int{}}
+		FerryHost: ferryHost, Hypervisor: hypervisor, ports: map[string]int{}, TokenLifetime: tokenLifetime}
 	l.Etc = l.in("etc")
 	// Two labs side by side must not share a name on this machine.
 	sum := sha256.Sum256([]byte(dir))

@@ -38,6 +38,7 @@ type Config struct {
 	Devices        string `json:"devices"` // "loop" or "file"
 	ReadyFile      string `json:"ready_file"`
 	PasswordFile   string `json:"password_file"`
+	TokenLifetime  int    `json:"token_lifetime_s"`
 }
 
 // supervisor is one running cloud.
@@ -140,7 +141,10 @@ func Run(ctx context.Context, config Config) (err error) {
 		}
 		listeners = append(listeners, listener)
 	}
-	l, err := newLayout(config.Dir, unpacked, portOf(listeners[0]))
+	if config.TokenLifetime == 0 {
+		config.TokenLifetime = 24 * 60 * 60
+	}
+	l, err := newLayout(config.Dir, unpacked, portOf(listeners[0]), config.TokenLifetime)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 
 func newTestLayout(t *testing.T) *layout {
 	t.Helper()
-	l, err := newLayout(t.TempDir(), "/unpacked", 4711)
+	l, err := newLayout(t.TempDir(), "/unpacked", 4711, 3600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func newTestLayout(t *testing.T) *layout {
 
 func TestSettings(t *testing.T) {
 	l := newTestLayout(t)
-	other, err := newLayout(t.TempDir(), "/unpacked", 4712)
+	other, err := newLayout(t.TempDir(), "/unpacked", 4712, 3600)
 	if err != nil || other.Bridge == l.Bridge || other.NodeName == l.NodeName || other.password == l.password {
 		t.Error("two labs share a name:", other, err)
 	}
@@ -76,7 +76,7 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s: %v\n%s", name, err, raw)
 		}
 	}
-	if _, err := newLayout("/"+strings.Repeat("x", 90), "", 1); err == nil {
+	if _, err := newLayout("/"+strings.Repeat("x", 90), "", 1, 3600); err == nil {
 		t.Error("a path too long for the sockets is taken")
 	}
 }
