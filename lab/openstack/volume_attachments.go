@@ -151,7 +151,9 @@ func showVolumeAttachment(q *request) reply {
 	if bad != nil {
 		return *bad
 	}
-	return ok(obj{"attachment": a.detail()})
+	view := a.detail()
+	object(view["connection_info"])["format"] = "raw" // from the volume's admin metadata, connected or not
+	return ok(obj{"attachment": view})
 }
 
 func updateVolumeAttachment(q *request) reply {

@@ -26,8 +26,10 @@ std::string path_of(const std::string& id) {
 }
 
 CinderAttachment read(const Fields& f) {
+  // The format alone is told even of what has no connection yet (show() in cinder/api/v3/attachments.py).
+  const bool connected = !f.at("connection_info").text("driver_volume_type").empty();
   return {f.text("id"), f.text("status"), ServerId{f.text("instance")}, VolumeId{f.text("volume_id")},
-          f.json("connection_info")};
+          connected ? f.json("connection_info") : std::string()};
 }
 
 // What the metadata say: the attachment's id and its host.

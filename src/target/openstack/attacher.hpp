@@ -34,6 +34,8 @@ class Attacher {
   virtual void check(std::stop_token stop) = 0;
   // What speaks against `count` more volumes here.
   virtual void judge(std::size_t count, std::vector<plan::Finding>& found, std::stop_token stop) = 0;
+  // What somebody who asks how volumes would come here wants to know.
+  virtual void tell(std::vector<plan::Finding>&, std::stop_token) {}
   virtual bool is_here(const ::vmferry::openstack::Volume& volume, std::stop_token stop) = 0;
   // Attached already is success. Error(conflict) that names who else has it.
   virtual Place attach(const VolumeId& volume, std::stop_token stop) = 0;

@@ -28,9 +28,11 @@ class BrickAttacher final : public Attacher {
     connector(stop);
   }
   // There are no slots; whether the storage can be reached is only seen when it is connected.
-  void judge(std::size_t, std::vector<plan::Finding>& found, std::stop_token stop) override {
-    found.push_back({plan::Level::note, "this host", "connects volumes by os-brick as " + connector(stop),
-                     "the storage must be reachable from here: docs/attach-modes.md", Fault::config});
+  void judge(std::size_t, std::vector<plan::Finding>&, std::stop_token) override {}
+  void tell(std::vector<plan::Finding>& found, std::stop_token stop) override {
+    found.push_back({plan::Level::note, "this host",
+                     fmt::format("volumes are connected by os-brick; it tells Cinder: {}", connector(stop)),
+                     "the storage itself must be reachable from here, see docs/attach-modes.md", Fault::config});
   }
   bool is_here(const client::Volume& volume, std::stop_token stop) override {
     return cinder::find(cloud_.volume(stop), volume, options_.holder, stop).has_value();

@@ -207,6 +207,7 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
   }
   judge_volumes(*cloud_, "", all.count, all.gib, found, stop);
   attacher_->judge(not_here, found, stop);
+  if (arrival.job.empty()) attacher_->tell(found, stop);
   for (const NetworkChoice& choice : arrival.ports) {
     try {
       client::Service& service = cloud_->network(stop);
