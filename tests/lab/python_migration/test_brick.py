@@ -32,7 +32,7 @@ class BrickTest(Brick, MigrationTest):
 
     def test_a_dead_run_is_gone_on_with(self):
         # The first call asks for the connector; the others connect and disconnect.
-        for when, number in (("before", 2), ("after", 2), ("after", 3)):
+        for when, number in (("before", 2), ("after", 2)):
             with self.subTest(when=when, number=number):
                 self.dies_at(when, number, "migrate")
                 self.assertTrue({v["status"] for v in self.lab.volumes()} & {"attaching", "in-use", "reserved"})
@@ -72,7 +72,7 @@ class BrickTest(Brick, MigrationTest):
         for python, words in ((sys.executable, "python3-os-brick"), ("/nonexistent/python3", "/nonexistent/python3")):
             check = self.brick("check", *self.lab.connection(), "--vmware-path", self.lab.vcenter["vm_path"], "--brick-python", python, ok=False)
             self.assertEqual(check.code, 1, str(check))
-            self.assertIn(words, check.out)
+            self.assertEqual(check.out.count(words), 1, check.out)
             failed = self.brick("migrate", "--brick-python", python, ok=False)
             self.assertIn(words, failed.err)
         self.assertEqual(self.lab.volumes(), before)
