@@ -5,6 +5,7 @@
 package devices
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,12 @@ import (
 	"syscall"
 	"time"
 )
+
+// MountProgram is a program `mount` that mounts an NFS export of this machine without an
+// NFS server: for the PATH of those that shall see it.
+//
+//go:embed mount
+var MountProgram []byte
 
 // Folder makes devices appear under Dir/by-id and Dir/identity.
 type Folder struct {

@@ -57,10 +57,13 @@ type OpenStack struct {
 	ByID        string `json:"by_id"`
 	IdentityDir string `json:"identity_dir"`
 	VolumesDir  string `json:"volumes_dir"`
-	NetworkID   string `json:"network_id"`
-	SubnetID    string `json:"subnet_id"`
-	FlavorID    string `json:"flavor_id"`
-	VolumeType  string `json:"volume_type"`
+	// A folder for the PATH of whoever connects volumes by os-brick: its mount binds NFS exports of
+	// this machine; absent in a replay.
+	MountDir   string `json:"mount_dir,omitempty"`
+	NetworkID  string `json:"network_id"`
+	SubnetID   string `json:"subnet_id"`
+	FlavorID   string `json:"flavor_id"`
+	VolumeType string `json:"volume_type"`
 	// A network of somebody else, and an application credential; absent in a replay.
 	SharedNetworkID string `json:"shared_network_id,omitempty"`
 	AppCredFile     string `json:"appcred_file,omitempty"`

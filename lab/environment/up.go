@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"vmferry.dev/lab/devices"
 	"vmferry.dev/lab/guest"
 	"vmferry.dev/lab/realcloud"
 )
@@ -242,6 +243,13 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 		Control: in("vcenter.sock"), VMPath: "/DC0/vm/" + vmName, DatastoreDir: in("datastore")}
 	lab.OpenStack = OpenStack{Kind: o.OpenStack, Cloud: "lab", CloudsYAML: in("clouds.yaml"), CA: in("ca.pem"), Control: in("openstack.sock"),
 		ByID: in("by-id"), IdentityDir: in("identity"), VolumesDir: in("volumes"), VolumeType: "lab"}
+	lab.OpenStack.MountDir = in("mount-bin")
+	if err := os.Mkdir(lab.OpenStack.MountDir, 0o700); err != nil && !os.IsExist(err) {
+		return nil, passwords, err
+	}
+	if err := os.WriteFile(filepath.Join(lab.OpenStack.MountDir, "mount"), devices.MountProgram, 0o700); err != nil {
+		return nil, passwords, err
+	}
 	if o.ESXi {
 		lab.Profile = "esxi"
 		lab.VCenter.Username, lab.VCenter.RestrictedUsername = "root", "vmferry"

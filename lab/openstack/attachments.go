@@ -103,7 +103,7 @@ func createAttachment(q *request) reply {
 	if s.attachmentOf(id) != nil {
 		return q.badRequest("Invalid volume: volume %s already attached", id)
 	}
-	if v.attachment != nil {
+	if v.attachment != nil && v.attachment.server != nil {
 		return q.badRequest("Invalid volume: volume %s is already attached to instances: %s", id, v.attachment.server.id)
 	}
 	if refusal := reserveRefusal(v); refusal != "" {

@@ -94,7 +94,7 @@ func (c *Cloud) makeBootVolume(b *bootVolume, s *server) *fate {
 		log.Printf("volume %s cannot be made: %v", v.id, err)
 		return &fate{message: "Build of instance " + s.id + " aborted: " + err.Error()}
 	}
-	v.file = file
+	v.file, v.export = file, c.volumesDir()
 	a := &attachment{id: newUUID(), mapping: newUUID(), volume: v, server: s, bootIndex: 0, deleteToo: b.deleteToo, device: deviceName(0)}
 	v.attachment = a
 	v.setStatus("attaching")

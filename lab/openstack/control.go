@@ -183,7 +183,7 @@ func (c *Cloud) state() obj {
 	for _, v := range c.volumes {
 		attachments, deviceLink := []obj{}, ""
 		if a := v.attachment; a != nil {
-			attachments = append(attachments, obj{"id": a.id, "server_id": a.server.id, "device": a.device, "attached": a.attached})
+			attachments = append(attachments, obj{"id": a.id, "server_id": a.instance(), "device": a.device, "attached": a.attached})
 			if a.block != nil {
 				deviceLink = a.block.Path
 			}

@@ -87,22 +87,25 @@ type volume struct {
 	updated       time.Time
 	attachment    *attachment
 	file          string
+	export        string // the folder of file
 	token         *token // who made it
 }
 
 // attachment joins a volume and a server: Nova's block device mapping and
-// Cinder's attachment at once.
+// Cinder's attachment at once. One that a user made with Cinder has no server.
 type attachment struct {
 	id, mapping string // Cinder's attachment id, Nova's mapping id
 	volume      *volume
 	server      *server
-	device      string // /dev/vdb
+	named       interface{} // instance_uuid of one without a server; mostly nil
+	device      string      // /dev/vdb
 	tag         interface{}
 	bootIndex   interface{} // int or nil
 	deleteToo   bool        // delete_on_termination
 	attached    bool        // Cinder's attach_status is "attached"
 	at          time.Time
 	block       *devices.Device // only at the conversion host
+	connection  obj             // connection_info, of one without a server
 }
 
 type server struct {

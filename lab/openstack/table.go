@@ -9,6 +9,7 @@ var table []route
 func init() {
 	table = append(table, identityRoutes()...)
 	table = append(table, volumeRoutes()...)
+	table = append(table, volumeAttachmentRoutes()...)
 	table = append(table, computeRoutes()...)
 	table = append(table, networkRoutes()...)
 	table = append(table, imageRoutes()...)

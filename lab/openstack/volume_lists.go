@@ -13,7 +13,7 @@ func (c *Cloud) volumeView(q *request, v *volume) obj {
 	attachments := []obj{}
 	if a := v.attachment; a != nil && a.attached {
 		attachments = append(attachments, obj{
-			"id": v.id, "attachment_id": a.id, "volume_id": v.id, "server_id": a.server.id, "host_name": nil,
+			"id": v.id, "attachment_id": a.id, "volume_id": v.id, "server_id": a.instance(), "host_name": nil,
 			"device": a.device, "attached_at": cinderTime(a.at),
 		})
 	}

@@ -105,7 +105,7 @@ func (c *Cloud) finishCreate(v *volume, fails *fate) {
 			v.setStatus("error")
 			return
 		}
-		v.file = file
+		v.file, v.export = file, c.volumesDir()
 		v.setStatus("available")
 	})
 }

@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 	"text/template"
+
+	"vmferry.dev/lab/devices"
 )
 
 //go:embed etc shim python
@@ -223,7 +225,7 @@ func (l *layout) write() error {
 // writePrograms puts the shims on what will be the services' PATH.
 func (l *layout) writePrograms() error {
 	for name, as := range map[string][]string{"sudo": {"sudo"}, "rootwrap": {"cinder-rootwrap", "nova-rootwrap", "neutron-rootwrap"},
-		"mount": {"mount"}, "nothing": {"mount.nfs", "ebtables"}, "private-libvirtd": {"private-libvirtd"}} {
+		"nothing": {"mount.nfs", "ebtables"}, "private-libvirtd": {"private-libvirtd"}} {
 		raw, err := files.ReadFile("shim/" + name)
 		if err != nil {
 			return err
@@ -233,6 +235,9 @@ func (l *layout) writePrograms() error {
 				return err
 			}
 		}
+	}
+	if err := os.WriteFile(l.in("shim/mount"), devices.MountProgram, 0o700); err != nil {
+		return err
 	}
 	for _, name := range []string{"vmferry_lab_driver.py", "vmferry_lab_storage.py", ferryProgram} {
 		raw, err := files.ReadFile("python/" + name)

@@ -8,6 +8,7 @@
 
 #include "app/console.hpp"
 #include "base/error.hpp"
+#include "base/machine.hpp"
 #include "convert/virt_v2v.hpp"
 #include "openstack/cloud.hpp"
 #include "openstack/cloud_config.hpp"
@@ -169,6 +170,23 @@ openstack::CloudConfig cloud_config(const config::OpenStack& wish) {
   return cloud;
 }
 
+std::string host_name() {
+  char host[256] = {};
+  return ::gethostname(host, sizeof host - 1) == 0 ? host : "";
+}
+
+target::openstack::BrickMode brick_mode(const Surroundings& around) {
+  const config::OpenStack& wish = around.options.openstack;
+  target::openstack::BrickAttaching attaching;
+  if (!wish.brick_python.empty()) attaching.brick.python = wish.brick_python;
+  attaching.brick.host = host_name();
+  attaching.brick.address = wish.storage_address;
+  attaching.brick.mounts = around.places.mounts();
+  attaching.brick.locks = around.places.brick_locks();
+  attaching.holder = attaching.brick.host + "/" + machine_mark();
+  return {std::move(attaching), around.runner};
+}
+
 }  // namespace
 
 std::unique_ptr<openstack::Cloud> connect_cloud(const Surroundings& around, std::stop_token stop) {
@@ -220,8 +238,8 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around,
   if (!wish.device_directory.empty()) target.device_directory = wish.device_directory;
   if (!wish.device_identity.empty() && wish.device_identity != "sysfs")
     target.identity = target::file_identity(wish.device_identity);
-  char host[256] = {};
-  if (::gethostname(host, sizeof host - 1) == 0) target.host = host;
+  target.host = host_name();
+  if (wish.attach == "brick") target.brick.emplace(brick_mode(around));
   target.flavor.wanted = options.cutover.flavor;
   target.flavor.allowed = wish.allowed_flavors;
   target.flavor.create = wish.create_flavor;

@@ -31,6 +31,10 @@ struct Places {
   std::filesystem::path digests(const JobId& job) const { return state / "digests" / job.value; }
   // A page and a JSON file for each job.
   std::filesystem::path evidence() const { return state / "evidence"; }
+  // Where --attach brick mounts volumes, and the locks that os-brick takes: of this machine, whatever the state folder.
+  // Not below a folder that somebody might remove with all that is in it: a mount has everybody's volumes.
+  static std::filesystem::path mounts() { return "/run/vmferry/mounts"; }
+  static std::filesystem::path brick_locks() { return "/run/vmferry/brick-locks"; }
   // For sockets: short (107 bytes are all a socket's path may have), 0700, of this process alone.
   std::filesystem::path run;
 };

@@ -109,6 +109,20 @@ void add_target(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--project", o.openstack.project, "OpenStack project, name or id, to migrate into")
       ->type_name("PROJECT")
       ->group(target_group);
+  app.add_option("--attach", o.openstack.attach,
+                 "How volumes come to this host: nova (an instance of the cloud, the default) or brick (any host that "
+                 "reaches the storage, by os-brick)")
+      ->check(CLI::IsMember({"nova", "brick"}).description(""))
+      ->type_name("nova|brick")
+      ->group(target_group);
+  app.add_option("--storage-address", o.openstack.storage_address,
+                 "With --attach brick: this host's address for the storage (default: the one towards Cinder)")
+      ->type_name("ADDRESS")
+      ->group(target_group);
+  app.add_option("--brick-python", o.openstack.brick_python,
+                 "With --attach brick: a Python that has os-brick (default /usr/bin/python3)")
+      ->type_name("FILE")
+      ->group(target_group);
   app.add_option("--instance-id", o.openstack.instance_id,
                  "This conversion host's own instance id (default: by metadata service, config drive or firmware)")
       ->type_name("UUID")
@@ -311,6 +325,9 @@ constexpr Variable variables[] = {
     {"--vmware-path", "VMFERRY_VMWARE_PATH"},
     {"--vmware-ca", "VMFERRY_VMWARE_CA", "--vmware-insecure"},
     {"--vmware-fingerprint", "VMFERRY_VMWARE_FINGERPRINT", "--vmware-insecure"},
+    {"--attach", "VMFERRY_ATTACH"},
+    {"--storage-address", "VMFERRY_STORAGE_ADDRESS"},
+    {"--brick-python", "VMFERRY_BRICK_PYTHON"},
     {"--instance-id", "VMFERRY_INSTANCE_ID"},
     {"--metadata-url", "VMFERRY_METADATA_URL"},
     {"--device-dir", "VMFERRY_DEVICE_DIR"},

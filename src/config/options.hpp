@@ -56,8 +56,11 @@ struct ExistingVolume {
 };
 
 struct OpenStack {
-  std::string cloud;    // --os-cloud
-  std::string project;  // overrides the project
+  std::string cloud;                   // --os-cloud
+  std::string project;                 // overrides the project
+  std::string attach = "nova";         // or "brick"
+  std::string storage_address;         // with brick: of this host, for the storage
+  std::filesystem::path brick_python;  // with brick
   std::string instance_id;
   std::string metadata_url;
   std::filesystem::path device_directory;

@@ -150,7 +150,7 @@ std::vector<std::string> forms_of(std::string_view secret) {
 // ---- what looks like a credential
 
 // Words whose value is secret, wherever they stand: <word>value</word>, "word": "value", word=value, Word: value.
-constexpr std::array<std::string_view, 31> secret_words = {"password",
+constexpr std::array<std::string_view, 33> secret_words = {"password",
                                                            "user_data",  // cloud-init's, often with passwords
                                                            "passwd",
                                                            "passphrase",
@@ -180,7 +180,9 @@ constexpr std::array<std::string_view, 31> secret_words = {"password",
                                                            "auth_token",
                                                            "ticket",
                                                            "sessionticket",
-                                                           "licensekey"};
+                                                           "licensekey",
+                                                           "keyring",
+                                                           "servertoken"};
 
 bool is_secret_word(std::string_view word) noexcept {
   if (std::any_of(secret_words.begin(), secret_words.end(), [&](std::string_view w) { return same_word(w, word); }))

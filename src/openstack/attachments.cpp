@@ -20,37 +20,9 @@ std::string path_of(const ServerId& server) {
   return "/servers/" + http::encode(server.value) + "/os-volume_attachments";
 }
 
-bool is_passing(const std::string& status) {
-  static const std::vector<std::string> passing{"creating",    "attaching",  "detaching",       "reserved",
-                                                "downloading", "extending",  "uploading",       "retyping",
-                                                "maintenance", "backing-up", "restoring-backup"};
-  return std::find(passing.begin(), passing.end(), status) != passing.end();
-}
-
 bool attached_to(const Volume& volume, const ServerId& server) {
   return std::any_of(volume.attachments.begin(), volume.attachments.end(),
                      [&](const VolumeAttachment& a) { return a.server == server; });
-}
-
-[[noreturn]] void throw_error_status(const Volume& volume) {
-  throw Error(Fault::unavailable,
-              fmt::format("volume {} ('{}') is in status {}; look at it with: openstack volume show {}",
-                          volume.id.value, volume.name, volume.status, volume.id.value),
-              volume.status);
-}
-
-// Whether a refused or broken call is worth another look: the state may be about to change, or the act was done.
-bool worth_another_look(const std::exception_ptr& failure) {
-  try {
-    std::rethrow_exception(failure);
-  } catch (const Refused& refused) {
-    // Nova: 409 while the instance or volume is in the middle of something; 400 also for a volume's wrong status.
-    return refused.status() == 409 || refused.status() == 400 || refused.status() >= 500;
-  } catch (const http::Broken& broken) {
-    return broken.may_have_acted();
-  } catch (...) {
-    return false;
-  }
 }
 
 // One attachment on its way: what was tried so far.
@@ -63,13 +35,13 @@ class Attaching {
   bool step() {
     last_ = volumes::get(volume_, id_, stop_);
     if (attached_to(last_, server_) && last_.status == "in-use") return true;
-    if (last_.status.rfind("error", 0) == 0) throw_error_status(last_);
+    volumes::refuse_error(last_);
     if (last_.status == "in-use" && !attached_to(last_, server_)) {
       // Without any attachment it is between two of Cinder's writes.
       if (!last_.attachments.empty()) throw_elsewhere();
       return false;
     }
-    if (is_passing(last_.status)) return false;
+    if (volumes::is_passing(last_.status)) return false;
     if (last_.status != "available") {
       throw Error(Fault::conflict, fmt::format("volume {} ('{}') is {}: it must be available to be attached", id_.value,
                                                last_.name, last_.status));
@@ -154,11 +126,11 @@ class Detaching {
     if (!now) return true;
     last_ = *now;
     nova_has_it_ = nova_has_it();
-    const bool passing = is_passing(last_.status);
+    const bool passing = volumes::is_passing(last_.status);
     // An attachment that an earlier run asked for may still be arriving: Cinder knows before Nova shows it.
     if (!nova_has_it_ && !attached_to(last_, server_))
       return last_.status != "detaching" && last_.status != "attaching" && last_.status != "reserved";
-    if (last_.status.rfind("error", 0) == 0 && !nova_has_it_) throw_error_status(last_);
+    if (!nova_has_it_) volumes::refuse_error(last_);
     if (passing || !nova_has_it_) return false;
     remove();
     return false;

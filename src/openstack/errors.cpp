@@ -167,4 +167,17 @@ Refused refusal(const std::string& service, const std::string& doing, const http
   return Refused(judged.fault, message, one_line(said.name), response.status);
 }
 
+bool worth_another_look(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Refused& refused) {
+    // 409 while the volume or instance is in the middle of something; 400 also for a volume's wrong status.
+    return refused.status() == 409 || refused.status() == 400 || refused.status() >= 500;
+  } catch (const http::Broken& broken) {
+    return broken.may_have_acted();
+  } catch (...) {
+    return false;
+  }
+}
+
 }  // namespace vmferry::openstack

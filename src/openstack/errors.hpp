@@ -2,6 +2,7 @@
 // words, the numbers of a quota, and the request id that an operator of the cloud can look up.
 #pragma once
 
+#include <exception>
 #include <string>
 
 #include "base/error.hpp"
@@ -29,5 +30,9 @@ class Refused : public Error {
 
 // `service` "Cinder", `doing` "create volume 'web01'".
 Refused refusal(const std::string& service, const std::string& doing, const http::Response& response);
+
+// Whether a refused or broken call that changes an attachment is worth another look: the state may be about to change,
+// or the act was done.
+bool worth_another_look(const std::exception_ptr& failure);
 
 }  // namespace vmferry::openstack

@@ -123,6 +123,13 @@ std::map<std::string, std::string> Fields::map(std::string_view key) const {
   return pairs;
 }
 
+std::string Fields::json(std::string_view key) const {
+  const nlohmann::json* value = node_->child(key);
+  if (value == nullptr) return {};
+  if (!value->is_object()) node_->wrong(key, "an object");
+  return value->dump();
+}
+
 std::vector<std::string> Fields::keys() const {
   std::vector<std::string> names;
   for (const auto& [name, item] : node_->value->items()) names.push_back(name);

@@ -25,6 +25,7 @@ class Fields {
   std::vector<std::string> texts(std::string_view key) const;          // a list of texts
   std::map<std::string, std::string> map(std::string_view key) const;  // an object of texts
   std::vector<std::string> keys() const;
+  std::string json(std::string_view key) const;  // an object as it came, to hand on; absent = empty
 
  private:
   struct Node;

@@ -38,7 +38,7 @@ Volume read(const Fields& f) {
   volume.metadata = f.map("metadata");
   volume.image_metadata = f.map("volume_image_metadata");
   for (const Fields& a : f.each("attachments"))
-    volume.attachments.push_back({ServerId{a.text("server_id")}, a.text("device")});
+    volume.attachments.push_back({a.text("attachment_id"), ServerId{a.text("server_id")}, a.text("device")});
   if (volume.id.empty()) throw Error(Fault::data, "Cinder showed a volume without an id");
   return volume;
 }
@@ -327,6 +327,21 @@ Volume wait_for(Service& service, const VolumeId& id, const std::vector<std::str
     throw Error(Fault::timeout, fmt::format("volume {} ('{}') is still {} after {} s; waited for {}", id.value,
                                             now.name, now.status, patience.count(), fmt::join(wanted, " or ")));
   return now;
+}
+
+bool is_passing(const std::string& status) {
+  static const std::vector<std::string> passing{"creating",    "attaching",  "detaching",       "reserved",
+                                                "downloading", "extending",  "uploading",       "retyping",
+                                                "maintenance", "backing-up", "restoring-backup"};
+  return std::find(passing.begin(), passing.end(), status) != passing.end();
+}
+
+void refuse_error(const Volume& volume) {
+  if (volume.status.rfind("error", 0) != 0) return;
+  throw Error(Fault::unavailable,
+              fmt::format("volume {} ('{}') is in status {}; look at it with: openstack volume show {}",
+                          volume.id.value, volume.name, volume.status, volume.id.value),
+              volume.status);
 }
 
 Type find_type(Service& service, const std::string& name_or_id, std::stop_token stop) {

@@ -17,7 +17,8 @@ namespace vmferry::openstack {
 using Metadata = std::map<std::string, std::string>;
 
 struct VolumeAttachment {
-  ServerId server;
+  std::string id;
+  ServerId server;     // empty: attached to a host that is no instance
   std::string device;  // as Nova calls it, "/dev/vdb": never to be trusted
 };
 
@@ -80,6 +81,11 @@ void remove(Service& volume, const VolumeId& id, std::stop_token stop);
 // Polls until the status is one of `wanted`. An error status ends it at once with Cinder's reason where it gives one.
 Volume wait_for(Service& volume, const VolumeId& id, const std::vector<std::string>& wanted,
                 std::chrono::seconds patience, std::stop_token stop);
+
+// A status that is on its way to another one.
+bool is_passing(const std::string& status);
+// Throws Error(unavailable) when the volume is in an error status.
+void refuse_error(const Volume& volume);
 
 struct Type {
   std::string id;

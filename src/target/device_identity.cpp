@@ -11,8 +11,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <string_view>
 
+#include "base/error.hpp"
 #include "base/fd.hpp"
 
 namespace vmferry::target {
@@ -129,7 +131,83 @@ class FileIdentity final : public DeviceIdentity {
   std::filesystem::path directory_;
 };
 
+std::filesystem::path sysfs_folder(const std::filesystem::path& sysfs, dev_t device) {
+  return sysfs / "dev" / "block" / fmt::format("{}:{}", major(device), minor(device));
+}
+
+// What the kernel itself knows a block device by, that it keeps while the device is there; empty when nothing. A
+// multipath device says what it is made of, SCSI and NVMe devices what they answered, RBD's which image they are.
+std::string kernel_name(const std::filesystem::path& device) {
+  std::error_code ignored;
+  if (std::filesystem::exists(device / "partition", ignored)) return {};
+  if (const auto pool = contents(device / "device/pool"))
+    if (const auto image = contents(device / "device/name")) return trimmed(*pool) + "/" + trimmed(*image);
+  for (const char* place : {"dm/uuid", "wwid", "device/wwid", "loop/backing_file"})
+    if (const auto text = contents(device / place))
+      if (std::string name = trimmed(*text); !name.empty()) return name;
+  return {};
+}
+
+// Whether two names of one kind differ. os-brick has scsi_id's ("3600a..."), the kernel "naa.600a..." or
+// "mpath-3600a..."; names of other kinds (T10 vendor ids) are not comparable.
+bool contradicts(const std::string& kernel, const std::string& wwn) {
+  const bool comparable = kernel.starts_with("naa.") || kernel.starts_with("mpath-3");
+  return wwn.size() > 8 && wwn.front() == '3' && comparable && kernel.find(wwn.substr(1)) == std::string::npos;
+}
+
+class ConnectedIdentity final : public DeviceIdentity {
+ public:
+  ConnectedIdentity(const std::filesystem::path& path, std::string serial, const std::string& wwn,
+                    std::filesystem::path sysfs)
+      : serial_(std::move(serial)), sysfs_(std::move(sysfs)) {
+    const auto refuse = [&](Fault fault, const std::string& why) {
+      throw Error(fault, fmt::format("volume {}: {} {}; nothing is written to it", serial_, path.string(), why));
+    };
+    if (::stat(path.c_str(), &first_) != 0)
+      refuse(Fault::unavailable, fmt::format("was connected and is not there: {}", std::strerror(errno)));
+    if (S_ISREG(first_.st_mode)) {
+      if (path.filename().string().find(serial_) == std::string::npos) refuse(Fault::conflict, "is not named after it");
+      return;
+    }
+    if (!S_ISBLK(first_.st_mode)) refuse(Fault::conflict, "is neither a block device nor a regular file");
+    name_ = kernel_name(sysfs_folder(sysfs_, first_.st_rdev));
+    if (name_.empty())
+      refuse(Fault::unsupported,
+             "is a device of which the kernel tells nothing (no WWID), so nothing would prove later "
+             "that it is still this volume");
+    std::error_code ignored;
+    const bool rbd = std::filesystem::exists(sysfs_folder(sysfs_, first_.st_rdev) / "device/pool", ignored);
+    if (rbd && name_.find(serial_) == std::string::npos) refuse(Fault::conflict, fmt::format("is RBD image {}", name_));
+    if (contradicts(name_, wwn))
+      refuse(Fault::conflict, fmt::format("is known to the kernel as {} and to os-brick as {}", name_, wwn));
+  }
+
+  std::optional<Identity> read(int fd) const override {
+    struct stat now {};
+    if (::fstat(fd, &now) != 0 || (now.st_mode & S_IFMT) != (first_.st_mode & S_IFMT)) return std::nullopt;
+    if (S_ISREG(now.st_mode)) {
+      if (now.st_dev != first_.st_dev || now.st_ino != first_.st_ino || now.st_nlink == 0) return std::nullopt;
+    } else if (now.st_rdev != first_.st_rdev || kernel_name(sysfs_folder(sysfs_, now.st_rdev)) != name_) {
+      return std::nullopt;
+    }
+    const auto bytes = measured_bytes(fd, now);
+    if (!bytes) return std::nullopt;
+    return Identity{serial_, *bytes};
+  }
+
+ private:
+  std::string serial_;
+  std::filesystem::path sysfs_;
+  struct stat first_ {};
+  std::string name_;  // the kernel's, of a block device
+};
+
 }  // namespace
+
+std::unique_ptr<DeviceIdentity> connected_identity(const std::filesystem::path& path, const std::string& serial,
+                                                   const std::string& wwn, std::filesystem::path sysfs) {
+  return std::make_unique<ConnectedIdentity>(path, serial, wwn, std::move(sysfs));
+}
 
 std::unique_ptr<DeviceIdentity> sysfs_identity(std::filesystem::path sysfs) {
   return std::make_unique<SysfsIdentity>(std::move(sysfs));

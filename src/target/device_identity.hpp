@@ -31,4 +31,11 @@ std::unique_ptr<DeviceIdentity> sysfs_identity(std::filesystem::path sysfs = "/s
 // measured.
 std::unique_ptr<DeviceIdentity> file_identity(std::filesystem::path directory);
 
+// What was connected as `serial` (a volume's id) by whoever made `path`: shows that serial for as long as the
+// descriptor is the same file, or the same device of which the kernel says the same (multipath UUID, WWID, RBD image;
+// see docs/adr/0003 and 0011). Error(conflict) when the file's name or the RBD image is another volume's, or the kernel
+// knows the device by another WWN than `wwn` (empty = not known); Error(unsupported) when it says nothing of it.
+std::unique_ptr<DeviceIdentity> connected_identity(const std::filesystem::path& path, const std::string& serial,
+                                                   const std::string& wwn, std::filesystem::path sysfs = "/sys");
+
 }  // namespace vmferry::target

@@ -10,16 +10,16 @@
 #include <set>
 
 #include "base/error.hpp"
-#include "base/sync.hpp"
-#include "openstack/attachments.hpp"
 #include "openstack/keypairs.hpp"
 #include "openstack/networks.hpp"
 #include "openstack/ports.hpp"
 #include "openstack/servers.hpp"
+#include "openstack/volume_attachments.hpp"
 #include "openstack/volumes.hpp"
 #include "plan/plan.hpp"
 #include "target/device.hpp"
 #include "target/memory_keys.hpp"
+#include "target/openstack/attacher.hpp"
 #include "target/openstack/room.hpp"
 
 namespace vmferry::target::openstack {
@@ -36,11 +36,6 @@ std::string lower(std::string text) {
 }
 
 std::string port_tag(const JobId& job) { return "vmferry job=" + job.value; }
-
-bool attached_to(const client::Volume& volume, const ServerId& server) {
-  return std::any_of(volume.attachments.begin(), volume.attachments.end(),
-                     [&](const client::VolumeAttachment& a) { return a.server == server; });
-}
 
 // vmware-migration-kit's own words: its volumes carry no more than these, and "changeID" from before they are copied.
 constexpr const char* osm_mark = "osm";
@@ -67,17 +62,33 @@ Volume volume_of(const client::Volume& volume, const JobId& job) {
   return {volume.id, volume.gib * gib, fresh(volume, job), volume.metadata};
 }
 
+std::unique_ptr<Attacher> make_attacher(const Options& options, client::Cloud& cloud,
+                                        std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log) {
+  if (options.brick) return brick_attacher(options.brick->attaching, cloud, options.brick->runner, log);
+  NovaAttaching nova;
+  nova.instance_id = options.instance_id;
+  nova.instance_sources = options.instance_sources;
+  nova.device_directory = options.device_directory;
+  nova.identity = options.identity ? options.identity : sysfs_identity();
+  nova.here = options.host.empty() ? "this host" : "this host (" + options.host + ")";
+  nova.attach_patience = options.attach_patience;
+  nova.device_patience = options.device_patience;
+  return nova_attacher(std::move(nova), cloud, std::move(metadata), clock, log);
+}
+
+// In the middle of being attached, and perhaps for good: by a run of ours that died then. (Nova ends what it began.)
+bool unsettled(const client::Volume& volume) {
+  return volume.status == "reserved" || volume.status == "attaching" || volume.status == "detaching";
+}
+
 class OpenstackCloud final : public Cloud {
  public:
   OpenstackCloud(Options options, std::unique_ptr<client::Cloud> cloud, std::unique_ptr<http::Transport> metadata,
                  Clock& clock, log::Log& log)
       : options_(std::move(options)),
         cloud_(std::move(cloud)),
-        metadata_(std::move(metadata)),
-        clock_(clock),
-        log_(log) {
-    if (!options_.identity) options_.identity = sysfs_identity();
-  }
+        attacher_(make_attacher(options_, *cloud_, std::move(metadata), clock, log)),
+        log_(log) {}
 
   std::string describe() const override { return "OpenStack " + cloud_->describe(); }
   void check_settings(std::stop_token stop) override;
@@ -96,7 +107,6 @@ class OpenstackCloud final : public Cloud {
   void discard_port(const PortId& port, const JobId& job, std::stop_token stop) override;
 
  private:
-  ServerId instance(std::stop_token stop);
   std::vector<std::string> security_groups(const NetworkChoice* choice, std::stop_token stop);
   void check_server_settings(std::stop_token stop);
   void check_network(const NetworkChoice& choice, std::stop_token stop);
@@ -109,29 +119,18 @@ class OpenstackCloud final : public Cloud {
   std::vector<client::Volume> osm_volumes(const Tag& tag, std::stop_token stop);
   std::string adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop);
   void make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
-  std::filesystem::path await_link(const VolumeId& volume, const ServerId& instance, std::stop_token stop);
   client::MadePort make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop);
   void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice, std::stop_token stop);
   std::optional<client::Server> server_of(const JobId& job, const std::string& name, std::stop_token stop);
   client::Server create_server(const LaunchWish& wish, std::stop_token stop);
-  std::string here() const { return options_.host.empty() ? "this host" : "this host (" + options_.host + ")"; }
 
   Options options_;
   std::unique_ptr<client::Cloud> cloud_;
-  std::unique_ptr<http::Transport> metadata_;
-  Clock& clock_;
+  std::unique_ptr<Attacher> attacher_;
   log::Log& log_;
-  Sync<std::optional<ServerId>> instance_;
 };
 
 // ---- settings
-
-ServerId OpenstackCloud::instance(std::stop_token stop) {
-  if (!options_.instance_id.empty()) return ServerId{options_.instance_id};
-  auto known = instance_.lock();
-  if (!*known) *known = client::this_instance(*metadata_, options_.instance_sources, stop);
-  return **known;
-}
 
 std::vector<std::string> OpenstackCloud::security_groups(const NetworkChoice* choice, std::stop_token stop) {
   std::vector<std::string> ids;
@@ -166,12 +165,7 @@ void OpenstackCloud::check_server_settings(std::stop_token stop) {
 void OpenstackCloud::check_settings(std::stop_token stop) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
     throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
-  const ServerId here_id = instance(stop);
-  if (!client::servers::look_up(cloud_->compute(stop), here_id, stop))
-    throw Error(Fault::config,
-                fmt::format("{} would be instance {}, but {} has no such instance: vmferry must run in an "
-                            "instance of the project it migrates to (or name it with --instance-id)",
-                            here(), here_id.value, cloud_->describe()));
+  attacher_->check(stop);
   if (!options_.volume_type.empty()) client::volumes::find_type(cloud_->volume(stop), options_.volume_type, stop);
   if (!options_.volume_availability_zone.empty())
     client::volumes::check_availability_zone(cloud_->volume(stop), options_.volume_availability_zone, stop);
@@ -201,7 +195,7 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
   std::size_t not_here = 0;
   for (const VolumeWish& wish : arrival.volumes) {
     const auto volume = find_volume(wish.tag, stop);
-    if (!volume || !attached_to(*volume, instance(stop))) ++not_here;
+    if (!volume || !attacher_->is_here(*volume, stop)) ++not_here;
     if (volume) {
       if (volume->gib * gib < wish.bytes) needs[type_for(wish)].gib += plan::gib_for(wish.bytes) - volume->gib;
       continue;
@@ -222,7 +216,8 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
     if (!type.empty()) judge_volumes(*cloud_, type, need.count, need.gib, found, stop);
   }
   judge_volumes(*cloud_, "", all.count, all.gib, found, stop);
-  judge_slots(*cloud_, instance(stop), not_here, found, stop);
+  attacher_->judge(not_here, found, stop);
+  if (arrival.job.empty()) attacher_->tell(found, stop);
   for (const NetworkChoice& choice : arrival.ports) {
     try {
       client::Service& service = cloud_->network(stop);
@@ -328,15 +323,12 @@ std::string OpenstackCloud::type_for(const VolumeWish& wish) const {
 // The disk grew. A volume that is attached can only be extended where driver and hypervisor go along, so it is
 // detached; whoever writes to it next attaches it anyway.
 client::Volume OpenstackCloud::grow(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop) {
-  for (const client::VolumeAttachment& attachment : volume.attachments)
-    if (attachment.server != instance(stop))
-      throw Error(
-          Fault::conflict,
-          fmt::format("volume {} ('{}') has {} GiB ({} bytes), but disk {} of {} has {} bytes, and it cannot be "
-                      "extended while {} has it: detach it there",
-                      volume.id.value, volume.name, volume.gib, volume.gib * gib, wish.tag.disk_object_id,
-                      wish.tag.vm_name, wish.bytes,
-                      attachment.server.empty() ? "a host" : "instance " + attachment.server.value));
+  if (!volume.attachments.empty() && !attacher_->is_here(volume, stop))
+    throw Error(Fault::conflict,
+                fmt::format("volume {} ('{}') has {} GiB ({} bytes), but disk {} of {} has {} bytes, and it cannot be "
+                            "extended while {} has it: detach it there",
+                            volume.id.value, volume.name, volume.gib, volume.gib * gib, wish.tag.disk_object_id,
+                            wish.tag.vm_name, wish.bytes, client::volume_attachments::holder(volume)));
   if (!volume.attachments.empty()) detach(volume.id, stop);
   client::Service& service = cloud_->volume(stop);
   client::volumes::wait_for(service, volume.id, {"available"}, options_.volume_patience, stop);
@@ -361,12 +353,12 @@ std::string OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, 
                 fmt::format("volume {} ('{}') was converted by vmware-migration-kit: boot it as it is, or delete it to "
                             "migrate {} anew",
                             volume.id.value, volume.name, tag.vm_name));
-  if (!owner.empty() && owner != tag.job.value && !volume.attachments.empty() && !attached_to(volume, instance(stop)))
+  if (!owner.empty() && owner != tag.job.value && !volume.attachments.empty() && !attacher_->is_here(volume, stop))
     throw Error(
         Fault::conflict,
-        fmt::format("volume {} ('{}') is of job {} and attached to instance {}: another host is migrating {}; end it "
+        fmt::format("volume {} ('{}') is of job {} and attached to {}: another host is migrating {}; end it "
                     "there first",
-                    volume.id.value, volume.name, owner, volume.attachments.front().server.value, tag.vm_name));
+                    volume.id.value, volume.name, owner, client::volume_attachments::holder(volume), tag.vm_name));
   // In the same call as the tag: a crash must not leave our tag on it without this. migratekit writes a change id only
   // after a whole cycle, but keeps it when virt-v2v fails half-way through the volume; vmware-migration-kit writes its
   // own before it copies anything. So neither is believed by itself.
@@ -403,6 +395,7 @@ Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
     existing.reset();
   }
   const std::string remark = existing ? adopt(*existing, wish.tag, stop) : "";
+  if (options_.brick && existing && unsettled(*existing)) attacher_->detach(existing->id, stop);
   const VolumeId id = existing ? existing->id : create(wish, stop).id;
   client::Volume ready =
       client::volumes::wait_for(service, id, {"available", "in-use"}, options_.volume_patience, stop);
@@ -415,34 +408,9 @@ Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
 
 // ---- devices
 
-std::filesystem::path OpenstackCloud::await_link(const VolumeId& volume, const ServerId& instance_id,
-                                                 std::stop_token stop) {
-  const auto began = clock_.mono();
-  auto told = began;
-  for (;;) {
-    if (const auto link = find_link(options_.device_directory, volume)) return *link;
-    const auto now = clock_.mono();
-    if (now - began >= options_.device_patience)
-      throw Error(
-          Fault::timeout,
-          fmt::format("volume {} is attached to instance {}, but after {} s no link in {} has its id: is {} really "
-                      "that instance, does udev run, and does a container see the host's /dev?",
-                      volume.value, instance_id.value, options_.device_patience.count(),
-                      options_.device_directory.string(), here()));
-    if (now - told >= std::chrono::seconds(10)) {
-      told = now;
-      log_.info("waiting for the device to appear",
-                {{"volume", volume.value}, {"directory", options_.device_directory.string()}});
-    }
-    sleep_or_cancel(clock_, std::chrono::milliseconds(200), stop);
-  }
-}
-
 std::unique_ptr<Device> OpenstackCloud::attach(const Volume& volume, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
-  const ServerId instance_id = instance(stop);
-  client::attachments::attach(cloud_->compute(stop), service, instance_id, volume.id, options_.attach_patience, stop);
-  const std::filesystem::path link = await_link(volume.id, instance_id, stop);
+  const Place place = attacher_->attach(volume.id, stop);
   const client::Volume now = client::volumes::get(service, volume.id, stop);
   Expected expected;
   expected.name = "volume " + volume.id.value;
@@ -452,17 +420,14 @@ std::unique_ptr<Device> OpenstackCloud::attach(const Volume& volume, std::stop_t
   // A new volume need not read as zeroes: thick backends hand out old blocks (LVM with volume_clear=none). Nothing in
   // Cinder's API tells, so what the source has as zeroes is made zero here too; thin backends do that for nothing.
   expected.known_zero = false;
-  auto device = std::make_unique<OpenedDevice>(link, std::move(expected), options_.identity);
+  auto device = std::make_unique<OpenedDevice>(place.path, std::move(expected), place.identity);
   // Before anyone can write: from here on no later run may take the volume for empty.
   if (!now.metadata.contains(memory_key::opened))
     client::volumes::update_metadata(service, volume.id, {{memory_key::opened, memory_key::yes}}, stop);
   return device;
 }
 
-void OpenstackCloud::detach(const VolumeId& volume, std::stop_token stop) {
-  client::attachments::detach(cloud_->compute(stop), cloud_->volume(stop), instance(stop), volume,
-                              options_.attach_patience, stop);
-}
+void OpenstackCloud::detach(const VolumeId& volume, std::stop_token stop) { attacher_->detach(volume, stop); }
 
 void OpenstackCloud::remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
@@ -487,9 +452,8 @@ void OpenstackCloud::discard(const VolumeId& volume, const JobId& job, std::stop
                 fmt::format("volume {} ('{}') is not deleted: it carries {}, not the tag of job {}", volume.value,
                             found->name, owner.empty() ? "no tag of ours" : "the tag of job " + owner, job.value));
   if (!found->attachments.empty())
-    throw Error(Fault::conflict,
-                fmt::format("volume {} ('{}') is not deleted: it is attached to instance {}; detach it first",
-                            volume.value, found->name, found->attachments.front().server.value));
+    throw Error(Fault::conflict, fmt::format("volume {} ('{}') is not deleted: it is attached to {}; detach it first",
+                                             volume.value, found->name, client::volume_attachments::holder(*found)));
   log_.info("deleting volume", {{"volume", volume.value}, {"job", job.value}});
   client::volumes::remove(service, volume, stop);
 }
@@ -683,10 +647,11 @@ client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_t
   for (const VolumeId& id : wish.volumes) {
     const client::Volume volume = client::volumes::get(cloud_->volume(stop), id, stop);
     if (!volume.attachments.empty())
-      throw Error(Fault::conflict,
-                  fmt::format("server '{}' cannot be made: volume {} is still attached to instance {}; detach "
-                              "it and run the same command again",
-                              wish.vm.name, id.value, volume.attachments.front().server.value));
+      throw Error(
+          Fault::conflict,
+          fmt::format("server '{}' cannot be made: volume {} is still attached to {}; detach it and run the same "
+                      "command again",
+                      wish.vm.name, id.value, client::volume_attachments::holder(volume)));
     client::volumes::wait_for(cloud_->volume(stop), id, {"available"}, options_.volume_patience, stop);
   }
   const client::Server server = client::servers::create(compute, make, stop);

@@ -1,4 +1,4 @@
-// OpenStack as a target: Cinder volumes that Nova attaches to this very instance, Neutron ports and a Nova
+// OpenStack as a target: Cinder volumes that Nova or os-brick attaches to this host, Neutron ports and a Nova
 // server at the end. Names and metadata are migratekit's plus our tag, so that either program goes on with
 // the other's volumes.
 #pragma once
@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,15 @@
 #include "openstack/volumes.hpp"
 #include "target/cloud.hpp"
 #include "target/device_identity.hpp"
+#include "target/openstack/attacher.hpp"
 #include "target/openstack/placement.hpp"
 
 namespace vmferry::target::openstack {
+
+struct BrickMode {
+  BrickAttaching attaching;
+  process::Runner& runner;  // outlives the cloud
+};
 
 struct Options {
   std::string volume_type;                          // name or id; empty = the cloud's default
@@ -29,6 +36,7 @@ struct Options {
   std::string availability_zone;             // of the server; empty = the cloud's choice
   std::string disk_bus = "virtio";           // or "scsi"
   std::vector<std::string> security_groups;  // ids or names; empty = the default one
+  std::optional<BrickMode> brick;            // --attach brick; without it Nova attaches
   std::string instance_id;                   // of this host; empty = as instance_sources say
   ::vmferry::openstack::InstanceSources instance_sources;
   std::filesystem::path device_directory = "/dev/disk/by-id";

@@ -5,8 +5,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mount.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -141,7 +144,7 @@ class OpenstackWorld {
     auto transport = http::retrying(http::curl(curl, log_), {}, clock_, log_);
     return ::vmferry::openstack::Cloud::open(std::move(config), std::move(transport), clock_, log_, {});
   }
-  openstack::Options options() {
+  virtual openstack::Options options() {
     openstack::Options options;
     options.volume_type = lab().get("openstack.volume_type");
     options.instance_sources.metadata_url = lab().get("openstack.metadata_url");
@@ -178,6 +181,7 @@ class OpenstackWorld {
   }
   std::string taker() { return taker_.value; }
   void give_back(const VolumeId&);
+  virtual ~OpenstackWorld() = default;
   nlohmann::json state_of_lab() { return nlohmann::json::parse(lab().control("openstack", "GET", "/state")); }
   log::Log& log() { return log_; }
 
@@ -186,6 +190,57 @@ class OpenstackWorld {
   log::Log log_;
   std::unique_ptr<Cloud> cloud_;
   ServerId taker_;
+};
+
+// The same OpenStack, but this host connects its volumes itself, as if it were no instance: by the real os-brick, and
+// by the lab's mount, since there is no NFS server.
+class BrickWorld : public OpenstackWorld {
+ public:
+  static std::string unavailable() {
+    if (::geteuid() != 0) return "only root can mount";
+    if (!std::filesystem::exists("/usr/lib/python3/dist-packages/os_brick")) return "python3-os-brick is not installed";
+    return OpenstackWorld::unavailable();
+  }
+  BrickWorld() {
+    std::filesystem::create_directory(mounts());
+    static const bool on_path = [] {
+      const char* path = std::getenv("PATH");
+      return ::setenv("PATH", (lab().get("openstack.mount_dir") + ":" + (path ? path : "")).c_str(), 1) == 0;
+    }();
+    (void)on_path;
+  }
+  ~BrickWorld() override {
+    // Some tests leave their volumes attached.
+    std::error_code ignored;
+    for (const auto& volume : std::filesystem::directory_iterator(mounts(), ignored)) {
+      for (const auto& point : std::filesystem::directory_iterator(volume.path(), ignored)) {
+        ::umount2(point.path().c_str(), 0);
+        ::rmdir(point.path().c_str());
+      }
+      ::rmdir(volume.path().c_str());
+    }
+    ::rmdir(mounts().c_str());
+  }
+  openstack::Options options() override { return options("ferry1/0badcafe"); }
+  openstack::Options options(const std::string& holder) {
+    openstack::Options options = OpenstackWorld::options();
+    openstack::BrickAttaching attaching;
+    attaching.brick.host = "ferry1";
+    attaching.brick.mounts = mounts();
+    attaching.brick.locks = directory_.path() / "locks";
+    attaching.holder = holder;
+    attaching.patience = std::chrono::seconds(60);
+    options.brick.emplace(openstack::BrickMode{std::move(attaching), runner_});
+    options.instance_sources.metadata_url = "http://127.0.0.1:1/";  // nobody asks
+    return options;
+  }
+  // Not in a folder that is removed with all that is in it: what is mounted there are the lab's volumes.
+  std::filesystem::path mounts() const { return fmt::format("/run/vmferry-test-{}", ::getpid()); }
+  process::Runner& runner() { return runner_; }
+
+ private:
+  support::TemporaryDirectory directory_;
+  process::SystemRunner runner_;
 };
 
 }  // namespace vmferry::target

@@ -10,6 +10,7 @@ import time
 
 import openstack
 
+from brick import Brick
 from ferry import BIN, MigrationTest
 from journey import slice_of
 
@@ -27,7 +28,7 @@ KINDS = {
 UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 
 
-class RealOpenStackTest(MigrationTest):
+class RealOpenStackTest(Brick, MigrationTest):
     """In the order of their names: each leaves the cloud as it found it."""
 
     lab_flags = ("--openstack", "real", "--disks", "17M+37s,16M+1s", "--writer-rate", "2")
@@ -56,10 +57,10 @@ class RealOpenStackTest(MigrationTest):
         self.assertEqual(done.returncode, 0, done.stdout[-8000:] + done.stderr[-2000:])
 
     def test_1_the_client(self):
-        self.contract("contract_openstack", "--gtest_filter=OpenStack.*:Logins.*")
+        self.contract("contract_openstack", "--gtest_filter=OpenStack.*:Logins.*:Attachments.*")
 
     def test_2_the_target(self):
-        self.contract("contract_target", "--gtest_filter=CloudContract/2.*:OpenstackTarget.*")
+        self.contract("contract_target", "--gtest_filter=CloudContract/2.*:CloudContract/3.*:OpenstackTarget.*")
         self.clear()
 
     def test_3_two_cycles_and_a_cutover(self):
@@ -111,6 +112,27 @@ class RealOpenStackTest(MigrationTest):
                 self.assert_nothing_left()
                 self.assert_empty()
                 self.power_on()
+
+    def test_6_volumes_connected_by_this_host(self):
+        """--attach brick: Cinder and os-brick instead of Nova; and what a run that is killed while they are connected leaves."""
+        self.lab.control("openstack", "DELETE", "/calls")
+        self.brick("migrate", timeout=300)
+        self.prove()
+        self.assert_not_connected()
+        again = self.brick("migrate", "--json", timeout=300).events()
+        self.assertEqual([e["full"] for e in again if e["event"] == "disk_finished"], [False, False])
+        self.brick("cutover", *self.flags(), timeout=400)
+        self.assertFalse(self.volumes_mounted())
+        self.assertFalse([c for c in self.lab.control("openstack", "GET", "/calls") if "os-volume_attachments" in c["path_or_object"]])
+        self.arrived()
+        for when, number in (("after", 2), ("after", 4)):
+            with self.subTest(when=when, number=number):
+                self.state = self.lab.work / f"brick-{when}-{number}"
+                self.state.mkdir()
+                self.dies_at(when, number, "migrate")
+                self.brick("abort", "--delete-volumes", timeout=300)
+                self.assert_not_connected()
+                self.assert_empty()
 
     # ---- a journey's parts
 

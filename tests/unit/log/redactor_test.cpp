@@ -60,6 +60,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{R"({"token":{"methods":["password"],"expires_at":"2030"}})",
              R"({"token":{"methods":["password"],"expires_at":"2030"}})"},
         Case{R"({"adminPass":"x"})", R"({"adminPass":"***"})"},
+        Case{R"({"discovery_auth_password":"x","keyring":"[client.cinder] key = y"})",
+             R"({"discovery_auth_password":"***","keyring":"***"})"},
         Case{R"({"password_expires_at":null,"secret":null})", R"({"password_expires_at":null,"secret":null})"},
         Case{R"(body {\"password\":\"x\",\"n\":1})", R"(body {\"password\":\"***\",\"n\":1})"},
         Case{R"({"password":"ends with backslash\\","n":1})", R"({"password":"***","n":1})"}));

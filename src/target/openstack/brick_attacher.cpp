@@ -1,0 +1,88 @@
+// Cinder's attachment says how the storage is reached, os-brick reaches it. The order of the steps, and what a run that
+// died between two of them leaves, is in docs/adr/0011.
+#include <fmt/format.h>
+
+#include "base/error.hpp"
+#include "base/sync.hpp"
+#include "openstack/volume_attachments.hpp"
+#include "target/openstack/attacher.hpp"
+
+namespace vmferry::target::openstack {
+
+namespace {
+
+namespace client = ::vmferry::openstack;
+namespace cinder = client::volume_attachments;
+
+class BrickAttacher final : public Attacher {
+ public:
+  BrickAttacher(BrickAttaching options, client::Cloud& cloud, process::Runner& runner, log::Log& log)
+      : options_(std::move(options)), cloud_(cloud), brick_(options_.brick, runner, log), log_(log) {}
+
+  void check(std::stop_token stop) override {
+    const client::Service& service = cloud_.volume(stop);
+    if (service.microversion() < cinder::needed)
+      throw Error(Fault::unsupported,
+                  fmt::format("{} knows its API up to {}; --attach brick needs {} (OpenStack Queens)", service.name(),
+                              service.microversion().text(), cinder::needed.text()));
+    connector(stop);
+  }
+  // There are no slots; whether the storage can be reached is only seen when it is connected.
+  void judge(std::size_t, std::vector<plan::Finding>&, std::stop_token) override {}
+  void tell(std::vector<plan::Finding>& found, std::stop_token stop) override {
+    try {
+      found.push_back({plan::Level::note, "this host",
+                       fmt::format("volumes are connected by os-brick; it tells Cinder: {}", connector(stop)),
+                       "the storage itself must be reachable from here, see docs/attach-modes.md", Fault::config});
+    } catch (const Error&) {
+      // check() says so.
+    }
+  }
+  bool is_here(const client::Volume& volume, std::stop_token stop) override {
+    return cinder::find(cloud_.volume(stop), volume, options_.holder, stop).has_value();
+  }
+
+  Place attach(const VolumeId& volume, std::stop_token stop) override {
+    client::Service& service = cloud_.volume(stop);
+    const client::CinderAttachment attachment =
+        cinder::claim(service, volume, options_.holder, connector(stop), options_.patience, stop);
+    const Connected connected = brick_.connect(volume, attachment.connection_info, stop);
+    log_.info("volume connected",
+              {{"volume", volume.value}, {"kind", connected.kind}, {"path", connected.path.string()}});
+    cinder::complete(service, attachment, options_.patience, stop);
+    return {connected.path, connected_identity(connected.path, volume.value, connected.wwn)};
+  }
+
+  void detach(const VolumeId& volume, std::stop_token stop) override {
+    cinder::release(
+        cloud_.volume(stop), volume, options_.holder,
+        [&](const client::CinderAttachment* attachment) {
+          // Only reserved: nobody ever connected it.
+          const bool connected = attachment && !attachment->connection_info.empty();
+          brick_.disconnect(volume, connected ? std::optional(attachment->connection_info) : std::nullopt, stop);
+        },
+        options_.patience, stop);
+  }
+
+ private:
+  std::string connector(std::stop_token stop) {
+    auto known = connector_.lock();
+    if (known->empty()) *known = brick_.connector(cloud_.volume(stop).endpoint(), stop);
+    return *known;
+  }
+
+  BrickAttaching options_;
+  client::Cloud& cloud_;
+  Brick brick_;
+  log::Log& log_;
+  Sync<std::string> connector_;
+};
+
+}  // namespace
+
+std::unique_ptr<Attacher> brick_attacher(BrickAttaching options, client::Cloud& cloud, process::Runner& runner,
+                                         log::Log& log) {
+  return std::make_unique<BrickAttacher>(std::move(options), cloud, runner, log);
+}
+
+}  // namespace vmferry::target::openstack
