@@ -13,6 +13,7 @@
 #include "http/http.hpp"
 #include "log/log.hpp"
 #include "openstack/cloud.hpp"
+#include "openstack/instance.hpp"
 #include "openstack/volumes.hpp"
 #include "plan/finding.hpp"
 #include "target/device_identity.hpp"
