@@ -21,6 +21,7 @@
 #include "target/device.hpp"
 #include "target/memory_keys.hpp"
 #include "target/openstack/room.hpp"
+#include "target/openstack/volume_wish.hpp"
 
 namespace vmferry::target::openstack {
 
@@ -46,14 +47,6 @@ bool attached_to(const client::Volume& volume, const ServerId& server) {
 constexpr const char* osm_mark = "osm";
 constexpr const char* osm_converted = "converted";
 
-// What a volume of this disk must carry; `change_id` and the like are the job's.
-client::Metadata marks(const Tag& tag) {
-  return {{memory_key::migrate_kit, "true"},
-          {memory_key::vm, tag.vm.value},
-          {memory_key::disk, tag.disk_object_id},
-          {memory_key::job, tag.job.value}};
-}
-
 // Made by the job it belongs to, never opened, and of a kind that reads as zeroes.
 bool fresh(const client::Volume& volume, const JobId& job) {
   const client::Metadata& m = volume.metadata;
@@ -67,7 +60,7 @@ Volume volume_of(const client::Volume& volume, const JobId& job) {
 
 class OpenstackCloud final : public Cloud {
  public:
-  OpenstackCloud(Options options, std::unique_ptr<client::Cloud> cloud, std::unique_ptr<http::Transport> metadata,
+  OpenstackCloud(Options options, std::shared_ptr<client::Cloud> cloud, std::unique_ptr<http::Transport> metadata,
                  Clock& clock, log::Log& log)
       : options_(std::move(options)),
         cloud_(std::move(cloud)),
@@ -96,9 +89,9 @@ class OpenstackCloud final : public Cloud {
  private:
   ServerId instance(std::stop_token stop);
   std::vector<std::string> security_groups(const NetworkChoice* choice, std::stop_token stop);
+  void check_conversion_host(std::stop_token stop);
   void check_server_settings(std::stop_token stop);
   void check_network(const NetworkChoice& choice, std::stop_token stop);
-  std::string type_for(const VolumeWish& wish) const;
   client::Volume grow(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
   client::PortWish port_wish(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
                              std::stop_token stop);
@@ -106,7 +99,6 @@ class OpenstackCloud final : public Cloud {
   client::Volume create(const VolumeWish& wish, std::stop_token stop);
   std::vector<client::Volume> osm_volumes(const Tag& tag, std::stop_token stop);
   std::string adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop);
-  void make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
   std::filesystem::path await_link(const VolumeId& volume, const ServerId& instance, std::stop_token stop);
   client::MadePort make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop);
   void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice, std::stop_token stop);
@@ -115,7 +107,7 @@ class OpenstackCloud final : public Cloud {
   std::string here() const { return options_.host.empty() ? "this host" : "this host (" + options_.host + ")"; }
 
   Options options_;
-  std::unique_ptr<client::Cloud> cloud_;
+  std::shared_ptr<client::Cloud> cloud_;
   std::unique_ptr<http::Transport> metadata_;
   Clock& clock_;
   log::Log& log_;
@@ -153,15 +145,20 @@ void OpenstackCloud::check_server_settings(std::stop_token stop) {
   client::servers::check_wish(compute, server.host, server.tags);
 }
 
-void OpenstackCloud::check_settings(std::stop_token stop) {
-  if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
-    throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
+void OpenstackCloud::check_conversion_host(std::stop_token stop) {
   const ServerId here_id = instance(stop);
   if (!client::servers::look_up(cloud_->compute(stop), here_id, stop))
     throw Error(Fault::config,
                 fmt::format("{} would be instance {}, but {} has no such instance: vmferry must run in an "
-                            "instance of the project it migrates to (or name it with --instance-id)",
+                            "instance of the project it migrates to (or name it with --instance-id; --target "
+                            "image:DIR needs none)",
                             here(), here_id.value, cloud_->describe()));
+}
+
+void OpenstackCloud::check_settings(std::stop_token stop) {
+  if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
+    throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
+  if (options_.conversion_host) check_conversion_host(stop);
   if (!options_.volume_type.empty()) client::volumes::find_type(cloud_->volume(stop), options_.volume_type, stop);
   if (!options_.volume_availability_zone.empty())
     client::volumes::check_availability_zone(cloud_->volume(stop), options_.volume_availability_zone, stop);
@@ -191,9 +188,9 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
   std::size_t not_here = 0;
   for (const VolumeWish& wish : arrival.volumes) {
     const auto volume = find_volume(wish.tag, stop);
-    if (!volume || !attached_to(*volume, instance(stop))) ++not_here;
+    if (options_.conversion_host && (!volume || !attached_to(*volume, instance(stop)))) ++not_here;
     if (volume) {
-      if (volume->gib * gib < wish.bytes) needs[type_for(wish)].gib += plan::gib_for(wish.bytes) - volume->gib;
+      if (volume->gib * gib < wish.bytes) needs[type_for(options_, wish)].gib += plan::gib_for(wish.bytes) - volume->gib;
       continue;
     }
     if (!options_.adopt_osm)
@@ -203,8 +200,8 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
                                      "used",
                                      wish.tag.disk_object_id),
                          "go on with it by --adopt-osm-volumes, or delete it", Fault::conflict});
-    ++needs[type_for(wish)].count;
-    needs[type_for(wish)].gib += plan::gib_for(wish.bytes);
+    ++needs[type_for(options_, wish)].count;
+    needs[type_for(options_, wish)].gib += plan::gib_for(wish.bytes);
   }
   Need all;
   for (const auto& [type, need] : needs) {
@@ -212,7 +209,7 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
     if (!type.empty()) judge_volumes(*cloud_, type, need.count, need.gib, found, stop);
   }
   judge_volumes(*cloud_, "", all.count, all.gib, found, stop);
-  judge_slots(*cloud_, instance(stop), not_here, found, stop);
+  if (options_.conversion_host) judge_slots(*cloud_, instance(stop), not_here, found, stop);
   for (const NetworkChoice& choice : arrival.ports) {
     try {
       client::Service& service = cloud_->network(stop);
@@ -283,27 +280,10 @@ std::optional<Volume> OpenstackCloud::find(const Tag& tag, std::stop_token stop)
 }
 
 client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token stop) {
-  client::VolumeWish make;
-  make.name = wish.tag.volume_name;
-  make.description = fmt::format("disk {} of {}, moved by vmferry", wish.tag.disk_object_id, wish.tag.vm_name);
-  make.gib = plan::gib_for(wish.bytes);
-  make.type = type_for(wish);
-  make.availability_zone = options_.volume_availability_zone;
-  make.metadata = marks(wish.tag);
-  make.tag = make.metadata;
-  make.metadata[memory_key::made_by] = wish.tag.job.value;
-  if (options_.disk_bus == "scsi") {
-    make.metadata["hw_disk_bus"] = "scsi";
-    make.metadata["hw_scsi_model"] = "virtio-scsi";
-  }
+  const client::VolumeWish make = volume_wish(options_, wish);
   const client::Volume volume = client::volumes::create(cloud_->volume(stop), make, stop);
   log_.info("volume created", {{"volume", volume.id.value}, {"name", make.name}, {"gib", std::to_string(make.gib)}});
   return volume;
-}
-
-std::string OpenstackCloud::type_for(const VolumeWish& wish) const {
-  const auto mapped = options_.volume_types.find(wish.datastore);
-  return mapped == options_.volume_types.end() ? options_.volume_type : mapped->second;
 }
 
 // The disk grew. A volume that is attached can only be extended where driver and hypervisor go along, so it is
@@ -363,14 +343,6 @@ std::string OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, 
                                    : "");
 }
 
-void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop) {
-  if (!volume.bootable) client::volumes::set_bootable(cloud_->volume(stop), volume.id, true, stop);
-  client::Metadata missing;
-  for (const auto& [key, wanted] : wish.image_properties)
-    if (value(volume.image_metadata, key) != wanted) missing[key] = wanted;
-  client::volumes::set_image_metadata(cloud_->volume(stop), volume.id, missing, stop);
-}
-
 Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
   auto existing = find_volume(wish.tag, stop);
@@ -384,7 +356,7 @@ Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   const VolumeId id = existing ? existing->id : create(wish, stop).id;
   client::Volume ready =
       client::volumes::wait_for(service, id, {"available", "in-use"}, options_.volume_patience, stop);
-  if (wish.boot) make_bootable(ready, wish, stop);
+  if (wish.boot) make_bootable(service, ready, wish.image_properties, stop);
   Volume volume = volume_of(ready, wish.tag.job);
   volume.remark = remark;
   return volume;
@@ -690,7 +662,7 @@ Launched OpenstackCloud::launch(const LaunchWish& wish, std::stop_token stop) {
 
 }  // namespace
 
-std::unique_ptr<Cloud> openstack_cloud(Options options, std::unique_ptr<client::Cloud> cloud,
+std::unique_ptr<Cloud> openstack_cloud(Options options, std::shared_ptr<client::Cloud> cloud,
                                        std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log) {
   return std::make_unique<OpenstackCloud>(std::move(options), std::move(cloud), std::move(metadata), clock, log);
 }
