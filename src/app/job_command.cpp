@@ -138,7 +138,7 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
   }
   if (after.cutover && after.server) {
     const std::string& state = after.server->state;
-    const char* how = state == "defined"         ? "is ready: virsh define"
+    const char* how = state == "defined"       ? "is ready: virsh define"
                       : options.to_openstack() ? "runs as server"
                                                : "runs as the domain of";
     print_out(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name, how, after.server->server.value, state,

@@ -32,18 +32,18 @@ std::int64_t last_sync(const job::State& state) {
 nlohmann::json as_json(const store::JobRow& row, const job::State& state) {
   nlohmann::json disks = nlohmann::json::array();
   for (const auto& [key, disk] : state.disks)
-    disks.push_back({{"key", key.value},
-                     {"volume", disk.volume.value},
-                     {"image", disk.image ? nlohmann::json(disk.image->image.value) : nlohmann::json(nullptr)},
-                     {"delivered_volume",
-                      disk.delivered ? nlohmann::json(disk.delivered->volume.value) : nlohmann::json(nullptr)},
-                     {"complete", disk.complete},
-                     {"capacity", disk.capacity},
-                     {"change_id", disk.base ? nlohmann::json(disk.base->text()) : nlohmann::json(nullptr)},
-                     {"attached", disk.attached},
-                     {"last_read", disk.last_read},
-                     {"last_written", disk.last_written},
-                     {"last_full", disk.last_full}});
+    disks.push_back(
+        {{"key", key.value},
+         {"volume", disk.volume.value},
+         {"image", disk.image ? nlohmann::json(disk.image->image.value) : nlohmann::json(nullptr)},
+         {"delivered_volume", disk.delivered ? nlohmann::json(disk.delivered->volume.value) : nlohmann::json(nullptr)},
+         {"complete", disk.complete},
+         {"capacity", disk.capacity},
+         {"change_id", disk.base ? nlohmann::json(disk.base->text()) : nlohmann::json(nullptr)},
+         {"attached", disk.attached},
+         {"last_read", disk.last_read},
+         {"last_written", disk.last_written},
+         {"last_full", disk.last_full}});
   nlohmann::json j = {{"job", row.job.value},          {"vm", row.vm_name},
                       {"vm_id", row.vm.value},         {"source", row.source},
                       {"target", row.target},          {"phase", state.phase()},

@@ -91,7 +91,7 @@ struct Exchange {
   bool repeatable = false;  // libcurl may send it again by itself
   bool too_large = false;
   Upload* upload = nullptr;
-  std::uint64_t uploaded = 0;    // bytes read from it
+  std::uint64_t uploaded = 0;     // bytes read from it
   std::exception_ptr unreadable;  // what the upload threw
   std::array<char, CURL_ERROR_SIZE> detail{};
 };
@@ -375,8 +375,8 @@ void add_headers(const Request& request, CurlHeaders& out) {
       throw Error(Fault::bug, fmt::format("the HTTP header '{}' holds a line break or is malformed", encode(name)));
     out.add(value.empty() ? name + ";" : name + ": " + value);  // libcurl's notation for an empty value
   }
-  // libcurl's own additions that nobody here asked for. An upload keeps the first: a refusal shall come before the bytes,
-  // not as a connection that is closed in the middle of them.
+  // libcurl's own additions that nobody here asked for. An upload keeps the first: a refusal shall come before the
+  // bytes, not as a connection that is closed in the middle of them.
   if (request.upload == nullptr) out.add("Expect:");
   if (!has_header(request.headers, "Content-Type")) out.add("Content-Type:");
 }

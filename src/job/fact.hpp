@@ -209,13 +209,12 @@ struct Aborted {
   bool volumes_deleted = false;
 };
 
-using Body =
-    std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskProgressed, DiskCopied,
-                 DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan,
-                 PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ConversionCommitting,
-                 GuestConverted, DamageFound, TrackingDoubted, ServerLaunched, CutoverDone, VolumeDiscarded,
-                 PortDiscarded, Aborted, RunBegan, DigestsRecorded, DiskVerified, ImageUploaded, VolumeDelivered,
-                 ImagesRemoved>;
+using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskProgressed,
+                          DiskCopied, DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded,
+                          PortEnsured, ShutdownBegan, PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver,
+                          HandoverTakenBack, ConversionCommitting, GuestConverted, DamageFound, TrackingDoubted,
+                          ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted, RunBegan,
+                          DigestsRecorded, DiskVerified, ImageUploaded, VolumeDelivered, ImagesRemoved>;
 
 struct Fact {
   std::int64_t at = 0;  // milliseconds since the epoch

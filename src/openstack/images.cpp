@@ -75,8 +75,8 @@ std::string some_names(Service& service, std::stop_token stop) {
 }
 
 Image post(Service& service, const ImageWish& wish, const std::string& doing, std::stop_token stop) {
-  json image{{"name", wish.name}, {"disk_format", wish.disk_format}, {"container_format", "bare"},
-             {"visibility", "private"}};
+  json image{
+      {"name", wish.name}, {"disk_format", wish.disk_format}, {"container_format", "bare"}, {"visibility", "private"}};
   if (wish.min_disk_gib > 0) image["min_disk"] = wish.min_disk_gib;
   for (const auto& [key, value] : wish.properties) image[key] = value;
   Call call;
@@ -223,8 +223,7 @@ Image wait_until_active(Service& service, const ImageId& id, std::chrono::second
       },
       stop);
   if (!reached)
-    throw Error(Fault::timeout,
-                fmt::format("image {} is still {} after {} s", id.value, now.status, patience.count()));
+    throw Error(Fault::timeout, fmt::format("image {} is still {} after {} s", id.value, now.status, patience.count()));
   return now;
 }
 

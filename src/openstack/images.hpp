@@ -23,11 +23,11 @@ struct Image {
   std::int64_t min_ram_mib = 0;
   std::string admin_user;  // the property os_admin_user: who may log in; mostly empty
   std::string disk_format;
-  std::int64_t bytes = -1;      // of what is stored; -1: nothing is, yet
-  std::string hash_algorithm;   // "sha512"; empty before Rocky
-  std::string hash;             // of what is stored, hexadecimal
-  std::string md5;              // likewise; a cloud may leave it out
-  std::string failed_import;    // stores that an import failed for; mostly empty
+  std::int64_t bytes = -1;                        // of what is stored; -1: nothing is, yet
+  std::string hash_algorithm;                     // "sha512"; empty before Rocky
+  std::string hash;                               // of what is stored, hexadecimal
+  std::string md5;                                // likewise; a cloud may leave it out
+  std::string failed_import;                      // stores that an import failed for; mostly empty
   std::map<std::string, std::string> properties;  // those whose name begins with "vmferry_"
 };
 

@@ -125,12 +125,8 @@ Json of(const Verification& found) {
 }
 
 Json of(const job::Downtime& downtime) {
-  return {{"seconds", rounded(downtime.whole())},
-          {"shutdown", downtime.shutdown},
-          {"copy", downtime.copy},
-          {"conversion", downtime.conversion},
-          {"delivery", downtime.delivery},
-          {"server", downtime.server}};
+  return {{"seconds", rounded(downtime.whole())}, {"shutdown", downtime.shutdown}, {"copy", downtime.copy},
+          {"conversion", downtime.conversion},    {"delivery", downtime.delivery}, {"server", downtime.server}};
 }
 
 template <class T>

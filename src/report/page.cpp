@@ -100,11 +100,11 @@ std::string images(const Evidence& told) {
   for (const Disk& disk : told.disks) {
     if (!disk.image) continue;
     const job::ImageUploaded& image = *disk.image;
-    rows.push_back({escaped(disk.name()), code(image.image.value), bytes(image.bytes) + soft(escaped(image.format)),
-                    term::human_duration(image.seconds),
-                    (image.hash.empty() ? "not compared" : code(image.algorithm + " " + image.hash)) +
-                        soft(escaped(image.remark)),
-                    code(disk.delivered)});
+    rows.push_back(
+        {escaped(disk.name()), code(image.image.value), bytes(image.bytes) + soft(escaped(image.format)),
+         term::human_duration(image.seconds),
+         (image.hash.empty() ? "not compared" : code(image.algorithm + " " + image.hash)) + soft(escaped(image.remark)),
+         code(disk.delivered)});
   }
   if (rows.empty()) return "";
   std::string text = table({"Disk", "Image", "#Sent", "#In", "Proven by", "Volume made of it"}, rows) +

@@ -110,7 +110,8 @@ struct SentImage {
   std::string remark = {};  // for the user: what could not be proven
 };
 
-// How disks that are kept here come into a cloud: as images, of which it makes volumes. Everything carries the job's tag.
+// How disks that are kept here come into a cloud: as images, of which it makes volumes. Everything carries the job's
+// tag.
 class Delivery {
  public:
   struct Keep {
@@ -119,10 +120,10 @@ class Delivery {
     bool every_volume = false;
   };
   struct Swept {
-    std::set<ImageId> images;           // kept, there and whole
-    std::set<VolumeId> volumes;         // likewise
-    std::vector<std::string> deleted;   // "image 5f3a..."
-    std::vector<std::string> stuck;     // "image 5f3a...: why it could not be deleted"
+    std::set<ImageId> images;          // kept, there and whole
+    std::set<VolumeId> volumes;        // likewise
+    std::vector<std::string> deleted;  // "image 5f3a..."
+    std::vector<std::string> stuck;    // "image 5f3a...: why it could not be deleted"
   };
   virtual ~Delivery() = default;
   // Deletes every image and volume that the job ever delivered, except these.

@@ -74,8 +74,13 @@ class Deliver final : public Step {
       const DiskState& known = state.disks.at(disk.key);
       const copy::Digests digests = digests_of(parts_, disk.key, known.volume, known.capacity);
       const copy::Digest root = digests.settled() ? digests.root() : copy::Digest{};
-      disks.push_back({disk, fmt::format("{} ({})", disk.label, disk.key.value), root.known() ? root.text() : "",
-                       std::move(wish), false, {}, {}});
+      disks.push_back({disk,
+                       fmt::format("{} ({})", disk.label, disk.key.value),
+                       root.known() ? root.text() : "",
+                       std::move(wish),
+                       false,
+                       {},
+                       {}});
     }
     return disks;
   }
@@ -132,9 +137,10 @@ class RemoveImages final : public Step {
     keep.every_volume = true;  // the server's
     const target::Delivery::Swept swept = parts_.cloud.delivery()->sweep(state.job->job, keep, stop);
     for (const std::string& what : swept.stuck)
-      observer.warned(fmt::format("{} (where volumes are clones of their image, as with Ceph, it must stay as long as "
-                                  "they are there)",
-                                  what));
+      observer.warned(
+          fmt::format("{} (where volumes are clones of their image, as with Ceph, it must stay as long as "
+                      "they are there)",
+                      what));
     journal.append(ImagesRemoved{swept.stuck});
   }
 

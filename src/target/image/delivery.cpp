@@ -137,9 +137,8 @@ bool ImageDelivery::staged(const ImageId& image, std::uint64_t bytes, std::stop_
 // Sends the bytes. Whatever goes wrong after the last of them was read may have gone right: then the image tells.
 client::Image ImageDelivery::upload(const ImageId& image, Payload& payload, std::stop_token stop) {
   client::Service& service = cloud_.image(stop);
-  const bool importing =
-      options_.method == Method::import ||
-      (options_.method == Method::automatic && client::images::may_import(service, stop));
+  const bool importing = options_.method == Method::import ||
+                         (options_.method == Method::automatic && client::images::may_import(service, stop));
   try {
     if (importing)
       client::images::stage_data(service, image, payload, stop);

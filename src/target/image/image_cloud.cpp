@@ -1,4 +1,5 @@
-// Two clouds behind one door. What the folder knows by "folder/name" is never an id of Cinder's, nor the other way round.
+// Two clouds behind one door. What the folder knows by "folder/name" is never an id of Cinder's, nor the other way
+// round.
 #include "target/image/image_cloud.hpp"
 
 #include <fmt/format.h>

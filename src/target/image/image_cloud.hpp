@@ -22,7 +22,7 @@ struct Options {
   std::filesystem::path directory;
   std::string format = "qcow2";  // or "raw"
   Method method = Method::automatic;
-  openstack::Options openstack;  // as a target; without a conversion host
+  openstack::Options openstack;             // as a target; without a conversion host
   std::chrono::seconds patience{6 * 3600};  // until the cloud has stored an image, or made a volume of one
 };
 

@@ -1,5 +1,5 @@
-// The bytes of one disk on their way into an image: a file or device, hashed as it is read, told of as it goes. Knows no
-// cloud.
+// The bytes of one disk on their way into an image: a file or device, hashed as it is read, told of as it goes. Knows
+// no cloud.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,8 @@ class Hasher {
   std::unique_ptr<State> state_;
 };
 
-// Of the first `bytes` of what is open there; nothing when there is no such digest. Blocks. Throws Cancelled, Error(data).
+// Of the first `bytes` of what is open there; nothing when there is no such digest. Blocks. Throws Cancelled,
+// Error(data).
 std::optional<std::string> hash_of(int fd, std::uint64_t bytes, const std::string& algorithm, std::stop_token stop);
 
 // `fd` is open for reading and outlives it.

@@ -190,7 +190,8 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
     const auto volume = find_volume(wish.tag, stop);
     if (options_.conversion_host && (!volume || !attached_to(*volume, instance(stop)))) ++not_here;
     if (volume) {
-      if (volume->gib * gib < wish.bytes) needs[type_for(options_, wish)].gib += plan::gib_for(wish.bytes) - volume->gib;
+      if (volume->gib * gib < wish.bytes)
+        needs[type_for(options_, wish)].gib += plan::gib_for(wish.bytes) - volume->gib;
       continue;
     }
     if (!options_.adopt_osm)

@@ -27,7 +27,7 @@ struct Options {
   std::string availability_zone;                    // of the server; empty = the cloud's choice
   std::string disk_bus = "virtio";                  // or "scsi"
   std::vector<std::string> security_groups;         // ids or names; empty = the default one
-  bool conversion_host = true;  // false: this is none, and volumes are never attached here
+  bool conversion_host = true;                      // false: this is none, and volumes are never attached here
   std::string instance_id;                          // of this host; empty = asked of metadata_url
   std::string metadata_url = ::vmferry::openstack::default_metadata_url;
   std::filesystem::path device_directory = "/dev/disk/by-id";
@@ -49,8 +49,8 @@ struct Options {
   std::chrono::seconds server_patience{900};
 };
 
-// `metadata` reaches the metadata service, without a proxy; null without a conversion host. `clock` and `log` outlive the result.
-// Thread-safe.
+// `metadata` reaches the metadata service, without a proxy; null without a conversion host. `clock` and `log` outlive
+// the result. Thread-safe.
 std::unique_ptr<Cloud> openstack_cloud(Options options, std::shared_ptr<::vmferry::openstack::Cloud> cloud,
                                        std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log);
 

@@ -158,8 +158,13 @@ TEST_F(Images, ATokenThatIsRefusedIsRenewedAndAllIsSentAgain) {
   const ImageId id{make().id};
   Bytes data(some(3 << 20));
   if (lab_->real_openstack())
-    control("POST", "/faults", {{"service", "image"}, {"method", "PUT"}, {"path_regex", "/file$"}, {"count", 1},
-                                {"kind", "http"}, {"status", 401}});
+    control("POST", "/faults",
+            {{"service", "image"},
+             {"method", "PUT"},
+             {"path_regex", "/file$"},
+             {"count", 1},
+             {"kind", "http"},
+             {"status", 401}});
   else
     fault("PUT", "/file$", "expire");
   images::put_data(glance(), id, data, {});

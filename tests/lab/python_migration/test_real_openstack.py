@@ -59,7 +59,7 @@ class RealOpenStackTest(MigrationTest):
         self.contract("contract_openstack", "--gtest_filter=OpenStack.*:Logins.*:Images.*")
 
     def test_2_the_target(self):
-        self.contract("contract_target", "--gtest_filter=CloudContract/2.*:OpenstackTarget.*")
+        self.contract("contract_target", "--gtest_filter=CloudContract/2.*:OpenstackTarget.*:ImageTarget.*")
         self.clear()
 
     def test_3_two_cycles_and_a_cutover(self):

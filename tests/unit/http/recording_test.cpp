@@ -274,7 +274,11 @@ TEST_F(RecordingTest, AnUploadLeavesItsPlaceAndNotItsBytes) {
   Bytes first("the bytes of a disk"), other("of another length, and other bytes");
   Request request = post("https://cloud/v2/images/1/file", "");
   request.upload = &first;
-  recording(canned([](const Request&) { return Response{204, {}, ""}; }), folder_, "openstack", log_)->send(request, {});
+  recording(canned([](const Request&) {
+              return Response{204, {}, ""};
+            }),
+            folder_, "openstack", log_)
+      ->send(request, {});
   EXPECT_EQ(everything_in(folder_).find("the bytes"), std::string::npos);
   request.upload = &other;
   EXPECT_EQ(replaying(folder_, "openstack")->send(request, {}).status, 204);
