@@ -117,6 +117,7 @@ class Delivery {
   struct Keep {
     std::set<ImageId> images;
     std::set<VolumeId> volumes;
+    std::set<VolumeId> used;  // not these, while others that were ordered from a kept image may be on their way
     bool every_volume = false;
   };
   struct Swept {

@@ -92,7 +92,9 @@ class Deliver final : public Step {
       const DiskState& known = state.disks.at(disk.disk.key);
       if (disk.content.empty()) continue;
       if (known.image && known.image->content == disk.content) keep.images.insert(known.image->image);
-      if (known.delivered && known.delivered->content == disk.content && !known.delivered_used)
+      if (known.delivered && known.delivered_used)
+        keep.used.insert(known.delivered->volume);
+      else if (known.delivered && known.delivered->content == disk.content)
         keep.volumes.insert(known.delivered->volume);
     }
     return keep;

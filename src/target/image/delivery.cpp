@@ -89,6 +89,9 @@ void ImageDelivery::sweep_volumes(const JobId& job, const Keep& keep, Swept& swe
       swept.volumes.insert(volume.id);
       continue;
     }
+    // Ordered by a run that died before it could say so: order() finds it.
+    if (keep.images.contains(ImageId{value(volume.metadata, memory_key::image)}) && !keep.used.contains(volume.id))
+      continue;
     log_.info("deleting volume", {{"volume", volume.id.value}, {"status", volume.status}, {"job", job.value}});
     try_to_delete("volume " + volume.id.value, swept, [&] {
       // Cinder deletes none that is still being made.

@@ -6,11 +6,18 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <map>
+#include <set>
 
 #include "base/error.hpp"
+#include "openstack/volumes.hpp"
+#include "plan/plan.hpp"
 #include "target/image/delivery.hpp"
 #include "target/image/qcow2.hpp"
 #include "target/local/local_cloud.hpp"
+#include "target/memory_keys.hpp"
+#include "target/openstack/room.hpp"
+#include "target/openstack/volume_wish.hpp"
 
 namespace vmferry::target::image {
 
@@ -68,6 +75,9 @@ class ImageCloud final : public Cloud {
   Launched launch(const LaunchWish& wish, std::stop_token stop) override { return openstack_->launch(wish, stop); }
 
  private:
+  std::vector<VolumeWish> to_deliver(const Arrival& arrival, std::stop_token stop);
+  void judge_quota(const std::vector<VolumeWish>& wishes, std::vector<plan::Finding>& found, std::stop_token stop);
+
   Options options_;
   std::shared_ptr<client::Cloud> cloud_;
   process::Runner& runner_;
@@ -98,13 +108,47 @@ std::uint64_t largest_image(const std::filesystem::path& folder) {
   return largest;
 }
 
+// The disks that the cloud will have to make volumes for. Before the cutover they are in the folder already, and
+// nothing of them is in the cloud.
+std::vector<VolumeWish> ImageCloud::to_deliver(const Arrival& arrival, std::stop_token stop) {
+  std::vector<VolumeWish> wishes = arrival.volumes;
+  if (wishes.empty() && arrival.server)
+    for (const model::Disk& disk : arrival.vm.disks) {
+      const Tag tag{arrival.job, arrival.vm.id,  arrival.vm.name,
+                    disk.key,    disk.object_id, plan::volume_name(arrival.vm.name, disk.object_id)};
+      if (folder_->find(tag, stop)) wishes.push_back({tag, disk.capacity, false, {}, plan::datastore_of(disk.file)});
+    }
+  if (wishes.empty() || arrival.job.empty()) return wishes;
+  for (const client::Volume& made :
+       client::volumes::find(cloud_->volume(stop), {{memory_key::job, arrival.job.value}}, stop))
+    std::erase_if(wishes, [&](const VolumeWish& wish) {
+      return value(made.metadata, memory_key::disk) == wish.tag.disk_object_id &&
+             made.metadata.contains(memory_key::image);
+    });
+  return wishes;
+}
+
+void ImageCloud::judge_quota(const std::vector<VolumeWish>& wishes, std::vector<plan::Finding>& found,
+                             std::stop_token stop) {
+  std::map<std::string, std::pair<std::uint64_t, std::uint64_t>> needs;  // volumes and GiB, by type; "": all
+  for (const VolumeWish& wish : wishes)
+    for (const std::string& type : std::set<std::string>{"", openstack::type_for(options_.openstack, wish)}) {
+      ++needs[type].first;
+      needs[type].second += plan::gib_for(wish.bytes);
+    }
+  for (const auto& [type, need] : needs) openstack::judge_volumes(*cloud_, type, need.first, need.second, found, stop);
+}
+
 std::vector<plan::Finding> ImageCloud::examine(const Arrival& arrival, std::stop_token stop) {
-  Arrival disks = arrival;
+  Arrival disks = arrival, machine = arrival;
   disks.ports.clear();
   disks.server = false;
+  // Other volumes of this disk are not looked for: none is ever adopted.
+  machine.volumes.clear();
   std::vector<plan::Finding> found = folder_->examine(disks, stop);
-  const std::vector<plan::Finding> there = openstack_->examine(arrival, stop);
+  const std::vector<plan::Finding> there = openstack_->examine(machine, stop);
   found.insert(found.end(), there.begin(), there.end());
+  judge_quota(to_deliver(arrival, stop), found, stop);
   if (!arrival.server || options_.format != "qcow2") return found;
   std::error_code problem;
   const std::uint64_t needed = largest_image(options_.directory / local::file_name(arrival.vm.name));

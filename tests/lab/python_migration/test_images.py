@@ -219,6 +219,27 @@ class ImagesTest(JourneyTest):
         self.assert_moved()
         self.assertEqual(len(self.uploads()), 2, "the first disk was sent again")
 
+    def test_no_room_for_the_volumes_is_found_while_the_machine_runs(self):
+        self.begin_anew()
+        self.ferry("migrate")
+        self.lab.control("openstack", "POST", "/quota", {"volumes": 1})
+        try:
+            refused = self.ferry("cutover", *self.cutover_flags(), ok=False)
+        finally:
+            self.lab.control("openstack", "POST", "/quota", {"volumes": 50})
+        self.assertIn("no room for 2 more volumes", refused.err)
+        self.assertEqual(self.lab.vm()["power"], "on")
+
+    def test_a_volume_that_was_ordered_when_the_run_died_is_used(self):
+        self.begin_anew()
+        died = self.ferry("cutover", *self.cutover_flags(), ok=False, env={"VMFERRY_CRASH_AT": "bring the disks to the cloud|before VolumeDelivered"})
+        self.assertEqual(died.code, -signal.SIGKILL, str(died))
+        ordered = {v["id"] for v in self.lab.volumes()}
+        self.assertEqual(len(ordered), 2)
+        self.ferry("cutover", *self.cutover_flags())
+        self.assert_moved()
+        self.assertEqual({v["id"] for v in self.lab.volumes()}, ordered)
+
     def test_a_failed_import_says_why(self):
         self.begin_anew()
         self.lab.control("openstack", "POST", "/faults", {"service": "image", "method": "POST", "path_regex": "/import$", "kind": "fault",
