@@ -147,11 +147,11 @@ TEST_F(ImageTarget, a_sweep_keeps_what_it_is_told_to_and_touches_no_other_job) {
   const VolumeId volume = cloud.delivery()->order(wish, sent.id, {});
   cloud.delivery()->await(wish, volume, {});
   EXPECT_TRUE(cloud.delivery()->sweep(scene_.other_job, {}, {}).deleted.empty());
-  const auto kept = cloud.delivery()->sweep(scene_.job, {{sent.id}, {volume}}, {});
+  const auto kept = cloud.delivery()->sweep(scene_.job, {{sent.id}, {volume}, {}, false}, {});
   EXPECT_EQ(kept.images, std::set<ImageId>{sent.id});
   EXPECT_EQ(kept.volumes, std::set<VolumeId>{volume});
   EXPECT_TRUE(kept.deleted.empty());
-  const auto without_images = cloud.delivery()->sweep(scene_.job, {{}, {}, true}, {});
+  const auto without_images = cloud.delivery()->sweep(scene_.job, {{}, {}, {}, true}, {});
   EXPECT_EQ(without_images.deleted.size(), 1U);
   EXPECT_FALSE(volume_in_lab(volume).is_null());
 }
