@@ -231,6 +231,12 @@ func (c *Cloud) state() obj {
 	for _, k := range c.keypairs {
 		keypairs = append(keypairs, obj{"name": k.name, "public_key": k.public, "fingerprint": k.fingerprint})
 	}
-	return obj{"volumes": volumes, "servers": servers, "ports": ports, "security_groups": groups, "floating_ips": floating,
+	images := []obj{}
+	for _, image := range c.images {
+		shown := copied(image)
+		shown["file"] = c.imageFile(text(image["id"]))
+		images = append(images, shown)
+	}
+	return obj{"images": images, "volumes": volumes, "servers": servers, "ports": ports, "security_groups": groups, "floating_ips": floating,
 		"keypairs": keypairs, "quota": c.quota, "settings": c.settings}
 }

@@ -17,6 +17,7 @@ type reply struct {
 	status int
 	header map[string]string
 	body   interface{}
+	file   string // whose bytes are the body
 }
 
 func ok(body interface{}) reply                 { return reply{status: http.StatusOK, body: body} }
@@ -79,6 +80,10 @@ func shape(service string, status int, message string, retryAfter int) reply {
 			kind = "NeutronException"
 		}
 		p.body = neutronBody(kind, message)
+	case "image":
+		// WebOb's form of an HTTPException for a client that accepts JSON.
+		p.body = obj{"message": message + "<br /><br />\n\n\n", "code": fmt.Sprintf("%d %s", status, http.StatusText(status)),
+			"title": http.StatusText(status)}
 	default:
 		p.body = obj{"error": obj{"code": status, "title": http.StatusText(status), "message": message}}
 	}
@@ -141,6 +146,11 @@ func (c *Cloud) answer(w http.ResponseWriter, r *http.Request, p reply) {
 	}
 	for name, value := range p.header {
 		w.Header().Set(name, value)
+	}
+	if p.file != "" {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		http.ServeFile(w, r, p.file)
+		return
 	}
 	if p.body == nil {
 		w.WriteHeader(p.status)

@@ -31,6 +31,7 @@ type route struct {
 	open    bool // answered without a token
 	about   string
 	act     func(*request) reply
+	stream  bool // act reads the body itself, and takes the lock when it needs it
 }
 
 // request is one call after the router has checked its form.
@@ -86,10 +87,6 @@ func (c *Cloud) dispatch(r *http.Request) reply {
 	if bad := q.readVersion(path); bad != nil {
 		return *bad
 	}
-	raw, err := io.ReadAll(io.LimitReader(r.Body, 4<<20))
-	if err != nil {
-		return q.fail(http.StatusBadRequest, "The request body could not be read.")
-	}
 	project := ""
 	if service == "volume" {
 		path, project = splitProject(path)
@@ -105,6 +102,17 @@ func (c *Cloud) dispatch(r *http.Request) reply {
 		if project != "" && project != q.token.projectID {
 			return q.fail(http.StatusBadRequest, "Malformed request url")
 		}
+	}
+	if candidates[0].stream {
+		q.route, q.vars = candidates[0], match(candidates[0].path, path)
+		if bad := q.checkForm(r); bad != nil {
+			return *bad
+		}
+		return q.route.act(q)
+	}
+	raw, err := io.ReadAll(io.LimitReader(r.Body, 4<<20))
+	if err != nil {
+		return q.fail(http.StatusBadRequest, "The request body could not be read.")
 	}
 	if bad := q.readBody(raw); bad != nil {
 		return *bad
@@ -283,6 +291,9 @@ func newFields(names []string) fields {
 
 func (f fields) has(name string) bool {
 	if _, exact := f[name]; exact {
+		return true
+	}
+	if _, any := f["*"]; any {
 		return true
 	}
 	for known := range f {

@@ -27,10 +27,11 @@ const (
 // newCloud makes a cloud with everything in it but no listener.
 func newCloud(config Config, password string) (*Cloud, error) {
 	c := &Cloud{
-		config: config, password: password, done: make(chan struct{}), tokens: map[string]*token{},
-		devices:  devices.Folder{Dir: config.Dir, Loop: config.Devices == "loop"},
-		settings: settings{CreateDelayMS: 200, AttachDelayMS: 300, ServerDelayMS: 600, TokenTTLS: 3600, MaxDiskDevices: -1, IPAvailability: availabilityForbidden},
-		quota:    quota{Gigabytes: 1000, Volumes: 50, Instances: 10, Cores: 20, RAM: 51200, Ports: 500},
+		config: config, password: password, done: make(chan struct{}), tokens: map[string]*token{}, failedImports: map[string]string{},
+		devices: devices.Folder{Dir: config.Dir, Loop: config.Devices == "loop"},
+		settings: settings{CreateDelayMS: 200, AttachDelayMS: 300, ServerDelayMS: 600, TokenTTLS: 3600, MaxDiskDevices: -1, IPAvailability: availabilityForbidden,
+			ImportMethods: []string{"glance-direct", "web-download", "copy-image"}},
+		quota: quota{Gigabytes: 1000, Volumes: 50, Instances: 10, Cores: 20, RAM: 51200, Ports: 500, ImageMiB: -1},
 	}
 	if config.TokenLifetime > 0 {
 		c.settings.TokenTTLS = config.TokenLifetime
@@ -95,13 +96,8 @@ func (c *Cloud) rule(g *securityGroup, direction string, protocol, portNumber in
 func (c *Cloud) seedConversionHost() {
 	now := time.Now().UTC()
 	image := newUUID()
-	c.images = []obj{{
-		"id": image, "name": "conversion-host-image", "status": "active", "visibility": "private", "protected": false,
-		"disk_format": "qcow2", "container_format": "bare", "size": 0, "virtual_size": nil, "min_disk": 0, "min_ram": 0,
-		"checksum": nil, "os_hash_algo": nil, "os_hash_value": nil, "os_hidden": false, "owner": c.ids.project, "tags": []string{},
-		"created_at": novaTime(now), "updated_at": novaTime(now), "self": "/v2/images/" + image,
-		"file": "/v2/images/" + image + "/file", "schema": "/v2/schemas/image",
-	}}
+	c.images = []obj{c.newImage(image, obj{"name": "conversion-host-image", "status": "active", "visibility": "private",
+		"disk_format": "qcow2", "container_format": "bare", "size": 0})}
 	s := &server{id: newUUID(), name: hostName, flavor: c.flavors[0], zone: zoneName, status: "ACTIVE", vmState: "active",
 		power: 1, metadata: obj{}, image: image, created: now, updated: now, launched: now, ownPorts: map[string]bool{}}
 	p, err := c.serverPort(plannedNic{network: c.networks[0]}, s)

@@ -37,6 +37,7 @@ type Cloud struct {
 
 	serverGroupsOfProject []*serverGroup
 	images                []obj
+	failedImports         map[string]string // why, by image
 
 	done    chan struct{}  // closed at the end
 	pending sync.WaitGroup // acts that were accepted and are not finished
@@ -56,6 +57,11 @@ type settings struct {
 	FlavorsByMembers bool `json:"flavors_by_members"`
 	// ManageByMembers: the same of volumes that the back end has already.
 	ManageByMembers bool `json:"manage_by_members"`
+	// ImportMethods is Glance's enabled_import_methods; ImportConverts its plugin image_conversion, to raw.
+	ImportMethods  []string `json:"import_methods"`
+	ImportConverts bool     `json:"import_converts"`
+	// ImageBytesPerS slows the taking of an image's bytes; 0 = not.
+	ImageBytesPerS int `json:"image_bytes_per_s"`
 }
 
 // quota are the limits of the one project; -1 is without limit.
@@ -66,6 +72,7 @@ type quota struct {
 	Cores     int `json:"cores"`
 	RAM       int `json:"ram"`
 	Ports     int `json:"ports"`
+	ImageMiB  int `json:"image_mib"` // Glance's image_size_total
 }
 
 // identifiers are the ids that are fixed when the cloud is made.

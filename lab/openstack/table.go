@@ -59,7 +59,7 @@ func volumeRoutes() []route {
 		{service: s, method: "POST", path: "/v3/volumes", fields: []string{"volume.size", "volume.name", "volume.description",
 			"volume.metadata.*", "volume.volume_type", "volume.availability_zone", "volume.multiattach", "volume.imageRef",
 			"volume.image_id", "volume.snapshot_id", "volume.source_volid", "volume.consistencygroup_id", "volume.group_id@3.13",
-			"volume.backup_id@3.47"}, about: "create an empty volume (every source must be null)", act: createVolume},
+			"volume.backup_id@3.47"}, about: "create a volume, empty or from an image (every other source must be null)", act: createVolume},
 		{service: s, method: "POST", path: "/v3/manageable_volumes", fields: []string{"volume.host", "volume.ref.source-name", "volume.name",
 			"volume.description", "volume.metadata.*", "volume.volume_type", "volume.availability_zone"},
 			about: "make a file of the share a volume; for members by a setting", act: manageVolume},
@@ -200,5 +200,14 @@ func imageRoutes() []route {
 		{service: s, method: "GET", path: "/versions", open: true, about: "versions", act: imageVersions},
 		{service: s, method: "GET", path: "/v2/images", query: imageQuery, about: "list images", act: listImages},
 		{service: s, method: "GET", path: "/v2/images/{image}", about: "show an image", act: showImage},
+		{service: s, method: "POST", path: "/v2/images", fields: []string{"*"}, about: "create an image without bytes", act: createImage},
+		{service: s, method: "PATCH", path: "/v2/images/{image}", stream: true, about: "add, replace, remove whole properties (JSON patch)", act: patchImage},
+		{service: s, method: "DELETE", path: "/v2/images/{image}", about: "delete an image", act: deleteImage},
+		{service: s, method: "PUT", path: "/v2/images/{image}/file", stream: true, about: "its bytes", act: uploadImage},
+		{service: s, method: "GET", path: "/v2/images/{image}/file", stream: true, about: "its bytes; 204 when there are none", act: downloadImage},
+		{service: s, method: "PUT", path: "/v2/images/{image}/stage", stream: true, about: "bytes to be imported", act: stageImage},
+		{service: s, method: "POST", path: "/v2/images/{image}/import", fields: []string{"method.name"}, about: "import what was staged, by glance-direct", act: importImage},
+		{service: s, method: "GET", path: "/v2/images/{image}/tasks", about: "imports that failed", act: imageTasks},
+		{service: s, method: "GET", path: "/v2/info/import", about: "import methods", act: importInfo},
 	}
 }

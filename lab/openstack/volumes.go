@@ -44,7 +44,7 @@ func createVolume(q *request) reply {
 	if asked == nil {
 		return q.badRequest("Invalid input for field/attribute volume. 'volume' is a required property")
 	}
-	for _, source := range []string{"imageRef", "image_id", "snapshot_id", "source_volid", "consistencygroup_id", "group_id", "backup_id"} {
+	for _, source := range []string{"snapshot_id", "source_volid", "consistencygroup_id", "group_id", "backup_id"} {
 		if asked[source] != nil {
 			return c.unmodelled(q.http, q.service, http.StatusNotImplemented, "volumes made from "+source)
 		}
@@ -77,6 +77,10 @@ func createVolume(q *request) reply {
 	if zone != zoneName {
 		return q.badRequest("Availability zone '%s' is invalid.", zone)
 	}
+	image, bad := planSource(q, asked, size)
+	if bad != nil {
+		return *bad
+	}
 	if bad := q.volumeQuota(1, size); bad != nil {
 		return *bad
 	}
@@ -86,26 +90,48 @@ func createVolume(q *request) reply {
 	}
 	c.volumes = append(c.volumes, v)
 	fails := q.fate
-	c.later(c.settings.CreateDelayMS, func() { c.finishCreate(v, fails) })
+	c.later(c.settings.CreateDelayMS, func() { c.finishCreate(v, image, fails) })
 	return answered(http.StatusAccepted, obj{"volume": c.volumeView(q, v)})
 }
 
-func (c *Cloud) finishCreate(v *volume, fails *fate) {
+func (c *Cloud) finishCreate(v *volume, image obj, fails *fate) {
+	failed := false
 	c.locked(func() {
 		if v.status != "creating" {
+			failed = true
 			return
 		}
 		if fails != nil || v.volumeType.name == nowhere {
 			v.setStatus("error")
+			failed = true
 			return
 		}
 		file, err := c.makeVolumeFile(v)
 		if err != nil {
 			log.Printf("volume %s cannot be made: %v", v.id, err)
 			v.setStatus("error")
+			failed = true
 			return
 		}
 		v.file, v.export = file, c.volumesDir()
+	})
+	if failed {
+		return
+	}
+	var err error
+	if image != nil {
+		err = c.fillFromImage(v, image)
+	}
+	c.locked(func() {
+		if err != nil {
+			log.Printf("volume %s cannot be made: %v", v.id, err)
+			v.setStatus("error")
+			return
+		}
+		if image != nil {
+			// Cinder calls every volume from an image bootable.
+			v.bootable, v.imageMetadata = true, imageToVolume(image)
+		}
 		v.setStatus("available")
 	})
 }

@@ -56,6 +56,10 @@ func (s *supervisor) state(ctx context.Context) (obj, error) {
 	if err := s.admin.call(ctx, http.MethodGet, s.nova("/servers/detail"), nil, &servers, "OpenStack-API-Version", serverVersion); err != nil {
 		return nil, err
 	}
+	var images struct{ Images []obj }
+	if err := s.admin.call(ctx, http.MethodGet, s.layout.URL("glance")+"/v2/images"+query("owner", s.project), nil, &images); err != nil {
+		return nil, err
+	}
 	var ports struct{ Ports []obj }
 	if err := s.admin.call(ctx, http.MethodGet, s.neutron("/ports"+query("project_id", s.project)), nil, &ports); err != nil {
 		return nil, err
@@ -72,7 +76,7 @@ func (s *supervisor) state(ctx context.Context) (obj, error) {
 	for i := len(servers.Servers) - 1; i >= 0; i-- {
 		serverList = append(serverList, serverState(servers.Servers[i], ports.Ports))
 	}
-	return obj{"volumes": volumeList, "servers": serverList, "ports": ports.Ports, "quota": quota, "settings": obj{}}, nil
+	return obj{"images": images.Images, "volumes": volumeList, "servers": serverList, "ports": ports.Ports, "quota": quota, "settings": obj{}}, nil
 }
 
 func (s *supervisor) volumeState(v volumeView) obj {

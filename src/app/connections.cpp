@@ -16,6 +16,7 @@
 #include "source/vmware/machine.hpp"
 #include "source/vmware/transport.hpp"
 #include "target/device_identity.hpp"
+#include "target/image/image_cloud.hpp"
 #include "target/local/local_cloud.hpp"
 #include "target/openstack/openstack_cloud.hpp"
 #include "vsphere/inventory.hpp"
@@ -211,7 +212,7 @@ std::unique_ptr<http::Transport> metadata_transport(const Surroundings& around, 
 std::unique_ptr<target::Cloud> connect_target(const Surroundings& around,
                                               const std::map<std::string, std::string>& labels, std::stop_token stop) {
   const config::Options& options = around.options;
-  if (options.target != "openstack") {
+  if (!options.to_openstack()) {
     target::local::Options local;
     local.directory = options.target.substr(std::string_view("local:").size());
     local.disk_bus = options.disk_bus;
@@ -252,6 +253,16 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around,
   target.trust_change_id = wish.trust_change_id;
   target.adopt_osm = wish.adopt_osm;
   target.networks = options.cutover.networks;
+  if (constexpr std::string_view by_images = "image:"; options.target.starts_with(by_images)) {
+    target::image::Options image;
+    image.directory = options.target.substr(by_images.size());
+    image.format = options.image_format;
+    image.method = options.image_upload == "direct"   ? target::image::Method::direct
+                   : options.image_upload == "import" ? target::image::Method::import
+                                                      : target::image::Method::automatic;
+    image.openstack = std::move(target);
+    return target::image::image_cloud(std::move(image), std::move(session), around.runner, around.clock, around.log);
+  }
   return target::openstack::openstack_cloud(std::move(target), std::move(session),
                                             metadata_transport(around, http::CurlOptions().connect_timeout),
                                             around.clock, around.log);

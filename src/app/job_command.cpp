@@ -121,6 +121,7 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
       result["downtime"] = {{"shutdown", parts->shutdown},
                             {"copy", parts->copy},
                             {"conversion", parts->conversion},
+                            {"delivery", parts->delivery},
                             {"server", parts->server}};
     if (!evidence.empty()) result["evidence"] = evidence.string();
     if (after.server) result["server"] = after.server->server.value;
@@ -137,15 +138,16 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
   }
   if (after.cutover && after.server) {
     const std::string& state = after.server->state;
-    const char* how = state == "defined"              ? "is ready: virsh define"
-                      : options.target == "openstack" ? "runs as server"
-                                                      : "runs as the domain of";
+    const char* how = state == "defined"       ? "is ready: virsh define"
+                      : options.to_openstack() ? "runs as server"
+                                               : "runs as the domain of";
     print_out(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name, how, after.server->server.value, state,
                           term::human_duration(after.cutover->downtime_seconds)));
     if (const auto parts = job::downtime_of(facts))
-      print_out(fmt::format("  shutdown {}, last changes {}{}, server {}\n", term::human_duration(parts->shutdown),
+      print_out(fmt::format("  shutdown {}, last changes {}{}{}, server {}\n", term::human_duration(parts->shutdown),
                             term::human_duration(parts->copy),
                             parts->conversion > 0 ? ", conversion " + term::human_duration(parts->conversion) : "",
+                            parts->delivery > 0 ? ", images " + term::human_duration(parts->delivery) : "",
                             term::human_duration(parts->server)));
     if (!evidence.empty()) print_out(fmt::format("evidence: {}\n", evidence.string()));
   } else

@@ -32,15 +32,18 @@ std::int64_t last_sync(const job::State& state) {
 nlohmann::json as_json(const store::JobRow& row, const job::State& state) {
   nlohmann::json disks = nlohmann::json::array();
   for (const auto& [key, disk] : state.disks)
-    disks.push_back({{"key", key.value},
-                     {"volume", disk.volume.value},
-                     {"complete", disk.complete},
-                     {"capacity", disk.capacity},
-                     {"change_id", disk.base ? nlohmann::json(disk.base->text()) : nlohmann::json(nullptr)},
-                     {"attached", disk.attached},
-                     {"last_read", disk.last_read},
-                     {"last_written", disk.last_written},
-                     {"last_full", disk.last_full}});
+    disks.push_back(
+        {{"key", key.value},
+         {"volume", disk.volume.value},
+         {"image", disk.image ? nlohmann::json(disk.image->image.value) : nlohmann::json(nullptr)},
+         {"delivered_volume", disk.delivered ? nlohmann::json(disk.delivered->volume.value) : nlohmann::json(nullptr)},
+         {"complete", disk.complete},
+         {"capacity", disk.capacity},
+         {"change_id", disk.base ? nlohmann::json(disk.base->text()) : nlohmann::json(nullptr)},
+         {"attached", disk.attached},
+         {"last_read", disk.last_read},
+         {"last_written", disk.last_written},
+         {"last_full", disk.last_full}});
   nlohmann::json j = {{"job", row.job.value},          {"vm", row.vm_name},
                       {"vm_id", row.vm.value},         {"source", row.source},
                       {"target", row.target},          {"phase", state.phase()},
@@ -59,8 +62,13 @@ std::string short_target(const std::string& target) {
   const auto at = target.find(" at ");
   if (!target.starts_with(head) || at == std::string::npos) return target;
   std::string text = target.substr(head.size(), at - head.size());
-  if (const auto r = target.rfind(region); r != std::string::npos) text += " (" + target.substr(r + region.size());
-  return text;
+  std::string rest = target.substr(at), by;
+  if (const auto images = rest.find(", by images"); images != std::string::npos) {
+    by = ", by images";
+    rest.resize(images);
+  }
+  if (const auto r = rest.rfind(region); r != std::string::npos) text += " (" + rest.substr(r + region.size());
+  return text + by;
 }
 
 std::string show(store::Store& store, const std::filesystem::path& locks, bool json, bool all, const Clock& clock) {

@@ -18,6 +18,7 @@ using JobId = Id<struct JobTag>;
 using VolumeId = Id<struct VolumeTag>;
 using ServerId = Id<struct ServerTag>;
 using PortId = Id<struct PortTag>;
+using ImageId = Id<struct ImageTag>;
 using SnapshotId = Id<struct SnapshotTag>;  // the source's own name of a snapshot (vSphere: its moref)
 
 // 16 random bytes as an RFC 4122 version 4 UUID in lower case.

@@ -95,13 +95,24 @@ void add_vmware(CLI::App& app, Options& o, Raw& raw) {
 
 void add_target(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--target", o.target,
-                 "Where to: openstack (the default), or local:DIR (raw images and a libvirt domain)")
+                 "Where to: openstack (the default); image:DIR (OpenStack without a conversion host: disks are kept in "
+                 "DIR and uploaded as images in the downtime); or local:DIR (raw images and a libvirt domain)")
       ->type_name("TARGET")
       ->group(target_group);
   app.add_option("--libvirt", o.libvirt,
                  "With local:DIR: define and start the domain in this libvirt, e.g. qemu:///system (else only its XML "
                  "is written)")
       ->type_name("URI")
+      ->group(target_group);
+  app.add_option("--image-format", o.image_format,
+                 "With image:DIR: send disks as qcow2 (the default: what they hold) or raw (all of them, with zeroes)")
+      ->check(CLI::IsMember({"qcow2", "raw"}).description(""))
+      ->type_name("qcow2|raw")
+      ->group(target_group);
+  app.add_option("--image-upload", o.image_upload,
+                 "With image:DIR: direct (PUT), import (stage and import), or auto: import where the cloud offers it")
+      ->check(CLI::IsMember({"auto", "direct", "import"}).description(""))
+      ->type_name("auto|direct|import")
       ->group(target_group);
   app.add_option("--os-cloud", o.openstack.cloud, "Cloud of clouds.yaml (else OS_CLOUD, else the OS_* variables)")
       ->type_name("NAME")
@@ -328,6 +339,8 @@ constexpr Variable variables[] = {
     {"--attach", "VMFERRY_ATTACH"},
     {"--storage-address", "VMFERRY_STORAGE_ADDRESS"},
     {"--brick-python", "VMFERRY_BRICK_PYTHON"},
+    {"--image-format", "VMFERRY_IMAGE_FORMAT"},
+    {"--image-upload", "VMFERRY_IMAGE_UPLOAD"},
     {"--instance-id", "VMFERRY_INSTANCE_ID"},
     {"--metadata-url", "VMFERRY_METADATA_URL"},
     {"--device-dir", "VMFERRY_DEVICE_DIR"},
@@ -450,16 +463,17 @@ void finish(Options& o, Raw& raw) {
   if (o.vmware.transport == "file" && o.vmware.datastore_directory.empty())
     throw Error(Fault::usage, "--transport file needs --datastore-dir DIR, the mount point of the VM's datastore");
   if (!o.vmware.datastore_directory.empty()) o.vmware.transport = "file";
-  if (o.target != "openstack" && !(o.target.starts_with("local:") && o.target.size() > 6))
-    throw Error(Fault::usage, fmt::format("--target {}: give openstack, or local:DIR", o.target));
-  if (!o.libvirt.empty() && o.target == "openstack")
+  const bool folder = (o.target.starts_with("local:") || o.target.starts_with("image:")) && o.target.size() > 6;
+  if (o.target != "openstack" && !folder)
+    throw Error(Fault::usage, fmt::format("--target {}: give openstack, image:DIR or local:DIR", o.target));
+  if (!o.libvirt.empty() && o.to_openstack())
     throw Error(Fault::usage, "--libvirt URI goes with --target local:DIR only");
   const bool insecure_and_pinned = o.vmware.insecure && (!o.vmware.fingerprint.empty() || !o.vmware.ca_file.empty());
   if (insecure_and_pinned)
     throw Error(
         Fault::usage,
         "--vmware-insecure accepts any certificate, so --vmware-ca and --vmware-fingerprint make no sense beside it");
-  if (o.target == "openstack")
+  if (o.to_openstack())
     for (const target::NetworkChoice& choice : o.cutover.networks)
       if (choice.subnet.empty())
         throw Error(Fault::usage, fmt::format("--network-mapping mac={}: subnet-id= is missing", choice.mac));

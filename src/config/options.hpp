@@ -123,8 +123,11 @@ struct Options {
   std::filesystem::path state_directory;
   std::filesystem::path record_directory;
   Vmware vmware;
-  std::string target = "openstack";  // or "local:DIR"
-  std::string libvirt;               // for local:DIR, the URI of the libvirt that runs the machine; empty = none
+  std::string target = "openstack";  // or "local:DIR", "image:DIR"
+  bool to_openstack() const { return !target.starts_with("local:"); }
+  std::string image_format = "qcow2";  // for image:DIR: or "raw"
+  std::string image_upload = "auto";   // likewise: or "direct", "import"
+  std::string libvirt;                 // for local:DIR, the URI of the libvirt that runs the machine; empty = none
   OpenStack openstack;
   job::CopyOptions copy;
   std::optional<std::uint64_t> bandwidth;  // of this run, bytes a second, 0 = none

@@ -9,6 +9,8 @@
 #include <time.h>
 
 #include <array>
+#include <cstdio>
+#include <exception>
 #include <mutex>
 
 #include "base/finally.hpp"
@@ -88,6 +90,9 @@ struct Exchange {
   bool sent = false;        // a byte of the request has left
   bool repeatable = false;  // libcurl may send it again by itself
   bool too_large = false;
+  Upload* upload = nullptr;
+  std::uint64_t uploaded = 0;     // bytes read from it
+  std::exception_ptr unreadable;  // what the upload threw
   std::array<char, CURL_ERROR_SIZE> detail{};
 };
 
@@ -124,6 +129,25 @@ std::size_t on_body(char* data, std::size_t one, std::size_t count, void* user) 
   } catch (...) {
     return 0;
   }
+}
+
+std::size_t on_upload(char* into, std::size_t one, std::size_t count, void* user) noexcept {
+  Exchange& x = *static_cast<Exchange*>(user);
+  try {
+    const std::size_t got = x.upload->read(x.uploaded, into, one * count);
+    x.uploaded += got;
+    return got;
+  } catch (...) {
+    x.unreadable = std::current_exception();
+    return CURL_READFUNC_ABORT;
+  }
+}
+
+// libcurl rewinds what it sends again after an answer that asked for that (417 to its Expect).
+int on_rewind(void* user, curl_off_t offset, int origin) noexcept {
+  if (origin != SEEK_SET || offset < 0) return CURL_SEEKFUNC_CANTSEEK;
+  static_cast<Exchange*>(user)->uploaded = static_cast<std::uint64_t>(offset);
+  return CURL_SEEKFUNC_OK;
 }
 
 // Called after bytes were handed to the connection; CONNECT goes to a proxy, not to the other side.
@@ -334,6 +358,7 @@ std::string remedy(CURLcode code) {
 }
 
 bool repeatable(const Request& request) noexcept {
+  if (request.upload != nullptr) return false;
   return request.idempotent || request.method == "GET" || request.method == "HEAD";
 }
 
@@ -350,20 +375,38 @@ void add_headers(const Request& request, CurlHeaders& out) {
       throw Error(Fault::bug, fmt::format("the HTTP header '{}' holds a line break or is malformed", encode(name)));
     out.add(value.empty() ? name + ";" : name + ": " + value);  // libcurl's notation for an empty value
   }
-  // libcurl's own additions that nobody here asked for.
-  out.add("Expect:");
+  // libcurl's own additions that nobody here asked for. An upload keeps the first: a refusal shall come before the
+  // bytes, not as a connection that is closed in the middle of them.
+  if (request.upload == nullptr) out.add("Expect:");
   if (!has_header(request.headers, "Content-Type")) out.add("Content-Type:");
 }
 
-void set_request(CURL* easy, const Request& request) {
-  set(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout.count()));
+void set_upload(CURL* easy, const Request& request, Exchange& x) {
+  constexpr long at_once = 1L << 20;
+  x.upload = request.upload;
+  set(easy, CURLOPT_UPLOAD, 1L);
+  set(easy, CURLOPT_UPLOAD_BUFFERSIZE, at_once);
+  set(easy, CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(request.upload->bytes()));
+  set(easy, CURLOPT_READFUNCTION, &on_upload);
+  set(easy, CURLOPT_READDATA, static_cast<void*>(&x));
+  set(easy, CURLOPT_SEEKFUNCTION, &on_rewind);
+  set(easy, CURLOPT_SEEKDATA, static_cast<void*>(&x));
+  // A second without a byte is slow; only so many of them in a row are too slow.
+  set(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
+  set(easy, CURLOPT_LOW_SPEED_TIME, static_cast<long>(request.timeout.count() / 1000));
+}
+
+void set_request(CURL* easy, const Request& request, Exchange& x) {
+  if (request.upload == nullptr) set(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout.count()));
   // A kept connection may have been closed by the other side a moment ago, which looks just like a lost reply; libcurl
   // then sends the request again, POST or not (Curl_retry_request in its lib/transfer.c), and we could not tell whether
   // the first one was acted on. What must not run twice therefore starts on a connection of its own.
   if (!repeatable(request)) set(easy, CURLOPT_FRESH_CONNECT, 1L);
   const bool carries =
       !request.body.empty() || request.method == "POST" || request.method == "PUT" || request.method == "PATCH";
-  if (request.method == "HEAD") {
+  if (request.upload != nullptr) {
+    set_upload(easy, request, x);
+  } else if (request.method == "HEAD") {
     set(easy, CURLOPT_NOBODY, 1L);
   } else if (carries) {
     set(easy, CURLOPT_POST, 1L);
@@ -394,7 +437,7 @@ class CurlTransport final : public Transport {
     CurlHeaders headers;
     add_headers(request, headers);
     set_basics(*line, options_, request.url, x);
-    set_request(line->easy(), request);
+    set_request(line->easy(), request, x);
     set(line->easy(), CURLOPT_HTTPHEADER, headers.get());
     set(line->easy(), CURLOPT_HEADERFUNCTION, &on_header);
     set(line->easy(), CURLOPT_HEADERDATA, static_cast<void*>(&x));
@@ -413,6 +456,7 @@ class CurlTransport final : public Transport {
                         {"result", outcome},
                         {"ms", fmt::format("{}", took.count())},
                         {"bytes", fmt::format("{}", x.response.body.size())}});
+    if (x.unreadable) std::rethrow_exception(x.unreadable);
     if (code != CURLE_OK) fail(code, x, line->judge(), options_, origin, request.timeout);
     x.response.status = static_cast<int>(status);
     return std::move(x.response);

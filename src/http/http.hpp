@@ -3,6 +3,8 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -21,11 +23,24 @@ namespace vmferry::http {
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
+// A body that is not held in memory. Read by offset, so that it can be sent again from its start.
+class Upload {
+ public:
+  virtual ~Upload() = default;
+  virtual std::uint64_t bytes() const = 0;
+  // Fills `into` with what is at `offset`; gives how many bytes it put there, fewer than asked for only at the end.
+  // Called by the thread that sends, in order from 0 on; what it throws ends the exchange and is thrown by send().
+  virtual std::size_t read(std::uint64_t offset, char* into, std::size_t size) = 0;
+};
+
 struct Request {
   std::string method = "GET";
   std::string url;
   Headers headers;
   std::string body;
+  // Sent instead of `body`; not owned, and outlives the call. Such a request is never repeated after an answer or when
+  // it may have been acted on, and `timeout` is for its silences, not for the whole of it.
+  Upload* upload = nullptr;
   // May be sent again when its reply was lost: true for GET, HEAD, and calls that the caller knows to be idempotent.
   // A call that is not is never repeated blindly after it may have been acted on.
   bool idempotent = false;

@@ -14,6 +14,7 @@ namespace {
 using std::chrono::milliseconds;
 
 bool repeatable(const Request& request) noexcept {
+  if (request.upload != nullptr) return false;
   return request.idempotent || request.method == "GET" || request.method == "HEAD";
 }
 
@@ -23,7 +24,8 @@ bool worth_repeating(const Request& request, const Response* response, const Bro
     if (broken->fault() == Fault::data) return false;
     return repeatable(request) || !broken->may_have_acted();
   }
-  if (response == nullptr) return false;
+  // What half an upload has left behind, and whether it is worth the hours, is for the caller to say.
+  if (response == nullptr || request.upload != nullptr) return false;
   switch (response->status) {
     case 429:
     case 503:

@@ -8,14 +8,14 @@ namespace vmferry::job {
 
 std::optional<Downtime> downtime_of(std::span<const Fact> facts) {
   std::optional<std::int64_t> began;
-  std::int64_t off = 0, copied = 0, converted = 0;
+  std::int64_t off = 0, copied = 0, converted = 0, delivered = 0;
   std::optional<std::int64_t> done;
   for (const Fact& fact : facts) {
     if (const auto* shutdown = std::get_if<ShutdownBegan>(&fact.body)) {
       if (!began) began = shutdown->at;
     } else if (std::get_if<PoweredOnAgain>(&fact.body)) {
       began.reset();
-      off = copied = converted = 0;
+      off = copied = converted = delivered = 0;
     } else if (!began) {
       continue;
     } else if (std::get_if<PoweredOff>(&fact.body)) {
@@ -24,6 +24,8 @@ std::optional<Downtime> downtime_of(std::span<const Fact> facts) {
       copied = fact.at;
     } else if (std::get_if<GuestConverted>(&fact.body)) {
       converted = fact.at;
+    } else if (std::get_if<VolumeDelivered>(&fact.body)) {
+      delivered = fact.at;
     } else if (const auto* end = std::get_if<CutoverDone>(&fact.body)) {
       done = end->at;
     }
@@ -35,7 +37,8 @@ std::optional<Downtime> downtime_of(std::span<const Fact> facts) {
   const std::int64_t t1 = std::clamp(off, *began, *done);
   const std::int64_t t2 = std::clamp(copied, t1, *done);
   const std::int64_t t3 = std::clamp(converted, t2, *done);
-  return Downtime{seconds(*began, t1), seconds(t1, t2), seconds(t2, t3), seconds(t3, *done)};
+  const std::int64_t t4 = std::clamp(delivered, t3, *done);
+  return Downtime{seconds(*began, t1), seconds(t1, t2), seconds(t2, t3), seconds(t3, t4), seconds(t4, *done)};
 }
 
 }  // namespace vmferry::job

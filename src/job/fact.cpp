@@ -75,6 +75,9 @@ VMFERRY_FACT(GuestConverted, seconds, bytes)
 VMFERRY_FACT(DamageFound, disk, ranges)
 VMFERRY_FACT(DiskVerified, disk, read, unknown, different, seconds)
 VMFERRY_FACT(TrackingDoubted, disk)
+VMFERRY_FACT(ImageUploaded, disk, image, content, format, stored_as, bytes, seconds, algorithm, hash, remark)
+VMFERRY_FACT(VolumeDelivered, disk, volume, image, content)
+VMFERRY_FACT(ImagesRemoved, kept)
 VMFERRY_FACT(ServerLaunched, server, state)
 VMFERRY_FACT(CutoverDone, at, downtime_seconds)
 VMFERRY_FACT(VolumeDiscarded, disk, volume)
@@ -102,7 +105,7 @@ constexpr std::string_view names[] = {
     "PoweredOnAgain",  "FinalCopyDoubted", "HandedOver",      "HandoverTakenBack", "ConversionCommitting",
     "GuestConverted",  "DamageFound",      "TrackingDoubted", "ServerLaunched",    "CutoverDone",
     "VolumeDiscarded", "PortDiscarded",    "Aborted",         "RunBegan",          "DigestsRecorded",
-    "DiskVerified"};
+    "DiskVerified",    "ImageUploaded",    "VolumeDelivered", "ImagesRemoved"};
 static_assert(std::size(names) == std::variant_size_v<Body>);
 
 template <std::size_t index = 0>

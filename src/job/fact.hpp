@@ -166,6 +166,30 @@ struct DiskVerified {
 struct TrackingDoubted {
   model::DiskKey disk;
 };
+// The disk, as it is in the final copy and converted, is in the cloud as an image, and proven.
+struct ImageUploaded {
+  model::DiskKey disk;
+  ImageId image;
+  std::string content;      // the root of the disk's digests when it was sent; empty: not known
+  std::string format;       // as it was sent
+  std::string stored_as;    // what the cloud made of it
+  std::uint64_t bytes = 0;  // sent
+  double seconds = 0;
+  std::string algorithm;  // of the hash; empty: it could not be compared
+  std::string hash;       // of what the cloud stores
+  std::string remark;
+};
+// A volume holds what was in the image, and can be used.
+struct VolumeDelivered {
+  model::DiskKey disk;
+  VolumeId volume;
+  ImageId image;
+  std::string content;
+};
+// The job's images are gone, but for these, which the cloud would not delete.
+struct ImagesRemoved {
+  std::vector<std::string> kept;
+};
 struct ServerLaunched {
   ServerId server;
   std::string state;
@@ -185,12 +209,12 @@ struct Aborted {
   bool volumes_deleted = false;
 };
 
-using Body =
-    std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskProgressed, DiskCopied,
-                 DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded, PortEnsured, ShutdownBegan,
-                 PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver, HandoverTakenBack, ConversionCommitting,
-                 GuestConverted, DamageFound, TrackingDoubted, ServerLaunched, CutoverDone, VolumeDiscarded,
-                 PortDiscarded, Aborted, RunBegan, DigestsRecorded, DiskVerified>;
+using Body = std::variant<JobCreated, TrackingEnsured, VolumeAllocated, CycleBegan, SnapshotTaken, DiskProgressed,
+                          DiskCopied, DiskRemembered, SnapshotRemoved, DiskAttaching, DiskDetached, CycleEnded,
+                          PortEnsured, ShutdownBegan, PoweredOff, PoweredOnAgain, FinalCopyDoubted, HandedOver,
+                          HandoverTakenBack, ConversionCommitting, GuestConverted, DamageFound, TrackingDoubted,
+                          ServerLaunched, CutoverDone, VolumeDiscarded, PortDiscarded, Aborted, RunBegan,
+                          DigestsRecorded, DiskVerified, ImageUploaded, VolumeDelivered, ImagesRemoved>;
 
 struct Fact {
   std::int64_t at = 0;  // milliseconds since the epoch

@@ -71,12 +71,14 @@ Itinerary cutover(const Parts& parts, const State& state, const CopyOptions& cop
   if (options.convert) add(itinerary, steps::convert_guest(parts, copy));
   verify_after_copy(itinerary, parts, copy);
   add(itinerary, steps::detach(parts));
+  if (parts.cloud.delivery()) add(itinerary, steps::deliver(parts, copy));
   add(itinerary, steps::launch(parts, copy, options));
   add(itinerary, steps::finish(parts));
   // The downtime is over; consolidation may take its time.
   add(itinerary, steps::thaw(parts, Kind::final));
   add(itinerary, steps::end_cycle(parts, Kind::final));
   add(itinerary, steps::record_digests(parts));
+  if (parts.cloud.delivery()) add(itinerary, steps::remove_images(parts));
   return itinerary;
 }
 

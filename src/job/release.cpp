@@ -111,6 +111,10 @@ void release(const Parts& parts, Journal& journal, Observer& observer, std::chro
     drop_snapshots(parts, state, journal, observer, time_is_up.get_token());
     drop_attachments(parts, state, journal, observer, time_is_up.get_token(), false);
     parts.converter.clear();
+    // Half an image is of no use to anybody.
+    if (state.shutdown_at && !state.server)
+      attempt(observer, "look for images left behind",
+              [&] { steps::sweep_deliveries(parts, state, false, observer, time_is_up.get_token()); });
   });
 }
 
@@ -126,6 +130,11 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
   // All of them: an attachment that was on its way when its run was stopped may have arrived since.
   all &= drop_attachments(parts, state, journal, observer, stop, true);
   all &= drop_ports(parts, state, journal, observer, stop);
+  // No replica of the machine, whatever becomes of that.
+  bool swept = true;
+  all &= attempt(observer, "delete what was delivered",
+                 [&] { swept = steps::sweep_deliveries(parts, state, true, observer, stop); });
+  all &= swept;
   parts.converter.clear();
   if (delete_volumes)
     for (const auto& [key, disk] : state.disks)

@@ -118,12 +118,25 @@ struct Folding {
   void operator()(const FinalCopyDoubted&) { abandon_final_cycle(); }
   void operator()(const HandedOver&) {
     for (auto& [key, disk] : state.disks) {
+      // The server has the volume that was delivered; the disk itself stays here.
+      if (disk.delivered) {
+        disk.delivered_used = true;
+        continue;
+      }
       disk.handed_over = true;
       disk.layers.clear();
     }
   }
   void operator()(const HandoverTakenBack&) {
-    for (auto& [key, disk] : state.disks) disk.handed_over = false;
+    for (auto& [key, disk] : state.disks) disk.handed_over = disk.delivered_used = false;
+  }
+  void operator()(const ImageUploaded& f) { state.disks[f.disk].image = f; }
+  void operator()(const VolumeDelivered& f) {
+    state.disks[f.disk].delivered = f;
+    state.disks[f.disk].delivered_used = false;
+  }
+  void operator()(const ImagesRemoved&) {
+    for (auto& [key, disk] : state.disks) disk.image.reset();
   }
   void operator()(const ConversionCommitting& f) {
     for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);

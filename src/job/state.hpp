@@ -30,8 +30,11 @@ struct DiskState {
   std::vector<Layer> layers;            // since the last complete point, oldest first; disjoint
   int copied_in = 0;                    // cycle of the last DiskCopied
   int remembered_in = 0;
-  int digested_in = 0;    // cycle of the last DigestsRecorded
-  bool attached = false;  // as far as the facts tell: attaching began and no detach since
+  int digested_in = 0;                       // cycle of the last DigestsRecorded
+  bool attached = false;                     // as far as the facts tell: attaching began and no detach since
+  std::optional<ImageUploaded> image;        // the last that was sent; gone after ImagesRemoved
+  std::optional<VolumeDelivered> delivered;  // the last; is it still what the disk is? its content tells
+  bool delivered_used = false;               // a server may have written to that volume
   bool last_full = false;
   std::string last_reason;
   std::uint64_t last_read = 0, last_written = 0;

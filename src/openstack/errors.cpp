@@ -138,7 +138,10 @@ Verdict verdict(int status, const Words& said) {
 }  // namespace
 
 std::string error_text(const http::Response& response) {
-  std::string message = one_line(words(response.body).message);
+  std::string message = words(response.body).message;
+  // WebOb puts Glance's sentences into JSON with the line breaks of its HTML.
+  if (message.find("<br") != std::string::npos) message = without_markup(message);
+  message = one_line(message);
   if (message.empty() && json::parse(response.body, nullptr, false).is_discarded())
     message = one_line(without_markup(response.body));
   return message.empty() ? fmt::format("no reason given (HTTP status {})", response.status) : message;

@@ -72,6 +72,13 @@ http::Response Service::call(const Call& call, std::stop_token stop) const {
   request.idempotent = call.idempotent || call.method == "GET" || call.method == "HEAD";
   request.headers = {{"Accept", "application/json"}};
   if (!call.body.empty()) request.headers.emplace_back("Content-Type", "application/json");
+  if (call.upload != nullptr) {
+    // The longest that a proxy in front of the service may think about what it was given, before it answers.
+    constexpr std::chrono::minutes longest_silence(15);
+    request.upload = call.upload;
+    request.timeout = longest_silence;
+    request.headers.emplace_back("Content-Type", "application/octet-stream");
+  }
   if (microversion_ != Microversion{}) {
     request.headers.emplace_back("OpenStack-API-Version", fmt::format("{} {}", to_string(kind_), microversion_.text()));
     // Up to 2.26 Nova listens to its own header only.

@@ -28,9 +28,10 @@ struct Microversion {
 
 struct Call {
   std::string method = "GET";
-  std::string path;   // below the endpoint, with its query: "/volumes/detail"
-  std::string body;   // JSON
-  std::string doing;  // for messages: "create volume 'web01-1-2000'"
+  std::string path;                // below the endpoint, with its query: "/volumes/detail"
+  std::string body;                // JSON
+  http::Upload* upload = nullptr;  // instead of it: bytes
+  std::string doing;               // for messages: "create volume 'web01-1-2000'"
   // May be repeated when its reply was lost (GET always is).
   bool idempotent = false;
   // Statuses to be returned instead of thrown, besides 2xx.

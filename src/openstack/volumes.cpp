@@ -111,6 +111,7 @@ Volume post(Service& service, const VolumeWish& wish, const ExistingVolume* exis
   if (!wish.description.empty()) volume["description"] = wish.description;
   if (!wish.type.empty()) volume["volume_type"] = wish.type;
   if (!wish.availability_zone.empty()) volume["availability_zone"] = wish.availability_zone;
+  if (!wish.image.empty()) volume["imageRef"] = wish.image.value;
   Call call;
   call.method = "POST";
   call.path = existing ? "/manageable_volumes" : "/volumes";

@@ -43,6 +43,7 @@ struct VolumeWish {
   std::uint64_t gib = 0;
   std::string type;               // name or id; empty = the cloud's default
   std::string availability_zone;  // empty = the cloud's default
+  ImageId image;                  // whose bytes it holds at first; empty = it is empty
   Metadata metadata;
   // The part of `metadata` that only this volume has: after a lost reply the volume is looked for by it before
   // another one is made. Must not be empty.

@@ -133,6 +133,15 @@ class Telling {
                                 f.root,  f.strip,   disk_of(f.disk).rewritten.has_value()};
   }
   void on(const job::TrackingDoubted& f) { disk_of(f.disk).tracking_doubted = true; }
+  void on(const job::ImageUploaded& f) {
+    disk_of(f.disk).image = f;
+    stretch("delivery", at_ - static_cast<std::int64_t>(f.seconds * 1000));
+  }
+  void on(const job::VolumeDelivered& f) {
+    disk_of(f.disk).delivered = f.volume.value;
+    stretch("delivery", before_);
+  }
+  void on(const job::ImagesRemoved& f) { told.images_kept = f.kept; }
   void on(const job::ServerLaunched& f) {
     told.server = f.server.value;
     told.server_state = f.state;

@@ -51,7 +51,8 @@ struct Cycle {
 
 // A stretch of time that went into one thing.
 struct Phase {
-  std::string name;  // "snapshot", "copy", "remove snapshot", "detach", "shutdown", "conversion", "server", "verify"
+  std::string name;  // "snapshot", "copy", "remove snapshot", "detach", "shutdown", "conversion", "delivery", "server",
+                     // "verify"
   int cycle = 0;     // that it belongs to; 0: to none
   std::int64_t began = 0, ended = 0;
 };
@@ -86,8 +87,10 @@ struct Disk {
   bool complete = false;                       // the volume holds a whole point of the source
   bool tracking_doubted = false;
   std::optional<Root> root;
-  std::string no_root;       // why there is none, or no digest in it
-  std::string name() const;  // "Hard disk 1 (2000)"
+  std::string no_root;                      // why there is none, or no digest in it
+  std::optional<job::ImageUploaded> image;  // as which it came to the cloud last
+  std::string delivered;                    // volume that the cloud made of it
+  std::string name() const;                 // "Hard disk 1 (2000)"
 };
 
 struct Evidence {
@@ -98,6 +101,7 @@ struct Evidence {
   std::optional<std::int64_t> done;
   std::optional<job::Downtime> downtime;
   bool converted = false;
+  std::vector<std::string> images_kept;  // which the cloud would not delete, and why
   std::vector<Run> runs;
   int interruptions = 0;  // runs that had to go on from what an earlier one had left half done
   std::vector<Disk> disks;

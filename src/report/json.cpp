@@ -40,6 +40,19 @@ Json of(const Root& root) {
   return j;
 }
 
+Json of(const job::ImageUploaded& image) {
+  Json j = {{"id", image.image.value},
+            {"format", image.format},
+            {"stored_as", image.stored_as},
+            {"bytes", image.bytes},
+            {"seconds", rounded(image.seconds)}};
+  put(j, "content", image.content);
+  put(j, "hash_algorithm", image.algorithm);
+  put(j, "hash", image.hash);
+  put(j, "remark", image.remark);
+  return j;
+}
+
 Json of(const Disk& disk) {
   Json j = {{"key", disk.key.value}};
   put(j, "label", disk.label);
@@ -58,6 +71,8 @@ Json of(const Disk& disk) {
   j["damaged"] = disk.damaged;
   j["tracking_doubted"] = disk.tracking_doubted;
   if (disk.root) j["digests"] = of(*disk.root);
+  put(j, "delivered_volume", disk.delivered);
+  if (disk.image) j["image"] = of(*disk.image);
   put(j, "no_root_because", disk.no_root);
   return j;
 }
@@ -110,11 +125,8 @@ Json of(const Verification& found) {
 }
 
 Json of(const job::Downtime& downtime) {
-  return {{"seconds", rounded(downtime.whole())},
-          {"shutdown", downtime.shutdown},
-          {"copy", downtime.copy},
-          {"conversion", downtime.conversion},
-          {"server", downtime.server}};
+  return {{"seconds", rounded(downtime.whole())}, {"shutdown", downtime.shutdown}, {"copy", downtime.copy},
+          {"conversion", downtime.conversion},    {"delivery", downtime.delivery}, {"server", downtime.server}};
 }
 
 template <class T>
@@ -147,6 +159,7 @@ std::string as_json(const Evidence& told, std::string_view version, std::int64_t
   if (told.done) j["moved"] = iso_time(*told.done);
   if (told.downtime) j["downtime"] = of(*told.downtime);
   j["converted"] = told.converted;
+  if (!told.images_kept.empty()) j["images_kept"] = told.images_kept;
   j["interruptions"] = told.interruptions;
   j["runs"] = list(told.runs);
   j["disks"] = list(told.disks);

@@ -94,6 +94,26 @@ std::string disks(const Evidence& told) {
          "disk's size: what was written to the volume and flushed, before any server had it.</p>\n";
 }
 
+// How the disks came to the cloud, where they were not written there.
+std::string images(const Evidence& told) {
+  std::vector<std::vector<std::string>> rows;
+  for (const Disk& disk : told.disks) {
+    if (!disk.image) continue;
+    const job::ImageUploaded& image = *disk.image;
+    rows.push_back(
+        {escaped(disk.name()), code(image.image.value), bytes(image.bytes) + soft(escaped(image.format)),
+         term::human_duration(image.seconds),
+         (image.hash.empty() ? "not compared" : code(image.algorithm + " " + image.hash)) + soft(escaped(image.remark)),
+         code(disk.delivered)});
+  }
+  if (rows.empty()) return "";
+  std::string text = table({"Disk", "Image", "#Sent", "#In", "Proven by", "Volume made of it"}, rows) +
+                     "<p class=\"soft\">Proven: the digest was computed here, of what was sent, and is what the cloud "
+                     "says of what it stored.</p>\n";
+  for (const std::string& kept : told.images_kept) text += "<p>Still there: " + escaped(kept) + "</p>\n";
+  return text;
+}
+
 std::string kind_of(const DiskCopy& copy) {
   if (copy.conversion_kept) return "nothing had changed";
   return copy.full ? "everything" + soft(escaped(copy.reason)) : "what changed";
@@ -212,6 +232,7 @@ std::string as_page(const Evidence& told, std::string_view version, std::int64_t
     page += section("What took how long", line + phase_legend(told));
   page += section("Where the bytes went", pictures(told));
   page += section("Disks", disks(told));
+  page += section("Images", images(told));
   page += section("Cycles", cycles(told));
   page += section("Read back from the volumes", verifications(told));
   page += section("Commands", commands(told));

@@ -7,10 +7,10 @@ namespace vmferry::report {
 
 inline constexpr std::string_view page_style = R"css(
 :root{color-scheme:light dark;--paper:#fff;--ink:#1c2127;--soft:#5b6570;--line:#dfe3e8;--pale:#eef1f4;--mark:#fdf3dc;
---shutdown:#8b95a1;--copy:#2c6e9e;--conversion:#b9832a;--server:#3f8562;--snapshot:#7fb0d3;--verify:#7d65a8;--thaw:#b4c3cf;--detach:#d3dae0;
+--shutdown:#8b95a1;--copy:#2c6e9e;--conversion:#b9832a;--delivery:#c26d5c;--server:#3f8562;--snapshot:#7fb0d3;--verify:#7d65a8;--thaw:#b4c3cf;--detach:#d3dae0;
 --full:#7a8b9c;--changed:#c2602d;--data:#2c6e9e}
 @media (prefers-color-scheme:dark){:root{--paper:#15181c;--ink:#e3e7eb;--soft:#98a3ae;--line:#2c333a;--pale:#22282e;--mark:#3a3018;
---shutdown:#7b8691;--copy:#5aa0d2;--conversion:#d6a34c;--server:#5fae86;--snapshot:#3d7ba6;--verify:#a38bd0;--thaw:#546472;--detach:#3c464f;
+--shutdown:#7b8691;--copy:#5aa0d2;--conversion:#d6a34c;--delivery:#c26d5c;--server:#5fae86;--snapshot:#3d7ba6;--verify:#a38bd0;--thaw:#546472;--detach:#3c464f;
 --full:#8798a8;--changed:#e08a57;--data:#5aa0d2}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
@@ -44,7 +44,7 @@ svg .tick{font-size:11px;text-anchor:middle;fill:var(--soft)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 22px;margin:10px 0 0;padding:0;list-style:none;color:var(--soft);font-size:14px}
 .legend li{display:flex;align-items:center;gap:7px}
 .legend b{color:var(--ink);font-weight:600}
-.p-shutdown{fill:var(--shutdown)}.p-copy{fill:var(--copy)}.p-conversion{fill:var(--conversion)}.p-server{fill:var(--server)}
+.p-shutdown{fill:var(--shutdown)}.p-copy{fill:var(--copy)}.p-conversion{fill:var(--conversion)}.p-delivery{fill:var(--delivery)}.p-server{fill:var(--server)}
 .p-snapshot{fill:var(--snapshot)}.p-verify{fill:var(--verify)}.p-thaw{fill:var(--thaw)}.p-detach{fill:var(--detach)}
 .full{fill:var(--full)}.changed{fill:var(--changed)}.data{fill:var(--data)}.hole{fill:var(--pale)}.unknown{fill:var(--conversion)}
 footer{margin-top:48px;padding-top:14px;border-top:1px solid var(--line);color:var(--soft);font-size:13px;overflow-wrap:anywhere}

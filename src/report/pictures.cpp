@@ -29,6 +29,7 @@ constexpr Word phases[] = {{"shutdown", "p-shutdown", "shutdown"},
                            {"copy", "p-copy", "copy"},
                            {"conversion", "p-conversion", "conversion"},
                            {"verify", "p-verify", "read back"},
+                           {"delivery", "p-delivery", "bring the disks to the cloud"},
                            {"server", "p-server", "create the server"},
                            {"remove snapshot", "p-thaw", "remove the snapshot"},
                            {"detach", "p-detach", "detach the volumes"}};
@@ -163,6 +164,7 @@ std::string downtime_bar(const Evidence& told) {
   const Part parts[] = {{"p-shutdown", "shutdown", d.shutdown},
                         {"p-copy", "last changes", d.copy},
                         {"p-conversion", "conversion", d.conversion},
+                        {"p-delivery", "images", d.delivery},
                         {"p-server", "server", d.server}};
   std::string bars, list;
   double x = 0;

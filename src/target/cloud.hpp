@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -98,6 +99,46 @@ struct Arrival {
   bool server = false;  // the machine itself, too: is there a flavor for it?
 };
 
+// A disk as it lies in the cloud, proven, for a volume to be made from.
+struct SentImage {
+  ImageId id;
+  std::string format;       // as it was sent: "qcow2", "raw"
+  std::string stored_as;    // what the cloud made of it
+  std::uint64_t bytes = 0;  // sent
+  std::string algorithm;    // of `hash`; empty: nothing could be compared
+  std::string hash;         // of what the cloud stores; computed here, and equal to what the cloud says
+  std::string remark = {};  // for the user: what could not be proven
+};
+
+// How disks that are kept here come into a cloud: as images, of which it makes volumes. Everything carries the job's
+// tag.
+class Delivery {
+ public:
+  struct Keep {
+    std::set<ImageId> images;
+    std::set<VolumeId> volumes;
+    std::set<VolumeId> used;  // not these, while others that were ordered from a kept image may be on their way
+    bool every_volume = false;
+  };
+  struct Swept {
+    std::set<ImageId> images;          // kept, there and whole
+    std::set<VolumeId> volumes;        // likewise
+    std::vector<std::string> deleted;  // "image 5f3a..."
+    std::vector<std::string> stuck;    // "image 5f3a...: why it could not be deleted"
+  };
+  virtual ~Delivery() = default;
+  // Deletes every image and volume that the job ever delivered, except these.
+  virtual Swept sweep(const JobId& job, const Keep& keep, std::stop_token stop) = 0;
+  // Sends all that the device holds as a new image; returns when the cloud has it and it is proven equal. `content` is
+  // kept with it. Error(data): what the cloud holds is not what was sent; Error(quota): no room, here or there.
+  virtual SentImage send(const VolumeWish& wish, const Device& device, const std::string& content,
+                         copy::Progress& progress, std::stop_token stop) = 0;
+  // Has the volume made of the image, once, and does not wait for it.
+  virtual VolumeId order(const VolumeWish& wish, const ImageId& image, std::stop_token stop) = 0;
+  // Until it can be used. Error(unavailable) with the cloud's reason when it cannot be any more.
+  virtual void await(const VolumeWish& wish, const VolumeId& volume, std::stop_token stop) = 0;
+};
+
 class Cloud {
  public:
   virtual ~Cloud() = default;
@@ -133,6 +174,8 @@ class Cloud {
   // Deletes the volume (by id; must carry the job's tag). Already gone is success.
   virtual void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) = 0;
   virtual void discard_port(const PortId& port, const JobId& job, std::stop_token stop) = 0;
+  // How what is in allocate()'s volumes comes to launch(), which takes the volumes that this gives. Null: as they are.
+  virtual Delivery* delivery() noexcept { return nullptr; }
 };
 
 }  // namespace vmferry::target

@@ -58,8 +58,10 @@ class Launch final : public Step {
       throw Error(Fault::conflict,
                   fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
     target::LaunchWish wish{state.job->job, vm, {}, {}, options_.flavor, options_.availability_zone};
-    for (const model::Disk& disk : final_disks(vm, state, copy_))
-      wish.volumes.push_back(state.disks.at(disk.key).volume);
+    for (const model::Disk& disk : final_disks(vm, state, copy_)) {
+      const DiskState& known = state.disks.at(disk.key);
+      wish.volumes.push_back(known.delivered ? known.delivered->volume : known.volume);
+    }
     for (const model::Nic& nic : vm.nics) {
       const auto port = state.ports.find(nic.mac);
       if (port == state.ports.end())
@@ -67,7 +69,7 @@ class Launch final : public Step {
                     fmt::format("{} ({}) appeared during cutover; run the same command again", nic.label, nic.mac));
       wish.ports.push_back(port->second.port);
     }
-    hand_over(wish, journal, stop);
+    hand_over(state, wish, journal, stop);
     try {
       const target::Launched launched = parts_.cloud.launch(wish, stop);
       journal.append(ServerLaunched{launched.id, launched.state});
@@ -80,10 +82,15 @@ class Launch final : public Step {
  private:
   // From here on a server may write to the volumes. Whoever finds them later, by journal or by their own memory, must
   // not build a delta on what they held.
-  void hand_over(const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
+  void hand_over(const State& state, const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
     journal.append(HandedOver{});
-    for (const VolumeId& volume : wish.volumes)
-      parts_.cloud.remember(volume, {{key::change_id, ""}, {key::complete, ""}}, stop);
+    for (const auto& [disk_key, disk] : state.disks)
+      if (given(disk, wish)) parts_.cloud.remember(disk.volume, {{key::change_id, ""}, {key::complete, ""}}, stop);
+  }
+
+  // The server gets the very volume that cycles write to, not one that was delivered.
+  static bool given(const DiskState& disk, const target::LaunchWish& wish) {
+    return std::find(wish.volumes.begin(), wish.volumes.end(), disk.volume) != wish.volumes.end();
   }
 
   // A refusal (quota, flavor, a wrong setting) before anything was made; not a lost reply, not a server that failed to
@@ -100,8 +107,7 @@ class Launch final : public Step {
 
   void take_back(const State& state, const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
     for (const auto& [key, disk] : state.disks)
-      if (disk.base && disk.rewritten.empty() &&
-          std::find(wish.volumes.begin(), wish.volumes.end(), disk.volume) != wish.volumes.end())
+      if (disk.base && disk.rewritten.empty() && given(disk, wish))
         parts_.cloud.remember(disk.volume, {{key::change_id, disk.base->text()}, {key::complete, key::yes}}, stop);
     journal.append(HandoverTakenBack{});
   }

@@ -30,7 +30,8 @@ class NovaAttacher final : public Attacher {
       throw Error(
           Fault::config,
           fmt::format("{} would be instance {}, but {} has no such instance: vmferry must run in an instance of "
-                      "the project it migrates to (or name it with --instance-id, or see --attach brick)",
+                      "the project it migrates to (or name it with --instance-id; --attach brick and --target "
+                      "image:DIR need none)",
                       options_.here, id.value, cloud_.describe()));
   }
   void judge(std::size_t count, std::vector<plan::Finding>& found, std::stop_token stop) override {

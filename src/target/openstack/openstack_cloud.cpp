@@ -21,6 +21,7 @@
 #include "target/memory_keys.hpp"
 #include "target/openstack/attacher.hpp"
 #include "target/openstack/room.hpp"
+#include "target/openstack/volume_wish.hpp"
 
 namespace vmferry::target::openstack {
 
@@ -42,14 +43,6 @@ constexpr const char* osm_mark = "osm";
 constexpr const char* osm_converted = "converted";
 
 constexpr std::size_t own_metadata = 2;  // of a server: vmferry_job, vmferry_vm
-
-// What a volume of this disk must carry; `change_id` and the like are the job's.
-client::Metadata marks(const Tag& tag) {
-  return {{memory_key::migrate_kit, "true"},
-          {memory_key::vm, tag.vm.value},
-          {memory_key::disk, tag.disk_object_id},
-          {memory_key::job, tag.job.value}};
-}
 
 // Made by the job it belongs to, never opened, and of a kind that reads as zeroes.
 bool fresh(const client::Volume& volume, const JobId& job) {
@@ -83,7 +76,7 @@ bool unsettled(const client::Volume& volume) {
 
 class OpenstackCloud final : public Cloud {
  public:
-  OpenstackCloud(Options options, std::unique_ptr<client::Cloud> cloud, std::unique_ptr<http::Transport> metadata,
+  OpenstackCloud(Options options, std::shared_ptr<client::Cloud> cloud, std::unique_ptr<http::Transport> metadata,
                  Clock& clock, log::Log& log)
       : options_(std::move(options)),
         cloud_(std::move(cloud)),
@@ -110,7 +103,6 @@ class OpenstackCloud final : public Cloud {
   std::vector<std::string> security_groups(const NetworkChoice* choice, std::stop_token stop);
   void check_server_settings(std::stop_token stop);
   void check_network(const NetworkChoice& choice, std::stop_token stop);
-  std::string type_for(const VolumeWish& wish) const;
   client::Volume grow(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
   client::PortWish port_wish(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
                              std::stop_token stop);
@@ -118,14 +110,13 @@ class OpenstackCloud final : public Cloud {
   client::Volume create(const VolumeWish& wish, std::stop_token stop);
   std::vector<client::Volume> osm_volumes(const Tag& tag, std::stop_token stop);
   std::string adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop);
-  void make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
   client::MadePort make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop);
   void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice, std::stop_token stop);
   std::optional<client::Server> server_of(const JobId& job, const std::string& name, std::stop_token stop);
   client::Server create_server(const LaunchWish& wish, std::stop_token stop);
 
   Options options_;
-  std::unique_ptr<client::Cloud> cloud_;
+  std::shared_ptr<client::Cloud> cloud_;
   std::unique_ptr<Attacher> attacher_;
   log::Log& log_;
 };
@@ -165,7 +156,7 @@ void OpenstackCloud::check_server_settings(std::stop_token stop) {
 void OpenstackCloud::check_settings(std::stop_token stop) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
     throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
-  attacher_->check(stop);
+  if (options_.conversion_host) attacher_->check(stop);
   if (!options_.volume_type.empty()) client::volumes::find_type(cloud_->volume(stop), options_.volume_type, stop);
   if (!options_.volume_availability_zone.empty())
     client::volumes::check_availability_zone(cloud_->volume(stop), options_.volume_availability_zone, stop);
@@ -195,9 +186,10 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
   std::size_t not_here = 0;
   for (const VolumeWish& wish : arrival.volumes) {
     const auto volume = find_volume(wish.tag, stop);
-    if (!volume || !attacher_->is_here(*volume, stop)) ++not_here;
+    if (options_.conversion_host && (!volume || !attacher_->is_here(*volume, stop))) ++not_here;
     if (volume) {
-      if (volume->gib * gib < wish.bytes) needs[type_for(wish)].gib += plan::gib_for(wish.bytes) - volume->gib;
+      if (volume->gib * gib < wish.bytes)
+        needs[type_for(options_, wish)].gib += plan::gib_for(wish.bytes) - volume->gib;
       continue;
     }
     if (!options_.adopt_osm)
@@ -207,8 +199,8 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
                                      "used",
                                      wish.tag.disk_object_id),
                          "go on with it by --adopt-osm-volumes, or delete it", Fault::conflict});
-    ++needs[type_for(wish)].count;
-    needs[type_for(wish)].gib += plan::gib_for(wish.bytes);
+    ++needs[type_for(options_, wish)].count;
+    needs[type_for(options_, wish)].gib += plan::gib_for(wish.bytes);
   }
   Need all;
   for (const auto& [type, need] : needs) {
@@ -216,8 +208,10 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
     if (!type.empty()) judge_volumes(*cloud_, type, need.count, need.gib, found, stop);
   }
   judge_volumes(*cloud_, "", all.count, all.gib, found, stop);
-  attacher_->judge(not_here, found, stop);
-  if (arrival.job.empty()) attacher_->tell(found, stop);
+  if (options_.conversion_host) {
+    attacher_->judge(not_here, found, stop);
+    if (arrival.job.empty()) attacher_->tell(found, stop);
+  }
   for (const NetworkChoice& choice : arrival.ports) {
     try {
       client::Service& service = cloud_->network(stop);
@@ -288,36 +282,19 @@ std::optional<Volume> OpenstackCloud::find(const Tag& tag, std::stop_token stop)
 }
 
 client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token stop) {
-  client::VolumeWish make;
-  make.name = wish.tag.volume_name;
-  make.description = fmt::format("disk {} of {}, moved by vmferry", wish.tag.disk_object_id, wish.tag.vm_name);
-  make.gib = plan::gib_for(wish.bytes);
-  make.type = type_for(wish);
-  make.availability_zone = options_.volume_availability_zone;
-  make.metadata = marks(wish.tag);
-  make.tag = make.metadata;
+  client::VolumeWish make = volume_wish(options_, wish);
   if (const auto existing = options_.existing_volumes.find(wish.tag.disk);
       existing != options_.existing_volumes.end()) {
-    // Without made_by: what it holds is not known, so nothing is taken to be zero.
+    make.metadata.erase(memory_key::made_by);  // what it holds is not known, so nothing is taken to be zero
     const client::Volume volume = client::volumes::manage(cloud_->volume(stop), make, existing->second, stop);
     log_.info(
         "volume taken from the back end",
         {{"volume", volume.id.value}, {"host", existing->second.host}, {"reference", existing->second.reference}});
     return volume;
   }
-  make.metadata[memory_key::made_by] = wish.tag.job.value;
-  if (options_.disk_bus == "scsi") {
-    make.metadata["hw_disk_bus"] = "scsi";
-    make.metadata["hw_scsi_model"] = "virtio-scsi";
-  }
   const client::Volume volume = client::volumes::create(cloud_->volume(stop), make, stop);
   log_.info("volume created", {{"volume", volume.id.value}, {"name", make.name}, {"gib", std::to_string(make.gib)}});
   return volume;
-}
-
-std::string OpenstackCloud::type_for(const VolumeWish& wish) const {
-  const auto mapped = options_.volume_types.find(wish.datastore);
-  return mapped == options_.volume_types.end() ? options_.volume_type : mapped->second;
 }
 
 // The disk grew. A volume that is attached can only be extended where driver and hypervisor go along, so it is
@@ -374,14 +351,6 @@ std::string OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, 
                                    : "");
 }
 
-void OpenstackCloud::make_bootable(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop) {
-  if (!volume.bootable) client::volumes::set_bootable(cloud_->volume(stop), volume.id, true, stop);
-  client::Metadata missing;
-  for (const auto& [key, wanted] : wish.image_properties)
-    if (value(volume.image_metadata, key) != wanted) missing[key] = wanted;
-  client::volumes::set_image_metadata(cloud_->volume(stop), volume.id, missing, stop);
-}
-
 Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
   auto existing = find_volume(wish.tag, stop);
@@ -400,7 +369,7 @@ Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   client::Volume ready =
       client::volumes::wait_for(service, id, {"available", "in-use"}, options_.volume_patience, stop);
   if (ready.gib * gib < wish.bytes) ready = grow(ready, wish, stop);
-  if (wish.boot) make_bootable(ready, wish, stop);
+  if (wish.boot) make_bootable(service, ready, wish.image_properties, stop);
   Volume volume = volume_of(ready, wish.tag.job);
   volume.remark = remark;
   return volume;
@@ -678,7 +647,7 @@ Launched OpenstackCloud::launch(const LaunchWish& wish, std::stop_token stop) {
 
 }  // namespace
 
-std::unique_ptr<Cloud> openstack_cloud(Options options, std::unique_ptr<client::Cloud> cloud,
+std::unique_ptr<Cloud> openstack_cloud(Options options, std::shared_ptr<client::Cloud> cloud,
                                        std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log) {
   return std::make_unique<OpenstackCloud>(std::move(options), std::move(cloud), std::move(metadata), clock, log);
 }

@@ -36,6 +36,7 @@ struct Options {
   std::string availability_zone;             // of the server; empty = the cloud's choice
   std::string disk_bus = "virtio";           // or "scsi"
   std::vector<std::string> security_groups;  // ids or names; empty = the default one
+  bool conversion_host = true;               // false: this is none, and volumes are never attached here
   std::optional<BrickMode> brick;            // --attach brick; without it Nova attaches
   std::string instance_id;                   // of this host; empty = as instance_sources say
   ::vmferry::openstack::InstanceSources instance_sources;
@@ -58,9 +59,9 @@ struct Options {
   std::chrono::seconds server_patience{900};
 };
 
-// `metadata` reaches the metadata service, without a proxy. `clock` and `log` outlive the result.
-// Thread-safe.
-std::unique_ptr<Cloud> openstack_cloud(Options options, std::unique_ptr<::vmferry::openstack::Cloud> cloud,
+// `metadata` reaches the metadata service, without a proxy; null without a conversion host. `clock` and `log` outlive
+// the result. Thread-safe.
+std::unique_ptr<Cloud> openstack_cloud(Options options, std::shared_ptr<::vmferry::openstack::Cloud> cloud,
                                        std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log);
 
 }  // namespace vmferry::target::openstack

@@ -40,13 +40,16 @@ def rule_for(service, method, path):
 
 
 class FaultsTest(JourneyTest):
+    services = SERVICES
+    least = 30  # calls
+
     def recorded_calls(self):
         self.begin_anew()
         self.ferry("cutover", *self.cutover_flags())
         calls = set()
         for side in ("vcenter", "openstack"):
             for call in self.lab.control(side, "GET", "/calls"):
-                if call["service"] in SERVICES:
+                if call["service"] in self.services:
                     calls.add(shape(call))
         return sorted(calls)
 
@@ -60,7 +63,7 @@ class FaultsTest(JourneyTest):
 
     def test_every_call_fails_once_in_every_way(self):
         calls = self.recorded_calls()
-        self.assertGreater(len(calls), 30, calls)
+        self.assertGreater(len(calls), self.least, calls)
         cases = list(self.cases(calls))
         chosen = slice_of(cases)
         print(f"\nfaults: {len(chosen)} of {len(cases)} ({len(calls)} calls); all of them: ./test --full faults", flush=True)
@@ -74,7 +77,7 @@ class FaultsTest(JourneyTest):
 
     def one(self, call, fault):
         self.begin_anew()
-        side = SERVICES[call[0]]
+        side = self.services[call[0]]
         self.lab.control(side, "POST", "/faults", {**rule_for(*call), **FAULTS[fault]})
         first = self.ferry("cutover", *self.cutover_flags(), ok=False)
         rules = self.lab.control(side, "GET", "/faults")
@@ -86,3 +89,27 @@ class FaultsTest(JourneyTest):
             self.ferry("cutover", *self.cutover_flags())
         self.assert_arrived()
         return first.code != 0
+
+
+class ImageFaultsTest(FaultsTest):
+    """By way of images: the calls to Glance, and those that make volumes of them."""
+
+    services = {"image": "openstack", "volume": "openstack"}
+    least = 10
+
+    def command(self, verb, *flags, target="openstack", path=None):
+        arguments = super().command(verb, *flags, path=path)
+        images = self.state / "images"
+        images.mkdir(exist_ok=True)
+        return arguments + ["--target", f"image:{images}"]
+
+    def begin_anew(self):
+        super().begin_anew()
+        for image in self.lab.control("openstack", "GET", "/state")["images"]:
+            if image["name"] != "conversion-host-image":
+                self.cloud.image.delete_image(image["id"])
+
+    def assert_arrived(self, converted=True):
+        super().assert_arrived(converted)
+        images = self.lab.control("openstack", "GET", "/state")["images"]
+        self.assertEqual([i["name"] for i in images], ["conversion-host-image"], "an image was left behind")

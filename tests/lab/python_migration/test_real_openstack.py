@@ -57,10 +57,10 @@ class RealOpenStackTest(Brick, MigrationTest):
         self.assertEqual(done.returncode, 0, done.stdout[-8000:] + done.stderr[-2000:])
 
     def test_1_the_client(self):
-        self.contract("contract_openstack", "--gtest_filter=OpenStack.*:Logins.*:Attachments.*")
+        self.contract("contract_openstack", "--gtest_filter=OpenStack.*:Logins.*:Attachments.*:Images.*")
 
     def test_2_the_target(self):
-        self.contract("contract_target", "--gtest_filter=CloudContract/2.*:CloudContract/3.*:OpenstackTarget.*")
+        self.contract("contract_target", "--gtest_filter=CloudContract/2.*:CloudContract/3.*:OpenstackTarget.*:ImageTarget.*")
         self.clear()
 
     def test_3_two_cycles_and_a_cutover(self):
@@ -133,6 +133,22 @@ class RealOpenStackTest(Brick, MigrationTest):
                 self.brick("abort", "--delete-volumes", timeout=300)
                 self.assert_not_connected()
                 self.assert_empty()
+
+    def test_7_by_way_of_images(self):
+        """No conversion host: each disk through Glance's staging and store into a volume that Cinder makes of it."""
+        for image_format, upload in (("qcow2", "import"), ("raw", "direct")):
+            with self.subTest(format=image_format, upload=upload):
+                self.state = self.lab.work / f"images-{image_format}"
+                self.state.mkdir()
+                folder = self.state / "images"
+                folder.mkdir()
+                flags = ["--target", f"image:{folder}", "--image-format", image_format, "--image-upload", upload]
+                self.ferry("migrate", *flags)
+                done = self.ferry("cutover", *flags, *self.flags(), timeout=600)
+                self.assertIn("whose sha512 is right", done.err)
+                left = [i["name"] for i in self.cloud.image.images() if "vmferry_job" in i.to_dict().get("properties", {})]
+                self.assertEqual(left, [])
+                self.arrived()
 
     # ---- a journey's parts
 

@@ -62,6 +62,18 @@ Request post(std::string url, std::string body, Headers headers = {}) {
 const std::string login = R"(<?xml version="1.0"?><soap:Envelope><Login><userName>root</userName><password>)";
 const std::string login_end = "</password></Login></soap:Envelope>";
 
+class Bytes final : public Upload {
+ public:
+  explicit Bytes(std::string text) : text_(std::move(text)) {}
+  std::uint64_t bytes() const override { return text_.size(); }
+  std::size_t read(std::uint64_t offset, char* into, std::size_t size) override {
+    return text_.copy(into, size, offset);
+  }
+
+ private:
+  std::string text_;
+};
+
 class RecordingTest : public testing::Test {
  protected:
   support::TemporaryDirectory tmp_;
@@ -256,6 +268,20 @@ TEST_F(RecordingTest, PlaysARecordingFromDisk) {
   EXPECT_EQ(response.status, 201);
   EXPECT_EQ(response.header("X-Subject-Token"), "***");
   EXPECT_EQ(nlohmann::json::parse(response.body).at("token").at("user").at("name"), "demo");
+}
+
+TEST_F(RecordingTest, AnUploadLeavesItsPlaceAndNotItsBytes) {
+  Bytes first("the bytes of a disk"), other("of another length, and other bytes");
+  Request request = post("https://cloud/v2/images/1/file", "");
+  request.upload = &first;
+  recording(canned([](const Request&) {
+              return Response{204, {}, ""};
+            }),
+            folder_, "openstack", log_)
+      ->send(request, {});
+  EXPECT_EQ(everything_in(folder_).find("the bytes"), std::string::npos);
+  request.upload = &other;
+  EXPECT_EQ(replaying(folder_, "openstack")->send(request, {}).status, 204);
 }
 
 }  // namespace

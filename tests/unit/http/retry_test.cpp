@@ -43,6 +43,28 @@ TEST_P(RetryWait, FollowsTheTable) {
       << row.what;
 }
 
+class NoBytes final : public Upload {
+ public:
+  std::uint64_t bytes() const override { return 0; }
+  std::size_t read(std::uint64_t, char*, std::size_t) override { return 0; }
+};
+
+TEST(RetryOfAnUpload, OnlyWhenNobodyCanHaveSeenIt) {
+  NoBytes upload;
+  Request request;
+  request.method = "PUT";
+  request.idempotent = true;
+  request.upload = &upload;
+  const Broken unseen(Fault::unavailable, "x", false), seen(Fault::unavailable, "x", true);
+  EXPECT_EQ(retry_wait({}, request, 1, nullptr, &unseen, now), Wait(500ms));
+  EXPECT_EQ(retry_wait({}, request, 1, nullptr, &seen, now), Wait());
+  for (const int status : {429, 500, 503}) {
+    Response response;
+    response.status = status;
+    EXPECT_EQ(retry_wait({}, request, 1, &response, nullptr, now), Wait()) << status;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Broken, RetryWait,
                          testing::Values(Row{"a lost reply to GET", "GET", false, 1, 0, true, "", 500ms},
                                          Row{"HEAD too", "HEAD", false, 1, 0, true, "", 500ms},

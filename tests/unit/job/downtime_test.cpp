@@ -30,6 +30,15 @@ TEST(Downtime, IsTheSumOfItsParts) {
   EXPECT_DOUBLE_EQ(found->whole(), 10);
 }
 
+TEST(Downtime, OfDisksThatCameAsImages) {
+  const std::vector<Fact> facts = {{1000, ShutdownBegan{1000}}, {2000, PoweredOff{}},        copied(3000),
+                                   {7000, VolumeDelivered{}},   {8000, VolumeDelivered{}},   {8500, HandedOver{}},
+                                   {9000, ServerLaunched{}},    {9000, CutoverDone{9000, 8}}};
+  EXPECT_DOUBLE_EQ(downtime_of(facts)->delivery, 5);
+  EXPECT_DOUBLE_EQ(downtime_of(facts)->server, 1);
+  EXPECT_DOUBLE_EQ(downtime_of(facts)->whole(), 8);
+}
+
 TEST(Downtime, WithoutAConversion) {
   const std::vector<Fact> facts = {
       {1000, ShutdownBegan{1000}}, {2000, PoweredOff{}}, copied(3000), {5000, CutoverDone{5000, 4}}};

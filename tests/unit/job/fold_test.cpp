@@ -53,6 +53,9 @@ std::vector<Body> one_of_each() {
   all.emplace_back(RunBegan{"migrate", "0.1.0"});
   all.emplace_back(DigestsRecorded{2, DiskKey{2000}, 5, 65536, "xxh3-128", "00ff", 1, 2, "09?"});
   all.emplace_back(DiskVerified{DiskKey{2000}, 5, 1, 2, 0.5});
+  all.emplace_back(ImageUploaded{DiskKey{2000}, ImageId{"i"}, "00ff", "qcow2", "raw", 5, 0.5, "sha512", "ab", "r"});
+  all.emplace_back(VolumeDelivered{DiskKey{2000}, VolumeId{"v"}, ImageId{"i"}, "00ff"});
+  all.emplace_back(ImagesRemoved{{"image i: in use"}});
   return all;
 }
 
@@ -200,6 +203,24 @@ TEST(Fold, AttachmentsFollowIntentAndDetach) {
   EXPECT_TRUE(fold_of(facts).disks.at(disk).attached);
   facts.push_back(DiskDetached{disk, VolumeId{"v"}});
   EXPECT_FALSE(fold_of(facts).disks.at(disk).attached);
+}
+
+TEST(Fold, AServerHasWhatWasDeliveredAndNotTheDiskThatIsKept) {
+  std::vector<Body> facts = {created, VolumeAllocated{disk, VolumeId{"folder/v"}, 5, false, {}}};
+  facts.push_back(ImageUploaded{disk, ImageId{"i"}, "root", "qcow2", "qcow2", 5, 1, "sha512", "ab", ""});
+  facts.push_back(VolumeDelivered{disk, VolumeId{"cinder"}, ImageId{"i"}, "root"});
+  facts.push_back(HandedOver{});
+  EXPECT_FALSE(fold_of(facts).disks.at(disk).handed_over);
+  EXPECT_TRUE(fold_of(facts).disks.at(disk).delivered_used);
+  facts.push_back(HandoverTakenBack{});
+  EXPECT_FALSE(fold_of(facts).disks.at(disk).delivered_used);
+  facts.push_back(HandedOver{});
+  facts.push_back(VolumeDelivered{disk, VolumeId{"another"}, ImageId{"i"}, "root"});
+  EXPECT_FALSE(fold_of(facts).disks.at(disk).delivered_used);
+  EXPECT_TRUE(fold_of(facts).disks.at(disk).image);
+  facts.push_back(ImagesRemoved{});
+  EXPECT_FALSE(fold_of(facts).disks.at(disk).image);
+  EXPECT_EQ(fold_of(facts).disks.at(disk).delivered->volume, VolumeId{"another"});
 }
 
 }  // namespace

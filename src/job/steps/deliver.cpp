@@ -1,0 +1,173 @@
+// Disks that are kept here come to the cloud when they are final: each as an image that is proven, and all of them as
+// volumes. What was delivered of another content is deleted before anything else, so that no server can get it.
+#include <fmt/format.h>
+
+#include "job/steps/disk_progress.hpp"
+#include "job/steps/steps.hpp"
+#include "plan/plan.hpp"
+
+namespace vmferry::job::steps {
+
+namespace {
+
+void tell(const target::Delivery::Swept& swept, Observer& observer) {
+  for (const std::string& what : swept.deleted) observer.said(fmt::format("{} is deleted", what));
+}
+
+class Deliver final : public Step {
+ public:
+  Deliver(const Parts& parts, const CopyOptions& copy) : parts_(parts), copy_(copy) {}
+  std::string_view name() const noexcept override { return "bring the disks to the cloud"; }
+  bool done(const State& state) const override { return state.server.has_value(); }
+
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
+    const model::Vm vm = parts_.machine.describe(stop);
+    if (parts_.cloud.find_server(state.job->job, vm, stop)) return;  // it has them; only its fact is missing
+    if (vm.power != model::Power::off)
+      throw Error(Fault::conflict,
+                  fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
+    target::Delivery& delivery = *parts_.cloud.delivery();
+    std::vector<Disk> disks = disks_of(vm, state);
+    const target::Delivery::Swept found = delivery.sweep(state.job->job, wanted(state, disks), stop);
+    tell(found, observer);
+    if (!found.stuck.empty())
+      throw Error(Fault::conflict, fmt::format("what an earlier run delivered cannot be deleted: {}; delete it and run "
+                                               "the same command again",
+                                               found.stuck.front()));
+    for (Disk& disk : disks) {
+      const DiskState& known = state.disks.at(disk.disk.key);
+      disk.delivered = known.delivered && found.volumes.contains(known.delivered->volume);
+      if (disk.delivered) {
+        observer.said(fmt::format("{}: volume {} holds it already", disk.label, known.delivered->volume.value));
+        continue;
+      }
+      disk.image = known.image && found.images.contains(known.image->image)
+                       ? known.image->image
+                       : send(disk, known, state, journal, observer, stop);
+      disk.volume = delivery.order(disk.wish, disk.image, stop);
+    }
+    for (const Disk& disk : disks) {
+      if (disk.delivered) continue;
+      observer.said(fmt::format("{}: volume {} is made of its image ...", disk.label, disk.volume.value));
+      delivery.await(disk.wish, disk.volume, stop);
+      journal.append(VolumeDelivered{disk.disk.key, disk.volume, disk.image, disk.content});
+    }
+  }
+
+ private:
+  struct Disk {
+    model::Disk disk;
+    std::string label;
+    std::string content;
+    target::VolumeWish wish;
+    bool delivered = false;
+    ImageId image;
+    VolumeId volume;
+  };
+
+  std::vector<Disk> disks_of(const model::Vm& vm, const State& state) const {
+    std::vector<Disk> disks;
+    for (const model::Disk& disk : final_disks(vm, state, copy_)) {
+      const bool boot = disks.empty();
+      target::VolumeWish wish{tag_of(state, disk), disk.capacity, boot, {}, plan::datastore_of(disk.file)};
+      if (boot) wish.image_properties = copy_.image_properties;
+      const DiskState& known = state.disks.at(disk.key);
+      const copy::Digests digests = digests_of(parts_, disk.key, known.volume, known.capacity);
+      const copy::Digest root = digests.settled() ? digests.root() : copy::Digest{};
+      disks.push_back({disk,
+                       fmt::format("{} ({})", disk.label, disk.key.value),
+                       root.known() ? root.text() : "",
+                       std::move(wish),
+                       false,
+                       {},
+                       {}});
+    }
+    return disks;
+  }
+
+  // What earlier runs delivered of just what the disks hold now.
+  static target::Delivery::Keep wanted(const State& state, const std::vector<Disk>& disks) {
+    target::Delivery::Keep keep;
+    for (const Disk& disk : disks) {
+      const DiskState& known = state.disks.at(disk.disk.key);
+      if (disk.content.empty()) continue;
+      if (known.image && known.image->content == disk.content) keep.images.insert(known.image->image);
+      if (known.delivered && known.delivered_used)
+        keep.used.insert(known.delivered->volume);
+      else if (known.delivered && known.delivered->content == disk.content)
+        keep.volumes.insert(known.delivered->volume);
+    }
+    return keep;
+  }
+
+  ImageId send(const Disk& disk, const DiskState& known, const State& state, Journal& journal, Observer& observer,
+               std::stop_token stop) const {
+    const target::Volume volume = volume_of(parts_, state, disk.disk, stop);
+    journal.append(DiskAttaching{disk.disk.key, volume.id});
+    const std::unique_ptr<target::Device> device = parts_.cloud.attach(volume, stop);
+    DiskProgress progress(observer, disk.disk.key, disk.label + ", sent");
+    observer.copied(disk.disk.key, disk.label + ", sent", 0, 0);
+    const auto began = parts_.clock.mono();
+    const target::SentImage sent = parts_.cloud.delivery()->send(disk.wish, *device, disk.content, progress, stop);
+    const double seconds = std::chrono::duration<double>(parts_.clock.mono() - began).count();
+    journal.append(ImageUploaded{disk.disk.key, sent.id, disk.content, sent.format, sent.stored_as, sent.bytes, seconds,
+                                 sent.algorithm, sent.hash, sent.remark});
+    journal.append(DiskDetached{disk.disk.key, known.volume});
+    observer.said(fmt::format("{}: {:.0f} MiB of {} sent in {:.1f} s as image {}{}", disk.label,
+                              static_cast<double>(sent.bytes) / 0x1p20, sent.format, seconds, sent.id.value,
+                              sent.hash.empty() ? "" : ", whose " + sent.algorithm + " is right"));
+    if (!sent.remark.empty()) observer.warned(fmt::format("{}: {}", disk.label, sent.remark));
+    return sent.id;
+  }
+
+  Parts parts_;
+  CopyOptions copy_;
+};
+
+// When the server runs: one that failed to start would have been made of new volumes, without another upload.
+class RemoveImages final : public Step {
+ public:
+  explicit RemoveImages(const Parts& parts) : parts_(parts) {}
+  std::string_view name() const noexcept override { return "remove the images"; }
+  bool done(const State& state) const override {
+    for (const auto& [key, disk] : state.disks)
+      if (disk.image) return !state.server;
+    return true;
+  }
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
+    target::Delivery::Keep keep;
+    keep.every_volume = true;  // the server's
+    const target::Delivery::Swept swept = parts_.cloud.delivery()->sweep(state.job->job, keep, stop);
+    for (const std::string& what : swept.stuck)
+      observer.warned(
+          fmt::format("{} (where volumes are clones of their image, as with Ceph, it must stay as long as "
+                      "they are there)",
+                      what));
+    journal.append(ImagesRemoved{swept.stuck});
+  }
+
+ private:
+  Parts parts_;
+};
+
+}  // namespace
+
+bool sweep_deliveries(const Parts& parts, const State& state, bool all, Observer& observer, std::stop_token stop) {
+  target::Delivery* delivery = parts.cloud.delivery();
+  if (!delivery) return true;
+  target::Delivery::Keep keep;
+  keep.every_volume = !all;
+  for (const auto& [key, disk] : state.disks)
+    if (!all && disk.image) keep.images.insert(disk.image->image);
+  const target::Delivery::Swept swept = delivery->sweep(state.job->job, keep, stop);
+  tell(swept, observer);
+  for (const std::string& what : swept.stuck) observer.warned(what);
+  return swept.stuck.empty();
+}
+
+std::unique_ptr<Step> deliver(const Parts& parts, const CopyOptions& copy) {
+  return std::make_unique<Deliver>(parts, copy);
+}
+std::unique_ptr<Step> remove_images(const Parts& parts) { return std::make_unique<RemoveImages>(parts); }
+
+}  // namespace vmferry::job::steps
