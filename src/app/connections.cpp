@@ -185,7 +185,44 @@ target::openstack::BrickMode brick_mode(const Surroundings& around) {
   attaching.brick.mounts = around.places.mounts();
   attaching.brick.locks = around.places.brick_locks();
   attaching.holder = attaching.brick.host + "/" + machine_mark();
-  return {std::move(attaching), around.runner};
+  return {std::move(attaching), &around.runner};
+}
+
+target::openstack::Options openstack_options(const Surroundings& around,
+                                             const std::map<std::string, std::string>& labels) {
+  const config::Options& options = around.options;
+  const config::OpenStack& wish = options.openstack;
+  target::openstack::Options target;
+  target.volume_type = wish.volume_type;
+  target.volume_types = wish.volume_types;
+  for (const auto& [disk, existing] : wish.existing_volumes)
+    target.existing_volumes[disk] = {existing.host, existing.key, existing.reference};
+  target.volume_availability_zone =
+      wish.volume_availability_zone.empty() ? wish.availability_zone : wish.volume_availability_zone;
+  target.availability_zone = wish.availability_zone;
+  target.disk_bus = options.disk_bus;
+  target.security_groups = wish.security_groups;
+  target.vz_unsafe_volume_by_name = wish.volume_by_name;
+  target.instance_id = wish.instance_id;
+  if (!wish.metadata_url.empty()) target.instance_sources.metadata_url = wish.metadata_url;
+  if (!wish.device_directory.empty()) target.device_directory = wish.device_directory;
+  if (!wish.device_identity.empty() && wish.device_identity != "sysfs")
+    target.identity = target::file_identity(wish.device_identity);
+  target.host = host_name();
+  if (wish.attach == "brick") target.brick.emplace(brick_mode(around));
+  target.flavor.wanted = options.cutover.flavor;
+  target.flavor.allowed = wish.allowed_flavors;
+  target.flavor.create = wish.create_flavor;
+  target.server = {wish.key_pair,       wish.user_data.empty() ? "" : read_user_data(wish.user_data),
+                   wish.config_drive,   wish.server_group,
+                   wish.server_host,    wish.server_tags,
+                   wish.server_metadata};
+  target.server.metadata.insert(labels.begin(), labels.end());
+  target.any_address = wish.any_address;
+  target.trust_change_id = wish.trust_change_id;
+  target.adopt_osm = wish.adopt_osm;
+  target.networks = options.cutover.networks;
+  return target;
 }
 
 }  // namespace
@@ -221,38 +258,8 @@ std::unique_ptr<target::Cloud> connect_target(const Surroundings& around,
       local.libvirt.emplace(options.libvirt, target::local::libvirt_environment(environment()), around.runner);
     return target::local::local_cloud(std::move(local), around.clock, around.log);
   }
-  const config::OpenStack& wish = options.openstack;
   auto session = connect_cloud(around, stop);
-  target::openstack::Options target;
-  target.volume_type = wish.volume_type;
-  target.volume_types = wish.volume_types;
-  for (const auto& [disk, existing] : wish.existing_volumes)
-    target.existing_volumes[disk] = {existing.host, existing.key, existing.reference};
-  target.volume_availability_zone =
-      wish.volume_availability_zone.empty() ? wish.availability_zone : wish.volume_availability_zone;
-  target.availability_zone = wish.availability_zone;
-  target.disk_bus = options.disk_bus;
-  target.security_groups = wish.security_groups;
-  target.vz_unsafe_volume_by_name = wish.volume_by_name;
-  target.instance_id = wish.instance_id;
-  if (!wish.metadata_url.empty()) target.instance_sources.metadata_url = wish.metadata_url;
-  if (!wish.device_directory.empty()) target.device_directory = wish.device_directory;
-  if (!wish.device_identity.empty() && wish.device_identity != "sysfs")
-    target.identity = target::file_identity(wish.device_identity);
-  target.host = host_name();
-  if (wish.attach == "brick") target.brick.emplace(brick_mode(around));
-  target.flavor.wanted = options.cutover.flavor;
-  target.flavor.allowed = wish.allowed_flavors;
-  target.flavor.create = wish.create_flavor;
-  target.server = {wish.key_pair,       wish.user_data.empty() ? "" : read_user_data(wish.user_data),
-                   wish.config_drive,   wish.server_group,
-                   wish.server_host,    wish.server_tags,
-                   wish.server_metadata};
-  target.server.metadata.insert(labels.begin(), labels.end());
-  target.any_address = wish.any_address;
-  target.trust_change_id = wish.trust_change_id;
-  target.adopt_osm = wish.adopt_osm;
-  target.networks = options.cutover.networks;
+  target::openstack::Options target = openstack_options(around, labels);
   if (constexpr std::string_view by_images = "image:"; options.target.starts_with(by_images)) {
     target::image::Options image;
     image.directory = options.target.substr(by_images.size());

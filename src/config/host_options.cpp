@@ -10,6 +10,7 @@
 #include <charconv>
 
 #include "base/error.hpp"
+#include "config/flags.hpp"
 
 namespace vmferry::config {
 
@@ -17,7 +18,7 @@ namespace {
 
 // What stands in the help above the flags, and says whose they are.
 const std::string deploy_group = "For deploy", ssh_group = "For deploy and check", check_group = "For check",
-                  destroy_group = "For destroy", any_group = "OpenStack", general_group = "General";
+                  destroy_group = "For destroy", any_group = "OpenStack";
 
 void add_deploy(CLI::App& app, Host& host, OpenStack& openstack) {
   const auto option = [&](const char* flag, auto& value, const char* what, const char* type) {

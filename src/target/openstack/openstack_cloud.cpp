@@ -57,7 +57,7 @@ Volume volume_of(const client::Volume& volume, const JobId& job) {
 
 std::unique_ptr<Attacher> make_attacher(const Options& options, client::Cloud& cloud,
                                         std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log) {
-  if (options.brick) return brick_attacher(options.brick->attaching, cloud, options.brick->runner, log);
+  if (options.brick) return brick_attacher(options.brick->attaching, cloud, *options.brick->runner, log);
   NovaAttaching nova;
   nova.instance_id = options.instance_id;
   nova.instance_sources = options.instance_sources;

@@ -25,7 +25,7 @@ namespace vmferry::target::openstack {
 
 struct BrickMode {
   BrickAttaching attaching;
-  process::Runner& runner;  // outlives the cloud
+  process::Runner* runner = nullptr;  // not owned; outlives the cloud
 };
 
 struct Options {

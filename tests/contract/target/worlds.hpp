@@ -230,7 +230,7 @@ class BrickWorld : public OpenstackWorld {
     attaching.brick.locks = directory_.path() / "locks";
     attaching.holder = holder;
     attaching.patience = std::chrono::seconds(60);
-    options.brick.emplace(openstack::BrickMode{std::move(attaching), runner_});
+    options.brick.emplace(openstack::BrickMode{std::move(attaching), &runner_});
     options.instance_sources.metadata_url = "http://127.0.0.1:1/";  // nobody asks
     return options;
   }
