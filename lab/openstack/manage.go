@@ -63,3 +63,23 @@ func (c *Cloud) finishManage(v *volume, name string) {
 		v.setStatus("available")
 	})
 }
+
+// unmanageVolume leaves the file where it is, under the name that Cinder gave it.
+func unmanageVolume(q *request) reply {
+	c := q.cloud
+	v, bad := q.thisVolume()
+	if bad != nil {
+		return *bad
+	}
+	if !c.settings.ManageByMembers {
+		return q.fail(http.StatusForbidden, "Policy doesn't allow volume_extension:volume_unmanage to be performed.")
+	}
+	if !contains(deletable, v.status) || v.attachment != nil && v.attachment.attached {
+		return q.badRequest("Invalid volume: Volume status must be available or error or error_restoring or " +
+			"error_extending or error_managing and must not be migrating, attached, belong to a group, have snapshots, " +
+			"awaiting a transfer, or be disassociated from snapshots after volume transfer.")
+	}
+	v.file = ""
+	c.startDelete(v, q.fate)
+	return answered(http.StatusAccepted, nil)
+}

@@ -83,6 +83,7 @@ func volumeRoutes() []route {
 			about: "show it", act: showImageMetadata},
 		{service: s, method: "POST", path: action, action: "os-extend", fields: []string{"os-extend.new_size"},
 			about: "make larger; in use from 3.42 on", act: extendVolume},
+		{service: s, method: "POST", path: action, action: "os-unmanage", about: "forget a volume and keep its file; for members by a setting", act: unmanageVolume},
 		{service: s, method: "GET", path: "/v3/types", query: []string{"is_public", "limit", "marker"}, about: "volume types", act: listVolumeTypes},
 		{service: s, method: "GET", path: "/v3/types/default", about: "the type of volumes that name none", act: defaultVolumeType},
 		{service: s, method: "GET", path: "/v3/types/{type}", query: []string{"is_public"}, about: "show a type", act: showVolumeType},

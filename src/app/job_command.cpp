@@ -58,6 +58,10 @@ void let_go(const JobId& finished, const model::Vm& vm, target::Cloud& cloud, st
             "then run the same command again",
             server->value, vm.name));
   for (const PortId& port : cloud.ports_of(finished, stop)) cloud.discard_port(port, finished, stop);
+  // A run that died after the server was made may have left images. The server's own volumes are kept.
+  target::Delivery::Keep keep;
+  keep.every_volume = true;
+  if (target::Delivery* delivery = cloud.delivery()) delivery->sweep(finished, keep, stop);
 }
 
 void forget_digests(const Places& places, const JobId& job) {

@@ -114,7 +114,7 @@ void release(const Parts& parts, Journal& journal, Observer& observer, std::chro
     // Half an image is of no use to anybody.
     if (state.shutdown_at && !state.server)
       attempt(observer, "look for images left behind",
-              [&] { steps::sweep_deliveries(parts, state, false, observer, time_is_up.get_token()); });
+              [&] { steps::sweep_broken_images(parts, state, observer, time_is_up.get_token()); });
   });
 }
 
@@ -133,7 +133,7 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
   // No replica of the machine, whatever becomes of that.
   bool swept = true;
   all &= attempt(observer, "delete what was delivered",
-                 [&] { swept = steps::sweep_deliveries(parts, state, true, observer, stop); });
+                 [&] { swept = steps::undo_delivery(parts, state, delete_volumes, observer, stop); });
   all &= swept;
   parts.converter.clear();
   if (delete_volumes)

@@ -146,6 +146,11 @@ struct Folding {
   void operator()(const DamageFound& f) {
     for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);
     state.disks[f.disk].layers.clear();
+    // Mended, the disk has the digests again that the damaged one was taken to have when it was sent.
+    if (!state.disks[f.disk].delivered_used) {
+      state.disks[f.disk].image.reset();
+      state.disks[f.disk].delivered.reset();
+    }
     state.converted = false;
   }
   void operator()(const TrackingDoubted& f) { state.disks[f.disk].tracking_doubted = true; }

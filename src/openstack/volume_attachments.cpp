@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "openstack/errors.hpp"
 #include "openstack/once.hpp"
@@ -19,6 +20,10 @@ using nlohmann::json;
 
 // How long a reservation without a connection may be somebody's who is about to give it one.
 constexpr std::chrono::seconds reservation_grace(15);
+// Between two times that Cinder is given the same connector.
+constexpr std::chrono::seconds connector_pause(5);
+
+constexpr const char* delete_by_hand = "openstack --os-volume-api-version 3.44 volume attachment delete ";
 
 std::string path_of(const std::string& id) {
   if (id.empty()) throw Error(Fault::bug, "an attachment without an id was asked for");
@@ -65,7 +70,7 @@ class Acting {
   // The one that is written down as ours, as the list has it.
   const CinderAttachment* ours() const {
     const Record record = record_of(last_);
-    if (record.host != host_) return nullptr;
+    if (!same_machine(record.host, host_)) return nullptr;
     const auto found =
         std::find_if(all_.begin(), all_.end(), [&](const CinderAttachment& a) { return a.id == record.id; });
     return found == all_.end() ? nullptr : &*found;
@@ -90,13 +95,17 @@ class Acting {
     return false;
   }
 
-  void remove(const std::string& id) {
+  // Whether another host has written it down; asked after ours().
+  bool is_anothers(const CinderAttachment& a) const { return record_of(last_).id == a.id; }
+
+  // `repeat`: it is ours, so that its deletion may be repeated blindly when the reply is lost.
+  void remove(const std::string& id, bool repeat = true) {
     attempt([&] {
       Call call;
       call.method = "DELETE";
       call.path = path_of(id);
       call.doing = fmt::format("delete attachment {} of volume {}", id, id_.value);
-      call.idempotent = true;
+      call.idempotent = repeat;
       call.accept = {404};
       service_.call(call, stop_);
     });
@@ -107,9 +116,11 @@ class Acting {
     const auto now = service_.clock().mono();
     const auto seen = bare_since_.emplace(bare.id, now).first->second;
     if (!at_once && now - seen < reservation_grace) return;
+    // The metadata were read before the list: its maker may have written it down in between.
+    if (record_of(volumes::get(service_, id_, stop_)).id == bare.id) return;
     service_.log().info("deleting a reservation that nobody went on with",
                         {{"volume", id_.value}, {"attachment", bare.id}});
-    remove(bare.id);
+    remove(bare.id, false);
   }
 
   Service& service_;
@@ -158,14 +169,12 @@ class Claiming : public Acting {
                             "there first, with the command that attached it{}",
                             id_.value, last_.name, where, other.id, host_,
                             other.instance.empty()
-                                ? fmt::format("; if that host is gone for good: openstack --os-volume-api-version 3.44 "
-                                              "volume attachment delete {}",
-                                              other.id)
+                                ? fmt::format("; if that host is gone for good: {}{}", delete_by_hand, other.id)
                                 : ""));
   }
 
   void judge(const CinderAttachment& other) {
-    if (is_bare(other)) return remove_stale(other, reply_lost_);
+    if (is_bare(other) && !is_anothers(other)) return remove_stale(other, std::exchange(reply_lost_, false));
     if (other.status == "error_attaching" && other.instance.empty()) return remove(other.id);
     // Nova's may be coming or going; another host's stays until that host ends it.
     if (!other.instance.empty() && volumes::is_passing(last_.status)) return;
@@ -185,8 +194,9 @@ class Claiming : public Acting {
       remove(now->id);
       return false;
     }
-    if (now->status == "reserved") return give_connector(*now);
-    if (now->connection_info.empty()) return false;
+    // Cinder's manager says "attaching" before its API has the connection: when that gave up waiting (an RPC timeout),
+    // it stays so (attachment_update in cinder/volume/manager.py and api.py).
+    if (now->connection_info.empty()) return give_connector(*now);
     claimed_ = *now;
     return true;
   }
@@ -217,6 +227,8 @@ class Claiming : public Acting {
 
   bool give_connector(const CinderAttachment& mine) {
     constexpr int most = 3;
+    const auto now = service_.clock().mono();
+    if (offered_ > 0 && now - offered_at_ < connector_pause) return false;
     if (++offered_ > most) {
       const std::string why = describe();
       remove(mine.id);
@@ -228,7 +240,9 @@ class Claiming : public Acting {
     call.path = path_of(mine.id);
     call.body = json{{"attachment", {{"connector", json::parse(connector_)}}}}.dump();
     call.doing = fmt::format("connect volume {} to this host", id_.value);
+    call.accept = {404};  // somebody deleted the reservation: the next look begins anew
     attempt([&] { service_.call(call, stop_); });
+    offered_at_ = service_.clock().mono();
     return false;
   }
 
@@ -237,6 +251,7 @@ class Claiming : public Acting {
   bool reply_lost_ = false;
   int reserved_ = 0;
   int offered_ = 0;
+  std::chrono::steady_clock::time_point offered_at_;
 };
 
 class Releasing : public Acting {
@@ -262,18 +277,25 @@ class Releasing : public Acting {
       return false;
     }
     disconnect_once(nullptr);
-    const auto bare = std::find_if(all_.begin(), all_.end(), is_bare);
-    if (bare != all_.end()) {
-      remove_stale(*bare, false);
+    for (const CinderAttachment& other : all_) {
+      if (!other.instance.empty() || is_anothers(other)) continue;
+      if (!is_bare(other)) throw_nobodys(other);
+      remove_stale(other, false);
       return false;
     }
     if (all_.empty() && (last_.status == "detaching" || last_.status == "attaching" || last_.status == "reserved"))
       return false;
-    if (record_of(last_).host == host_) volumes::remove_metadata(service_, id_, record_key, stop_);
+    if (same_machine(record_of(last_).host, host_)) volumes::remove_metadata(service_, id_, record_key, stop_);
     return true;
   }
 
  private:
+  [[noreturn]] void throw_nobodys(const CinderAttachment& other) const {
+    throw Error(Fault::conflict,
+                fmt::format("volume {} ('{}') is attached to a host that is no instance (attachment {}), and its "
+                            "metadata do not say which: it may be this one. When it is connected nowhere: {}{}",
+                            id_.value, last_.name, other.id, delete_by_hand, other.id));
+  }
   void disconnect_once(const CinderAttachment* attachment) {
     if (!disconnected_) disconnect_(attachment);
     disconnected_ = true;
@@ -313,11 +335,25 @@ std::optional<CinderAttachment> look_up(Service& service, const std::string& id,
   return read(Fields::parse(response.body, "Cinder's answer").at("attachment"));
 }
 
+bool same_machine(const std::string& host, const std::string& other) {
+  const auto machine = [](const std::string& text) { return text.substr(text.rfind('/') + 1); };
+  return !host.empty() && machine(host) == machine(other);
+}
+
+std::optional<Recorded> recorded(Service& service, const Volume& of, std::stop_token stop) {
+  const Record record = record_of(of);
+  if (record.id.empty()) return std::nullopt;
+  const auto attachment = look_up(service, record.id, stop);
+  if (!attachment || attachment->volume != of.id || attachment->status == "detached") return std::nullopt;
+  return Recorded{*attachment, record.host};
+}
+
 std::optional<CinderAttachment> find(Service& service, const Volume& of, const std::string& host,
                                      std::stop_token stop) {
-  const Record record = record_of(of);
-  if (record.id.empty() || record.host != host) return std::nullopt;
-  return look_up(service, record.id, stop);
+  if (!same_machine(record_of(of).host, host)) return std::nullopt;
+  const auto found = recorded(service, of, stop);
+  if (!found) return std::nullopt;
+  return found->attachment;
 }
 
 std::string holder(const Volume& volume) {

@@ -241,6 +241,17 @@ void set_image_metadata(Service& service, const VolumeId& id, const Metadata& pr
       fmt::format("set image properties of volume {}", id.value), stop);
 }
 
+void unset_image_metadata(Service& service, const VolumeId& id, const std::string& key, std::stop_token stop) {
+  Call call;
+  call.method = "POST";
+  call.path = path_of(id) + "/action";
+  call.body = dump(json{{"os-unset_image_metadata", {{"key", key}}}});
+  call.doing = fmt::format("remove image property '{}' of volume {}", key, id.value);
+  call.idempotent = true;
+  call.accept = {404};
+  if (service.call(call, stop).status == 404) get(service, id, stop);  // the key's or the volume's
+}
+
 void extend(Service& service, const VolumeId& id, std::uint64_t gib, std::stop_token stop) {
   const std::string doing = fmt::format("extend volume {} to {} GiB", id.value, gib);
   const Volume before = get(service, id, stop);
@@ -282,11 +293,10 @@ void extend(Service& service, const VolumeId& id, std::uint64_t gib, std::stop_t
                                             id.value, now.gib, now.status, extension_patience.count(), gib));
 }
 
-void remove(Service& service, const VolumeId& id, std::stop_token stop) {
-  Call call;
-  call.method = "DELETE";
-  call.path = path_of(id);
-  call.doing = fmt::format("delete volume {}", id.value);
+namespace {
+
+// By deletion, or by what else makes Cinder forget it.
+void remove_by(Service& service, const VolumeId& id, Call call, std::stop_token stop) {
   // The second of two deletions finds "deleting" (400) or nothing (404).
   call.idempotent = true;
   call.accept = {404};
@@ -310,6 +320,25 @@ void remove(Service& service, const VolumeId& id, std::stop_token stop) {
   if (!gone)
     throw Error(Fault::timeout, fmt::format("volume {} is still there ({}) {} s after it was deleted", id.value, status,
                                             deletion_patience.count()));
+}
+
+}  // namespace
+
+void remove(Service& service, const VolumeId& id, std::stop_token stop) {
+  Call call;
+  call.method = "DELETE";
+  call.path = path_of(id);
+  call.doing = fmt::format("delete volume {}", id.value);
+  remove_by(service, id, std::move(call), stop);
+}
+
+void unmanage(Service& service, const VolumeId& id, std::stop_token stop) {
+  Call call;
+  call.method = "POST";
+  call.path = path_of(id) + "/action";
+  call.body = dump(json{{"os-unmanage", json::object()}});
+  call.doing = fmt::format("let Cinder forget volume {}", id.value);
+  remove_by(service, id, std::move(call), stop);
 }
 
 Volume wait_for(Service& service, const VolumeId& id, const std::vector<std::string>& wanted,

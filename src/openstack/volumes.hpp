@@ -75,8 +75,12 @@ void remove_metadata(Service& volume, const VolumeId& id, const std::string& key
                      std::stop_token stop);  // absent is success
 void set_bootable(Service& volume, const VolumeId& id, bool bootable, std::stop_token stop);
 void set_image_metadata(Service& volume, const VolumeId& id, const Metadata& properties, std::stop_token stop);
+// Absent is success.
+void unset_image_metadata(Service& volume, const VolumeId& id, const std::string& key, std::stop_token stop);
 // Waits until it is that large. Already as large is success.
 void extend(Service& volume, const VolumeId& id, std::uint64_t gib, std::stop_token stop);
+// Cinder forgets it, the back end keeps it; waits until it is gone from Cinder. Usually only administrators may.
+void unmanage(Service& volume, const VolumeId& id, std::stop_token stop);
 // Waits until it is gone. Already gone is success.
 void remove(Service& volume, const VolumeId& id, std::stop_token stop);
 // Polls until the status is one of `wanted`. An error status ends it at once with Cinder's reason where it gives one.

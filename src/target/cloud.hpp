@@ -125,6 +125,7 @@ class Delivery {
     std::set<VolumeId> volumes;        // likewise
     std::vector<std::string> deleted;  // "image 5f3a..."
     std::vector<std::string> stuck;    // "image 5f3a...: why it could not be deleted"
+    std::vector<std::string> stuck_volumes;
   };
   virtual ~Delivery() = default;
   // Deletes every image and volume that the job ever delivered, except these.
@@ -137,6 +138,10 @@ class Delivery {
   virtual VolumeId order(const VolumeWish& wish, const ImageId& image, std::stop_token stop) = 0;
   // Until it can be used. Error(unavailable) with the cloud's reason when it cannot be any more.
   virtual void await(const VolumeWish& wish, const VolumeId& volume, std::stop_token stop) = 0;
+  // From now on it is the server's, and no sweep deletes it. Likewise one that is gone.
+  virtual void hand_over(const VolumeId& volume, std::stop_token stop) = 0;
+  // Deletes a delivered volume, handed over or not (must carry the job's tag). Already gone is success.
+  virtual void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) = 0;
 };
 
 class Cloud {

@@ -20,7 +20,8 @@ inline constexpr const char* partial = "vmferry_partial";    // of a first copy 
 // "yes" when the volume holds a whole point. (target) says so of a migratekit volume with a change_id that it adopts
 // only when it was told to trust it.
 inline constexpr const char* complete = "vmferry_complete";
-inline constexpr const char* image = "vmferry_image";  // (target) the image that a delivered volume was made from
+inline constexpr const char* managed = "vmferry_managed";  // (target) "yes": the back end had it, and keeps it
+inline constexpr const char* image = "vmferry_image";      // (target) the image that a delivered volume was made from
 inline constexpr const char* yes = "yes";
 
 }  // namespace vmferry::target::memory_key

@@ -2,6 +2,8 @@
 // volumes. What was delivered of another content is deleted before anything else, so that no server can get it.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "job/steps/disk_progress.hpp"
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
@@ -22,23 +24,31 @@ class Deliver final : public Step {
 
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
-    if (parts_.cloud.find_server(state.job->job, vm, stop)) return;  // it has them; only its fact is missing
+    if (const auto server = parts_.cloud.find_server(state.job->job, vm, stop)) {
+      if (has_them(state, vm)) return;  // only its fact is missing
+      throw Error(Fault::conflict, fmt::format("server {} was made of an older state of {}: delete it (its volumes are "
+                                               "kept) and run the same command again",
+                                               server->value, vm.name));
+    }
     if (vm.power != model::Power::off)
       throw Error(Fault::conflict,
                   fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
     target::Delivery& delivery = *parts_.cloud.delivery();
-    std::vector<Disk> disks = disks_of(vm, state);
+    std::vector<Disk> disks = disks_of(vm, state, stop);
     const target::Delivery::Swept found = delivery.sweep(state.job->job, wanted(state, disks), stop);
     tell(found, observer);
-    if (!found.stuck.empty())
+    // An image is in nobody's way; a volume of another content is not left where it could be taken for this one.
+    for (const std::string& what : found.stuck) observer.warned(what);
+    if (!found.stuck_volumes.empty())
       throw Error(Fault::conflict, fmt::format("what an earlier run delivered cannot be deleted: {}; delete it and run "
                                                "the same command again",
-                                               found.stuck.front()));
+                                               found.stuck_volumes.front()));
     for (Disk& disk : disks) {
       const DiskState& known = state.disks.at(disk.disk.key);
       disk.delivered = known.delivered && found.volumes.contains(known.delivered->volume);
       if (disk.delivered) {
         observer.said(fmt::format("{}: volume {} holds it already", disk.label, known.delivered->volume.value));
+        delivery.await(disk.wish, known.delivered->volume, stop);  // as boot disk or not, which may be another now
         continue;
       }
       disk.image = known.image && found.images.contains(known.image->image)
@@ -65,11 +75,21 @@ class Deliver final : public Step {
     VolumeId volume;
   };
 
-  std::vector<Disk> disks_of(const model::Vm& vm, const State& state) const {
+  bool has_them(const State& state, const model::Vm& vm) const {
+    const std::vector<model::Disk> disks = final_disks(vm, state, copy_);
+    return std::all_of(disks.begin(), disks.end(), [&](const model::Disk& disk) {
+      const DiskState& known = state.disks.at(disk.key);
+      return known.delivered && known.delivered_used;
+    });
+  }
+
+  std::vector<Disk> disks_of(const model::Vm& vm, const State& state, std::stop_token stop) const {
     std::vector<Disk> disks;
     for (const model::Disk& disk : final_disks(vm, state, copy_)) {
       const bool boot = disks.empty();
-      target::VolumeWish wish{tag_of(state, disk), disk.capacity, boot, {}, plan::datastore_of(disk.file)};
+      // What is kept here only grows: it may be larger than the disk is now.
+      const std::uint64_t bytes = std::max(disk.capacity, volume_of(parts_, state, disk, stop).bytes);
+      target::VolumeWish wish{tag_of(state, disk), bytes, boot, {}, plan::datastore_of(disk.file)};
       if (boot) wish.image_properties = copy_.image_properties;
       const DiskState& known = state.disks.at(disk.key);
       const copy::Digests digests = digests_of(parts_, disk.key, known.volume, known.capacity);
@@ -135,9 +155,14 @@ class RemoveImages final : public Step {
     return true;
   }
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
+    target::Delivery& delivery = *parts_.cloud.delivery();
     target::Delivery::Keep keep;
-    keep.every_volume = true;  // the server's
-    const target::Delivery::Swept swept = parts_.cloud.delivery()->sweep(state.job->job, keep, stop);
+    for (const auto& [key, disk] : state.disks)
+      if (disk.delivered) keep.volumes.insert(disk.delivered->volume);
+    for (const VolumeId& volume : keep.volumes) delivery.hand_over(volume, stop);
+    // Images, and what a lost reply may have doubled.
+    const target::Delivery::Swept swept = delivery.sweep(state.job->job, keep, stop);
+    for (const std::string& what : swept.stuck_volumes) observer.warned(what);
     for (const std::string& what : swept.stuck)
       observer.warned(
           fmt::format("{} (where volumes are clones of their image, as with Ceph, it must stay as long as "
@@ -152,17 +177,40 @@ class RemoveImages final : public Step {
 
 }  // namespace
 
-bool sweep_deliveries(const Parts& parts, const State& state, bool all, Observer& observer, std::stop_token stop) {
+void sweep_broken_images(const Parts& parts, const State& state, Observer& observer, std::stop_token stop) {
   target::Delivery* delivery = parts.cloud.delivery();
-  if (!delivery) return true;
+  if (!delivery) return;
   target::Delivery::Keep keep;
-  keep.every_volume = !all;
+  keep.every_volume = true;
   for (const auto& [key, disk] : state.disks)
-    if (!all && disk.image) keep.images.insert(disk.image->image);
+    if (disk.image) keep.images.insert(disk.image->image);
   const target::Delivery::Swept swept = delivery->sweep(state.job->job, keep, stop);
   tell(swept, observer);
   for (const std::string& what : swept.stuck) observer.warned(what);
-  return swept.stuck.empty();
+}
+
+bool undo_delivery(const Parts& parts, const State& state, bool delete_volumes, Observer& observer,
+                   std::stop_token stop) {
+  target::Delivery* delivery = parts.cloud.delivery();
+  if (!delivery) return true;
+  // One that a server had is no replica any more: it has what the server wrote.
+  target::Delivery::Keep keep;
+  for (const auto& [key, disk] : state.disks) {
+    if (!disk.delivered || !disk.delivered_used) continue;
+    const VolumeId volume = disk.delivered->volume;
+    if (delete_volumes) {
+      delivery->discard(volume, state.job->job, stop);
+      observer.said(fmt::format("volume {} is deleted", volume.value));
+    } else {
+      keep.volumes.insert(volume);
+      observer.said(fmt::format("volume {} was a server's and is kept (--delete-volumes deletes it)", volume.value));
+    }
+  }
+  const target::Delivery::Swept swept = delivery->sweep(state.job->job, keep, stop);
+  tell(swept, observer);
+  for (const auto* stuck : {&swept.stuck, &swept.stuck_volumes})
+    for (const std::string& what : *stuck) observer.warned(what);
+  return swept.stuck_volumes.empty();
 }
 
 std::unique_ptr<Step> deliver(const Parts& parts, const CopyOptions& copy) {

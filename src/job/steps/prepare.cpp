@@ -120,6 +120,11 @@ class CheckDisks final : public Step {
     if (!arrival.volumes.empty())
       tell_or_refuse(fmt::format("{} cannot be migrated", vm.name), parts_.cloud.examine(arrival, stop), observer);
     if (state.shutdown_at && !state.server && vm.power != model::Power::off) {
+      if (const auto server = parts_.cloud.find_server(state.job->job, vm, stop))
+        throw Error(Fault::conflict,
+                    fmt::format("{} runs again, but server {} was made of what it held before: delete the server (its "
+                                "volumes are kept) and run the same command again",
+                                vm.name, server->value));
       // The guest did not shut down after all, or somebody started it again: it is a running machine like any other.
       if (state.powered_off)
         observer.warned(fmt::format(

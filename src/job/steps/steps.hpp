@@ -59,9 +59,12 @@ std::unique_ptr<Step> convert_guest(const Parts& parts, const CopyOptions& copy)
 // For a cloud with a delivery: the disks of the final copy become images, and these volumes.
 std::unique_ptr<Step> deliver(const Parts& parts, const CopyOptions& copy);
 std::unique_ptr<Step> remove_images(const Parts& parts);
-// All that was delivered and that the facts do not name is deleted; with `all`, also what they name. False when
-// something stays, which is told.
-bool sweep_deliveries(const Parts& parts, const State& state, bool all, Observer& observer, std::stop_token stop);
+// Deletes images that the facts do not name: halves.
+void sweep_broken_images(const Parts& parts, const State& state, Observer& observer, std::stop_token stop);
+// Deletes all that was delivered. Volumes that a server had only with `delete_volumes`. False when a volume stays that
+// should not, which is told.
+bool undo_delivery(const Parts& parts, const State& state, bool delete_volumes, Observer& observer,
+                   std::stop_token stop);
 
 // record_digests.cpp
 // What is kept of each volume as one digest, once for each copy of it that is whole.

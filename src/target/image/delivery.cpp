@@ -24,7 +24,8 @@ namespace client = ::vmferry::openstack;
 constexpr const char* job_property = "vmferry_job";
 constexpr const char* disk_property = "vmferry_disk";
 constexpr const char* content_property = "vmferry_content";
-constexpr std::chrono::seconds late_patience(300);  // for an image whose upload was not answered
+// For an image whose upload was not answered, and a volume that is to be deleted before it is made.
+constexpr std::chrono::seconds late_patience(300);
 
 class ImageDelivery final : public Delivery {
  public:
@@ -36,6 +37,8 @@ class ImageDelivery final : public Delivery {
                  std::stop_token stop) override;
   VolumeId order(const VolumeWish& wish, const ImageId& image, std::stop_token stop) override;
   void await(const VolumeWish& wish, const VolumeId& volume, std::stop_token stop) override;
+  void hand_over(const VolumeId& volume, std::stop_token stop) override;
+  void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) override;
 
  private:
   void sweep_images(const JobId& job, const Keep& keep, Swept& swept, std::stop_token stop);
@@ -57,13 +60,14 @@ class ImageDelivery final : public Delivery {
 
 // ---- what is there
 
-// A deletion that is refused is told, so that the others get their turn.
-void try_to_delete(const std::string& what, Delivery::Swept& swept, const std::function<void()>& act) {
+// A deletion that fails is told, so that the others get their turn.
+void try_to_delete(const std::string& what, std::vector<std::string>& deleted, std::vector<std::string>& stuck,
+                   const std::function<void()>& act) {
   try {
     act();
-    swept.deleted.push_back(what);
-  } catch (const client::Refused& e) {
-    swept.stuck.push_back(fmt::format("{}: {}", what, e.what()));
+    deleted.push_back(what);
+  } catch (const Error& e) {
+    stuck.push_back(fmt::format("{}: {}", what, e.what()));
   }
 }
 
@@ -76,7 +80,7 @@ void ImageDelivery::sweep_images(const JobId& job, const Keep& keep, Swept& swep
       continue;
     }
     log_.info("deleting image", {{"image", image.id}, {"status", image.status}, {"job", job.value}});
-    try_to_delete("image " + image.id, swept, [&] { client::images::remove(service, id, stop); });
+    try_to_delete("image " + image.id, swept.deleted, swept.stuck, [&] { client::images::remove(service, id, stop); });
   }
 }
 
@@ -85,19 +89,17 @@ void ImageDelivery::sweep_volumes(const JobId& job, const Keep& keep, Swept& swe
   for (const client::Volume& volume : client::volumes::find(service, {{memory_key::job, job.value}}, stop)) {
     if (!volume.metadata.contains(memory_key::image) || volume.status == "deleting") continue;
     const bool whole = volume.status == "available" || volume.status == "in-use";
-    if (keep.volumes.contains(volume.id) && whole) {
-      swept.volumes.insert(volume.id);
+    if (keep.volumes.contains(volume.id)) {
+      if (whole) swept.volumes.insert(volume.id);
       continue;
     }
     // Ordered by a run that died before it could say so: order() finds it.
     if (keep.images.contains(ImageId{value(volume.metadata, memory_key::image)}) && !keep.used.contains(volume.id))
       continue;
     log_.info("deleting volume", {{"volume", volume.id.value}, {"status", volume.status}, {"job", job.value}});
-    try_to_delete("volume " + volume.id.value, swept, [&] {
+    try_to_delete("volume " + volume.id.value, swept.deleted, swept.stuck_volumes, [&] {
       // Cinder deletes none that is still being made.
-      if (!whole)
-        client::volumes::wait_for(service, volume.id, {"available", "error", "error_managing"}, options_.patience,
-                                  stop);
+      if (!whole) client::volumes::wait_for(service, volume.id, {"available", "error"}, late_patience, stop);
       client::volumes::remove(service, volume.id, stop);
     });
   }
@@ -274,6 +276,28 @@ void ImageDelivery::await(const VolumeWish& wish, const VolumeId& volume, std::s
     openstack::make_bootable(service, made, wish.image_properties, stop);
   else if (made.bootable)
     client::volumes::set_bootable(service, volume, false, stop);
+  // Cinder copied the image's properties, and copies them on to images that users make of this volume: those are none
+  // of ours.
+  for (const auto& [key, ignored] : made.image_metadata)
+    if (key.starts_with("vmferry_")) client::volumes::unset_image_metadata(service, volume, key, stop);
+}
+
+void ImageDelivery::hand_over(const VolumeId& volume, std::stop_token stop) {
+  client::Service& service = cloud_.volume(stop);
+  const auto found = client::volumes::look_up(service, volume, stop);
+  if (found && found->metadata.contains(memory_key::image))
+    client::volumes::remove_metadata(service, volume, memory_key::image, stop);
+}
+
+void ImageDelivery::discard(const VolumeId& volume, const JobId& job, std::stop_token stop) {
+  client::Service& service = cloud_.volume(stop);
+  const auto found = client::volumes::look_up(service, volume, stop);
+  if (!found) return;
+  if (value(found->metadata, memory_key::job) != job.value)
+    throw Error(Fault::conflict, fmt::format("volume {} ('{}') is not deleted: it does not carry the tag of job {}",
+                                             volume.value, found->name, job.value));
+  log_.info("deleting volume", {{"volume", volume.value}, {"job", job.value}});
+  client::volumes::remove(service, volume, stop);
 }
 
 }  // namespace

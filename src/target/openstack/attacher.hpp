@@ -40,9 +40,19 @@ class Attacher {
   virtual bool is_here(const ::vmferry::openstack::Volume& volume, std::stop_token stop) = 0;
   // Attached already is success. Error(conflict) that names who else has it.
   virtual Place attach(const VolumeId& volume, std::stop_token stop) = 0;
-  // Confirmed on return. Not attached, or no such volume, is success; what others attached stays.
+  // Confirmed on return. Not attached, or no such volume, is success; what others attached stays. What this host has by
+  // the other way is Error(conflict): refuse_bricks(), refuse_novas().
   virtual void detach(const VolumeId& volume, std::stop_token stop) = 0;
 };
+
+// Throws Error(conflict) that names the remedy when this machine has the volume by --attach brick, or any machine that
+// is still at it, or, with `of_any`, any machine at all. For --attach nova, which could only wait for it.
+void refuse_bricks(::vmferry::openstack::Service& service, const ::vmferry::openstack::Volume& volume, bool of_any,
+                   std::stop_token stop);
+// Throws Error(conflict) that names the remedy when Nova has attached the volume to this host. Which instance that is
+// is only asked where the answer is at hand: `instance_id`, or when that is empty the system UUID in `firmware`.
+void refuse_novas(::vmferry::openstack::Service& service, const VolumeId& volume, const std::string& instance_id,
+                  const std::filesystem::path& firmware, std::stop_token stop);
 
 struct NovaAttaching {
   std::string instance_id;  // of this host; empty = as instance_sources say
@@ -59,7 +69,7 @@ std::unique_ptr<Attacher> nova_attacher(NovaAttaching options, ::vmferry::openst
 
 struct BrickAttaching {
   BrickOptions brick;
-  std::string holder;  // names this host among all that may have a volume: no space in it
+  std::string holder;  // "<name>/<machine>": names this host among all that may have a volume, without a space
   std::chrono::seconds patience{300};
 };
 std::unique_ptr<Attacher> brick_attacher(BrickAttaching options, ::vmferry::openstack::Cloud& cloud,

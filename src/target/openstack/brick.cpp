@@ -84,7 +84,15 @@ std::string Brick::ask(const std::string& doing, std::string request, std::stop_
   command.args = {"-I", fmt::format("/dev/fd/{}", program_fd)};
   command.fds = {{code.get(), program_fd}};
   command.input = std::move(request);
-  const process::Output output = process::run(runner_, command, options_.patience, stop);
+  const process::Output output = [&] {
+    try {
+      return process::run(runner_, command, options_.patience, stop);
+    } catch (const Error& e) {
+      if (e.fault() != Fault::timeout) throw;
+      throw Error(Fault::timeout,
+                  fmt::format("cannot {}: os-brick did not end within {} s", doing, options_.patience.count()));
+    }
+  }();
   if (!output.err.empty()) log_.debug("os-brick says", {{"doing", doing}, {"words", output.err}});
   const json answer = json::parse(output.out, nullptr, false);
   if (!answer.is_object())

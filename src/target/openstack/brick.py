@@ -5,15 +5,21 @@ os-brick, {"failed": why}. A connection_info is passed on as Cinder gave it; it 
 but by os-brick itself in its errors, which vmferry cleans.
 """
 
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.parse
 
 # What is mounted, not connected as a device (os_brick.initiator.connector's RemoteFsConnector), with their option's prefix.
 REMOTE_FILE_SYSTEMS = {"nfs": "nfs", "glusterfs": "glusterfs", "scality": "scality", "quobyte": "quobyte", "vzstorage": "vzstorage"}
+
+SYS_BLOCK = "/sys/block"
+# How long a device may be in use by those that only look at it: multipathd, LVM's scans.
+IN_USE_S = 3
 
 
 def prepare(request):
@@ -81,8 +87,14 @@ def disconnect(request):
     if info:
         volume = connector_for(request, *prepare(request))
         remote = info["driver_volume_type"].lower() in REMOTE_FILE_SYSTEMS
+        device = {} if remote else device_info(volume, info)
+        # os-brick itself flushes not every kind, takes devices away that are in use, and an unmount tells no errors.
+        if remote:
+            flush_files(request["mounts"], info["name"])
+        for path in [device["path"]] if device else nvme_devices(volume, info):
+            flush_device(path)
         # Without force: what cannot be flushed must not be thrown away. What is not connected (any more) is no error.
-        volume.disconnect_volume(info, {} if remote else device_info(volume, info))
+        volume.disconnect_volume(info, device)
     unmount_below(request["mounts"])
     return {}
 
@@ -94,6 +106,95 @@ def device_info(volume, info):
     except Exception:  # RBD and NVMe find theirs by themselves
         paths = []
     return {"type": "block", "path": os.path.realpath(paths[0])} if paths else {}
+
+
+def nvme_devices(volume, info):
+    """What os-brick itself will find (NVMeOFConnector.disconnect_volume). None for RBD: `rbd unmap` refuses what is in use, and the
+    kernel writes all when the last one closes it."""
+    from os_brick.initiator.connectors import nvmeof
+
+    if not isinstance(volume, nvmeof.NVMeOFConnector):
+        return []
+    try:
+        paths = volume.get_volume_paths(nvmeof.NVMeOFConnProps(info))
+    except Exception:  # not connected
+        return []
+    return [os.path.realpath(path) for path in paths if path and os.path.exists(path)]
+
+
+def said_by_kernel(*path):
+    try:
+        with open(os.path.join(SYS_BLOCK, *path), encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def holders(name):
+    """Devices on top of this one or of its partitions: a multipath map, its partitions, logical volumes."""
+    found = []
+    for where in [name] + [os.path.join(name, part) for part in listed(name) if part.startswith(name)]:
+        found += listed(os.path.join(where, "holders"))
+    return sorted(found)
+
+
+def listed(folder):
+    try:
+        return os.listdir(os.path.join(SYS_BLOCK, folder))
+    except OSError:
+        return []
+
+
+def flush_device(path):
+    """Writes out what the kernel still has for the device, after nobody else has it any more."""
+    name = os.path.basename(os.path.realpath(path))
+    above = holders(name)
+    for dm in above:
+        if said_by_kernel(dm, "dm/uuid").startswith("mpath-"):
+            return flush_device("/dev/" + dm)  # the one that was used
+    # Partitions of a multipath map are maps of their own, which `multipath -f` takes away.
+    parts = [dm for dm in above if said_by_kernel(dm, "dm/uuid").startswith("part")]
+    for part in parts:
+        flush_device("/dev/" + part)
+    if above != parts:
+        raise in_use(path, [dm for dm in above if dm not in parts])
+    # For reading: closing it after writing would make udev look at it while it is taken away. Whoever has it mounted, or a
+    # map of it, has it exclusively. fsync() writes the whole device's pages, whoever made them.
+    until = time.monotonic() + IN_USE_S
+    while True:
+        try:
+            device = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if parts else os.O_EXCL))
+            break
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                raise
+            if time.monotonic() >= until:
+                raise in_use(path, holders(name)) from problem
+            time.sleep(0.2)
+    try:
+        os.fsync(device)
+    finally:
+        os.close(device)
+    return None
+
+
+def in_use(path, above):
+    names = [f"{dm} ({said_by_kernel(dm, 'dm/name')})" if said_by_kernel(dm, "dm/name") else dm for dm in above]
+    return RuntimeError(f"{path} is in use on this host{' by ' + ', '.join(names) if names else ' (mounted?)'}: end that first (a volume "
+                        "group of the migrated machine that LVM activated: vgchange -an VG, and keep LVM from it by global_filter in "
+                        "/etc/lvm/lvm.conf)")
+
+
+def flush_files(folder, name):
+    folder = os.path.realpath(folder)
+    for point in mounted():
+        path = os.path.join(point, name)
+        if os.path.dirname(point) == folder and os.path.exists(path):
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
 
 
 def mounted():

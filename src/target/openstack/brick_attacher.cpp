@@ -2,6 +2,10 @@
 // died between two of them leaves, is in docs/adr/0011.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
+#include <fstream>
+
 #include "base/error.hpp"
 #include "base/sync.hpp"
 #include "openstack/volume_attachments.hpp"
@@ -79,6 +83,24 @@ class BrickAttacher final : public Attacher {
 };
 
 }  // namespace
+
+// Nova gives a guest its id as system UUID (nova/virt/libvirt/driver.py, _get_guest_config_sysinfo); only root can read
+// it, which --attach brick needs to be. The metadata service is not asked: another cloud's would answer, too.
+void refuse_novas(client::Service& service, const VolumeId& volume, const std::string& instance_id,
+                  const std::filesystem::path& firmware, std::stop_token stop) {
+  std::string here = instance_id;
+  if (here.empty()) {
+    std::ifstream file(firmware / "product_uuid");
+    std::getline(file, here);
+    std::transform(here.begin(), here.end(), here.begin(), [](unsigned char c) { return std::tolower(c); });
+  }
+  if (here.empty() || !client::volumes::look_up(service, volume, stop)) return;
+  for (const client::CinderAttachment& a : cinder::list(service, volume, stop))
+    if (a.instance.value == here)
+      throw Error(Fault::conflict, fmt::format("volume {} is attached to instance {}, which is this host, by --attach "
+                                               "nova: run the same command with --attach nova",
+                                               volume.value, here));
+}
 
 std::unique_ptr<Attacher> brick_attacher(BrickAttaching options, client::Cloud& cloud, process::Runner& runner,
                                          log::Log& log) {

@@ -4,10 +4,12 @@
 #include <algorithm>
 
 #include "base/error.hpp"
+#include "base/machine.hpp"
 #include "base/sync.hpp"
 #include "openstack/attachments.hpp"
 #include "openstack/instance.hpp"
 #include "openstack/servers.hpp"
+#include "openstack/volume_attachments.hpp"
 #include "target/device.hpp"
 #include "target/openstack/attacher.hpp"
 #include "target/openstack/room.hpp"
@@ -44,12 +46,15 @@ class NovaAttacher final : public Attacher {
                        [&](const client::VolumeAttachment& a) { return a.server == here; });
   }
   Place attach(const VolumeId& volume, std::stop_token stop) override {
+    refuse_bricks(cloud_.volume(stop), client::volumes::get(cloud_.volume(stop), volume, stop), true, stop);
     const ServerId here = instance(stop);
     client::attachments::attach(cloud_.compute(stop), cloud_.volume(stop), here, volume, options_.attach_patience,
                                 stop);
     return {await_link(volume, here, stop), options_.identity};
   }
   void detach(const VolumeId& volume, std::stop_token stop) override {
+    if (const auto now = client::volumes::look_up(cloud_.volume(stop), volume, stop))
+      refuse_bricks(cloud_.volume(stop), *now, false, stop);
     client::attachments::detach(cloud_.compute(stop), cloud_.volume(stop), instance(stop), volume,
                                 options_.attach_patience, stop);
   }
@@ -93,6 +98,19 @@ class NovaAttacher final : public Attacher {
 };
 
 }  // namespace
+
+void refuse_bricks(client::Service& service, const client::Volume& volume, bool of_any, std::stop_token stop) {
+  const auto found = client::volume_attachments::recorded(service, volume, stop);
+  if (!found) return;
+  const auto mark = look_up_machine_mark();
+  const bool here = mark && client::volume_attachments::same_machine(found->host, *mark);
+  if (!here && !of_any && !client::volumes::is_passing(volume.status)) return;
+  throw Error(Fault::conflict,
+              fmt::format("volume {} ('{}') is attached to host {} (attachment {}, {}) by --attach brick: run the same "
+                          "command {}with --attach brick",
+                          volume.id.value, volume.name, found->host, found->attachment.id, found->attachment.status,
+                          here ? "" : "there "));
+}
 
 std::unique_ptr<Attacher> nova_attacher(NovaAttaching options, client::Cloud& cloud,
                                         std::unique_ptr<http::Transport> metadata, Clock& clock, log::Log& log) {

@@ -286,6 +286,7 @@ client::Volume OpenstackCloud::create(const VolumeWish& wish, std::stop_token st
   if (const auto existing = options_.existing_volumes.find(wish.tag.disk);
       existing != options_.existing_volumes.end()) {
     make.metadata.erase(memory_key::made_by);  // what it holds is not known, so nothing is taken to be zero
+    make.metadata[memory_key::managed] = memory_key::yes;
     const client::Volume volume = client::volumes::manage(cloud_->volume(stop), make, existing->second, stop);
     log_.info(
         "volume taken from the back end",
@@ -319,6 +320,7 @@ client::Volume OpenstackCloud::grow(const client::Volume& volume, const VolumeWi
 // it was another program's.
 std::string OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop) {
   const std::string owner = value(volume.metadata, memory_key::job);
+  if (!options_.brick) refuse_bricks(cloud_->volume(stop), volume, true, stop);
   client::Metadata missing;
   for (const auto& [key, wanted] : marks(tag))
     if (const auto found = volume.metadata.find(key); found == volume.metadata.end() || found->second != wanted)
@@ -330,12 +332,15 @@ std::string OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, 
                 fmt::format("volume {} ('{}') was converted by vmware-migration-kit: boot it as it is, or delete it to "
                             "migrate {} anew",
                             volume.id.value, volume.name, tag.vm_name));
-  if (!owner.empty() && owner != tag.job.value && !volume.attachments.empty() && !attacher_->is_here(volume, stop))
-    throw Error(
-        Fault::conflict,
-        fmt::format("volume {} ('{}') is of job {} and attached to {}: another host is migrating {}; end it "
-                    "there first",
-                    volume.id.value, volume.name, owner, client::volume_attachments::holder(volume), tag.vm_name));
+  const bool free = volume.attachments.empty() && !unsettled(volume);
+  if (!owner.empty() && owner != tag.job.value && !free && !attacher_->is_here(volume, stop))
+    throw Error(Fault::conflict,
+                fmt::format("volume {} ('{}') is of job {} and {}: another host is migrating {}; end it "
+                            "there first",
+                            volume.id.value, volume.name, owner,
+                            volume.attachments.empty() ? volume.status
+                                                       : "attached to " + client::volume_attachments::holder(volume),
+                            tag.vm_name));
   // In the same call as the tag: a crash must not leave our tag on it without this. migratekit writes a change id only
   // after a whole cycle, but keeps it when virt-v2v fails half-way through the volume; vmware-migration-kit writes its
   // own before it copies anything. So neither is believed by itself.
@@ -354,13 +359,16 @@ std::string OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, 
 Volume OpenstackCloud::allocate(const VolumeWish& wish, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
   auto existing = find_volume(wish.tag, stop);
-  // One of no size is a record alone: what Cinder was to manage is not there, or not like this. It deletes nothing
-  // else.
-  const bool record =
-      existing && existing->gib == 0 && value(existing->metadata, memory_key::job) == wish.tag.job.value;
-  if (existing && existing->status == "error" && (record || fresh(*existing, wish.tag.job))) {
+  if (existing && existing->status == "error" && fresh(*existing, wish.tag.job)) {
     log_.warning("deleting a volume of ours that could not be made, to try again", {{"volume", existing->id.value}});
     client::volumes::remove(service, existing->id, stop);
+    existing.reset();
+  } else if (existing && existing->status == "error" && existing->gib == 0 &&
+             value(existing->metadata, memory_key::managed) == memory_key::yes) {
+    // What Cinder was to manage is not there, or not like this. Deleting could take the original away: a driver may
+    // have renamed it before it failed.
+    log_.warning("a volume that Cinder could not manage is forgotten, to try again", {{"volume", existing->id.value}});
+    client::volumes::unmanage(service, existing->id, stop);
     existing.reset();
   }
   const std::string remark = existing ? adopt(*existing, wish.tag, stop) : "";
@@ -396,7 +404,11 @@ std::unique_ptr<Device> OpenstackCloud::attach(const Volume& volume, std::stop_t
   return device;
 }
 
-void OpenstackCloud::detach(const VolumeId& volume, std::stop_token stop) { attacher_->detach(volume, stop); }
+void OpenstackCloud::detach(const VolumeId& volume, std::stop_token stop) {
+  attacher_->detach(volume, stop);
+  if (options_.brick)
+    refuse_novas(cloud_->volume(stop), volume, options_.instance_id, options_.instance_sources.firmware, stop);
+}
 
 void OpenstackCloud::remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) {
   client::Service& service = cloud_->volume(stop);
@@ -423,6 +435,11 @@ void OpenstackCloud::discard(const VolumeId& volume, const JobId& job, std::stop
   if (!found->attachments.empty())
     throw Error(Fault::conflict, fmt::format("volume {} ('{}') is not deleted: it is attached to {}; detach it first",
                                              volume.value, found->name, client::volume_attachments::holder(*found)));
+  if (value(found->metadata, memory_key::managed) == memory_key::yes) {
+    log_.info("volume is left to the storage that had it before", {{"volume", volume.value}, {"job", job.value}});
+    client::volumes::unmanage(service, volume, stop);
+    return;
+  }
   log_.info("deleting volume", {{"volume", volume.value}, {"job", job.value}});
   client::volumes::remove(service, volume, stop);
 }

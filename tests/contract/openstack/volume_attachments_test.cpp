@@ -211,6 +211,34 @@ TEST_F(Attachments, AnotherHostsIsNamedAndLeftAlone) {
   EXPECT_EQ(now().status, "in-use");
 }
 
+TEST_F(Attachments, ARenamedHostGivesBackWhatItHas) {
+  const std::string renamed = "renamed/0badcafe";
+  volume_attachments::complete(cinder(), claim(), patience, {});
+  EXPECT_TRUE(volume_attachments::find(cinder(), now(), renamed, {}));
+  EXPECT_EQ(release(renamed).size(), 1u);
+  EXPECT_TRUE(all().empty());
+  EXPECT_EQ(now().status, "available");
+}
+
+TEST_F(Attachments, AnotherHostsReservationIsNotDeletedOnceItIsWrittenDown) {
+  ASSERT_EQ(status(*cloud_, "POST", "/attachments", {{"attachment", {{"volume_uuid", volume_.value}}}}), 200);
+  const std::string theirs = answer_["attachment"]["id"];
+  volumes::update_metadata(cinder(), volume_, {{volume_attachments::record_key, theirs + " " + there}}, {});
+  EXPECT_TRUE(has(thrown([&] { claim(); }).what(), there));
+  release();
+  ASSERT_EQ(all().size(), 1u);
+  EXPECT_EQ(claim(there).id, theirs);
+}
+
+TEST_F(Attachments, WhatMayBeOursIsNotTakenForReleased) {
+  const CinderAttachment made = claim();
+  volumes::remove_metadata(cinder(), volume_, volume_attachments::record_key, {});
+  const Error e = thrown([&] { release(); });
+  EXPECT_EQ(e.fault(), Fault::conflict);
+  EXPECT_TRUE(has(e.what(), "volume attachment delete " + made.id)) << e.what();
+  EXPECT_EQ(status(*cloud_, "DELETE", "/attachments/" + made.id), 200);
+}
+
 TEST_F(Attachments, NovasIsNamedAndCannotBeDeleted) {
   const ServerId host{lab_->get("openstack.instance_id")};
   attachments::attach(cloud_->compute({}), cinder(), host, volume_, patience, {});

@@ -5,14 +5,18 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cctype>
 #include <fstream>
 
 #include "base/error.hpp"
 #include "base/fd.hpp"
+#include "base/machine.hpp"
 #include "loop_device.hpp"
+#include "openstack/volume_attachments.hpp"
 #include "support/lab.hpp"
 #include "target/device.hpp"
 #include "target/openstack/brick.hpp"
+#include "worlds.hpp"
 
 namespace vmferry::target {
 namespace {
@@ -137,6 +141,76 @@ TEST(Brick, WhatCannotBeWrittenAsItIsIsRefusedBeforeOsBrickIsAsked) {
   EXPECT_TRUE(says(connect(R"({"driver_volume_type":"nfs","format":"qcow2"})"), "qcow2"));
   EXPECT_EQ(connect(R"({"export":"x"})").fault(), Fault::data);
   EXPECT_EQ(connect("nonsense").fault(), Fault::data);
+}
+
+TEST(Brick, ATimeoutNamesTheVolume) {
+  if (::geteuid() != 0) GTEST_SKIP() << "not shown here: --attach brick needs root";
+  support::TemporaryDirectory directory;
+  openstack::BrickOptions options;
+  options.python = directory.path() / "python";
+  options.mounts = directory.path() / "mounts";
+  options.patience = std::chrono::seconds(1);
+  write_file(options.python, "#!/bin/sh\nexec sleep 60\n");
+  fs::permissions(options.python, fs::perms::owner_all);
+  process::SystemRunner runner;
+  log::Log log;
+  const openstack::Brick brick(options, runner, log);
+  const Error e = refused([&] { brick.connect(VolumeId{volume_id}, R"({"driver_volume_type":"iscsi"})", {}); });
+  EXPECT_EQ(e.fault(), Fault::timeout);
+  EXPECT_EQ(std::string(e.what()), "cannot connect volume " + volume_id + " (iscsi): os-brick did not end within 1 s");
+}
+
+// A volume that this host has by one way, and a command of the other way.
+class OtherAttachMode : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = OpenstackWorld::unavailable(); !why.empty()) GTEST_SKIP() << "not shown here: " << why;
+    client_ = world_.client();
+  }
+  ::vmferry::openstack::Service& cinder() { return client_->volume({}); }
+  OpenstackWorld world_;
+  Scene scene_;
+  std::unique_ptr<::vmferry::openstack::Cloud> client_;
+};
+
+TEST_F(OtherAttachMode, NovaDoesNotSayThatBricksIsDetached) {
+  namespace attachments = ::vmferry::openstack::volume_attachments;
+  const Volume volume = world_.cloud().allocate(scene_.wish(1 << 20), {});
+  const auto patience = std::chrono::seconds(60);
+  const std::string connector = R"({"host":"ferry1","ip":"127.0.0.1"})";
+  const std::string here = "ferry1/" + machine_mark();
+  const auto made = attachments::claim(cinder(), volume.id, here, connector, patience, {});
+  // On its way (Nova could only wait), and settled.
+  const Error early = refused([&] { world_.cloud().detach(volume.id, {}); });
+  EXPECT_TRUE(says(early, "--attach brick") && says(early, here)) << early.what();
+  EXPECT_TRUE(says(refused([&] { world_.cloud().allocate(scene_.wish(1 << 20), {}); }), "--attach brick"));
+  attachments::complete(cinder(), made, patience, {});
+  const Error e = refused([&] { world_.cloud().detach(volume.id, {}); });
+  EXPECT_EQ(e.fault(), Fault::conflict);
+  EXPECT_TRUE(says(e, "--attach brick") && says(e, made.id)) << e.what();
+  attachments::release(cinder(), volume.id, here, [](const auto*) {}, patience, {});
+  // What another machine has stays, and is success.
+  attachments::complete(cinder(), attachments::claim(cinder(), volume.id, "ferry2/deadbeef", connector, patience, {}),
+                        patience, {});
+  world_.cloud().detach(volume.id, {});
+  attachments::release(cinder(), volume.id, "ferry2/deadbeef", [](const auto*) {}, patience, {});
+}
+
+TEST_F(OtherAttachMode, BrickDoesNotSayThatNovasIsDetached) {
+  const Volume volume = world_.cloud().allocate(scene_.wish(1 << 20), {});
+  world_.cloud().attach(volume, {});
+  const std::string here = OpenstackWorld::lab().get("openstack.instance_id");
+  const Error e = refused([&] { openstack::refuse_novas(cinder(), volume.id, here, "/nonexistent", {}); });
+  EXPECT_EQ(e.fault(), Fault::conflict);
+  EXPECT_TRUE(says(e, "--attach nova") && says(e, here)) << e.what();
+  // By the firmware, which writes it in capitals; and a server that is not this host.
+  support::TemporaryDirectory firmware;
+  std::string uuid = here;
+  for (char& c : uuid) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  write_file(firmware.path() / "product_uuid", uuid + "\n");
+  EXPECT_TRUE(says(refused([&] { openstack::refuse_novas(cinder(), volume.id, "", firmware.path(), {}); }), here));
+  openstack::refuse_novas(cinder(), volume.id, "another", firmware.path(), {});
+  world_.cloud().detach(volume.id, {});
 }
 
 }  // namespace

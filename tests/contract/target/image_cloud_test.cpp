@@ -104,6 +104,8 @@ TEST_F(ImageTarget, every_byte_arrives_in_every_way) {
       EXPECT_EQ(made.at("name"), wish.tag.volume_name);
       EXPECT_EQ(made.at("metadata").at("vmferry_job"), scene_.job.value);
       EXPECT_EQ(made.at("image_metadata").at("hw_firmware_type"), "uefi");
+      // Or an image that somebody makes of this volume would be taken for ours, and deleted.
+      EXPECT_EQ(made.at("image_metadata").dump().find("vmferry_"), std::string::npos) << made.at("image_metadata");
       const auto swept = cloud.delivery()->sweep(scene_.job, {}, {});
       EXPECT_EQ(swept.deleted.size(), 2U);
       EXPECT_TRUE(swept.stuck.empty());
@@ -154,6 +156,23 @@ TEST_F(ImageTarget, a_sweep_keeps_what_it_is_told_to_and_touches_no_other_job) {
   const auto without_images = cloud.delivery()->sweep(scene_.job, {{}, {}, {}, true}, {});
   EXPECT_EQ(without_images.deleted.size(), 1U);
   EXPECT_FALSE(volume_in_lab(volume).is_null());
+}
+
+TEST_F(ImageTarget, no_sweep_deletes_what_a_server_was_given) {
+  Cloud& cloud = open("raw", image::Method::direct);
+  const VolumeWish wish = scene_.wish(size);
+  const auto device = disk(wish);
+  const SentImage sent = cloud.delivery()->send(wish, *device, "content", progress_, {});
+  const VolumeId volume = cloud.delivery()->order(wish, sent.id, {});
+  cloud.delivery()->await(wish, volume, {});
+  cloud.delivery()->hand_over(volume, {});
+  cloud.delivery()->hand_over(volume, {});
+  EXPECT_EQ(cloud.delivery()->sweep(scene_.job, {}, {}).deleted.size(), 1U) << "the image alone";
+  EXPECT_FALSE(volume_in_lab(volume).is_null());
+  EXPECT_THROW(cloud.delivery()->discard(volume, scene_.other_job, {}), Error);
+  cloud.delivery()->discard(volume, scene_.job, {});
+  cloud.delivery()->discard(volume, scene_.job, {});
+  EXPECT_TRUE(volume_in_lab(volume).is_null());
 }
 
 TEST_F(ImageTarget, a_refused_token_in_the_upload_is_renewed) {

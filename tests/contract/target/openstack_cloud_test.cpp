@@ -545,9 +545,15 @@ TEST_F(OpenstackTarget, what_the_storage_has_already_becomes_the_volume) {
   EXPECT_FALSE(std::filesystem::exists(lun));
   EXPECT_EQ(cloud->allocate(wish, {}).id, volume.id);
   char first[3] = {};
-  const auto device = cloud->attach(volume, {});
+  auto device = cloud->attach(volume, {});
   ASSERT_EQ(::pread(device->fd(), first, 3, 0), 3);
   EXPECT_EQ(std::string(first, 3), "old");
+  device.reset();
+  cloud->detach(volume.id, {});
+  // It was there before us: what gives the migration up does not take it away.
+  cloud->discard(volume.id, scene_.job, {});
+  EXPECT_TRUE(volume_in_lab(volume.id).is_null());
+  EXPECT_TRUE(std::filesystem::exists(lun.parent_path() / ("volume-" + volume.id.value)));
   if (!real) lab.control("openstack", "POST", "/settings", R"({"manage_by_members":false})");
 }
 

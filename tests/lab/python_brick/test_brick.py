@@ -1,11 +1,14 @@
 """The program that runs os-brick, on the installed os-brick with only its last step replaced: what Cinder's drivers are told of
 this host, and that each kind of connection_info reaches its connector unchanged. No storage network is needed, and none is shown."""
 
+import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import tempfile
 import unittest
+from unittest import mock
 
 PYTHON = "/usr/bin/python3"
 PROGRAM = pathlib.Path(__file__).parents[3] / "src/target/openstack/brick.py"
@@ -42,6 +45,8 @@ patches = [mock.patch.object(linuxscsi.LinuxSCSI, "is_multipath_running", static
            mock.patch.object(nvmeof.NVMeOFConnector, "nvme_present", classmethod(lambda cls: True)),
            mock.patch.object(nvmeof.NVMeOFConnector, "_get_host_uuid", lambda self: "uuid-of-the-host"),
            mock.patch.object(utils, "get_host_nqn", lambda *a: "nqn.2014-08.org.nvmexpress:uuid:ferry")]
+if "--device" in sys.argv:  # what the storage would have brought here
+    patches.append(mock.patch.object(iscsi.ISCSIConnector, "get_volume_paths", lambda self, info, device=sys.argv[4]: [device]))
 for path in set(connector.get_connector_mapping().values()):
     cls = importutils.import_class(path)
     patches += [mock.patch.object(cls, "connect_volume", connect), mock.patch.object(cls, "disconnect_volume", disconnect)]
@@ -75,9 +80,10 @@ class BrickProgramTest(unittest.TestCase):
     def setUp(self):
         self.work = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
 
-    def ask(self, multipath=False, **request):
+    def ask(self, multipath=False, device=None, **request):
         request.update(locks=str(self.work / "locks"), mounts=str(self.work / "mounts"))
-        done = subprocess.run([PYTHON, "-I", "-c", PATCHED, PROGRAM, "multipath" if multipath else "single"], input=json.dumps(request),
+        done = subprocess.run([PYTHON, "-I", "-c", PATCHED, PROGRAM, "multipath" if multipath else "single",
+                               *(["--device", device] if device else [])], input=json.dumps(request),
                               capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
@@ -113,6 +119,76 @@ class BrickProgramTest(unittest.TestCase):
         self.assertEqual(self.ask(do="disconnect", connection_info=info), {"failed": "device is busy"})
         unknown = self.ask(do="connect", connection_info={**COMMON, "driver_volume_type": "punchcards"})
         self.assertIn("punchcards", unknown["failed"].lower())
+
+    @unittest.skipIf(os.geteuid() != 0, "loop devices need root")
+    def test_what_is_in_use_is_not_disconnected(self):
+        backing = self.work / "backing"
+        backing.write_bytes(bytes(1 << 20))
+        made = subprocess.run(["losetup", "--find", "--show", backing], capture_output=True, text=True)
+        if made.returncode != 0:
+            self.skipTest(made.stderr)
+        loop = made.stdout.strip()
+        self.addCleanup(subprocess.run, ["losetup", "--detach", loop], check=True)
+        info = {**COMMON, **KINDS["ISCSIConnector"]}
+        holder = os.open(loop, os.O_RDONLY | os.O_EXCL)
+        try:
+            failed = self.ask(device=loop, do="disconnect", connection_info=info)["failed"]
+        finally:
+            os.close(holder)
+        for words in (loop, "in use", "vgchange -an", "global_filter"):
+            self.assertIn(words, failed)
+        self.assertEqual(self.ask(device=loop, do="disconnect", connection_info=info), {"done": {}})
+
+    def brick(self):
+        spec = importlib.util.spec_from_file_location("brick_program", PROGRAM)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.SYS_BLOCK = str(self.work / "sys")
+        return module
+
+    def kernel_says(self, device, uuid, name, *above):
+        folder = self.work / "sys" / device
+        (folder / "holders").mkdir(parents=True)
+        for holder in above:
+            (folder / "holders" / holder).touch()
+        if uuid:
+            (folder / "dm").mkdir()
+            (folder / "dm/uuid").write_text(uuid + "\n")
+            (folder / "dm/name").write_text(name + "\n")
+
+    def flushed(self, brick, path):
+        """What flush_device() opened, and whether exclusively."""
+        opened = []
+        with mock.patch.object(brick.os, "open", lambda name, flags: opened.append((name, bool(flags & os.O_EXCL))) or 99), \
+                mock.patch.object(brick.os, "fsync"), mock.patch.object(brick.os, "close"):
+            brick.flush_device(path)
+        return opened
+
+    def test_the_multipath_map_and_its_partitions_are_flushed(self):
+        brick = self.brick()
+        self.kernel_says("sdy", "", "", "dm-90")
+        self.kernel_says("dm-90", "mpath-3600", "mpatha", "dm-91")
+        self.kernel_says("dm-91", "part1-mpath-3600", "mpatha1")
+        self.assertEqual(self.flushed(brick, "/dev/sdy"), [("/dev/dm-91", True), ("/dev/dm-90", False)])
+
+    def test_who_is_on_top_is_named(self):
+        brick = self.brick()
+        self.kernel_says("sdz", "", "")
+        (self.work / "sys/sdz/sdz2/holders").mkdir(parents=True)
+        (self.work / "sys/sdz/sdz2/holders/dm-95").touch()
+        self.kernel_says("dm-95", "LVM-abc", "vg-root")
+        with self.assertRaisesRegex(RuntimeError, r"/dev/sdz is in use on this host by dm-95 \(vg-root\).*vgchange"):
+            self.flushed(brick, "/dev/sdz")
+
+    def test_a_file_is_flushed_where_it_is_mounted(self):
+        brick = self.brick()
+        point = self.work / "mounts/share"
+        point.mkdir(parents=True)
+        (point / "volume-5f3a").write_bytes(b"x")
+        with mock.patch.object(brick, "mounted", lambda: ["/", str(point)]), mock.patch.object(brick.os, "fsync") as fsync:
+            brick.flush_files(str(self.work / "mounts"), "volume-5f3a")
+            brick.flush_files(str(self.work / "mounts"), "volume-of-another")
+        self.assertEqual(fsync.call_count, 1)
 
     def test_without_os_brick(self):
         # -S: not even the installed packages are looked at.

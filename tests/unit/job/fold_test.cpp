@@ -223,5 +223,14 @@ TEST(Fold, AServerHasWhatWasDeliveredAndNotTheDiskThatIsKept) {
   EXPECT_EQ(fold_of(facts).disks.at(disk).delivered->volume, VolumeId{"another"});
 }
 
+TEST(Fold, WhatWasDeliveredOfADamagedDiskIsNotUsedWhenTheDiskIsMended) {
+  std::vector<Body> facts = {created, VolumeAllocated{disk, VolumeId{"folder/v"}, 5, false, {}}};
+  facts.push_back(ImageUploaded{disk, ImageId{"i"}, "root", "qcow2", "qcow2", 5, 1, "sha512", "ab", ""});
+  facts.push_back(VolumeDelivered{disk, VolumeId{"cinder"}, ImageId{"i"}, "root"});
+  facts.push_back(DamageFound{disk, {{0, 5}}});
+  EXPECT_FALSE(fold_of(facts).disks.at(disk).image);
+  EXPECT_FALSE(fold_of(facts).disks.at(disk).delivered);
+}
+
 }  // namespace
 }  // namespace vmferry::job
