@@ -79,7 +79,7 @@ class FlagsTest(JourneyTest):
         yield ("--os-distro", ["--os-distro", "auto"], [],
                lambda s, v, p: self.assertEqual(v[0]["image_metadata"]["os_distro"], "debian"))
         yield ("--vif-model", ["--vif-model", "source"], [],
-               lambda s, v, p: self.assertEqual(v[0]["image_metadata"]["hw_vif_model"], "e1000"))
+               lambda s, v, p: self.assertEqual(v[0]["image_metadata"]["hw_vif_model"], "vmxnet3"))
         yield ("--enable-qemu-guest-agent", ["--enable-qemu-guest-agent"], [],
                lambda s, v, p: self.assertEqual(v[0]["image_metadata"]["hw_qemu_guest_agent"], "yes"))
         yield ("--compression-method", ["--compression-method", "skipz"], [], lambda s, v, p: self.assertEqual(len(v), 2))
