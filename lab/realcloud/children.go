@@ -76,6 +76,7 @@ func (c *children) start(name string, environment []string, words ...string) (*c
 	}
 	made.pid = command.Process.Pid
 	c.all = append(c.all, made)
+	started, _ := startTime(made.pid) // before anybody waits for it: one that ended at once would be gone
 	go func() {
 		made.err = command.Wait()
 		c.mu.Lock()
@@ -90,7 +91,6 @@ func (c *children) start(name string, environment []string, words ...string) (*c
 			}
 		}
 	}()
-	started, _ := startTime(made.pid)
 	line := fmt.Sprintf("%d %s\n", made.pid, started)
 	return made, os.WriteFile(l.pidFile(name), []byte(line), 0o600)
 }
