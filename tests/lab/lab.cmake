@@ -89,6 +89,8 @@ vmferry_sliced_tests(openstack SLICES 6 BY_CASE TESTS ${openstack_tests})
 set_property(TEST ${openstack_tests} APPEND PROPERTY ENVIRONMENT VMFERRY_ON_DEMAND=1)
 # One after the other: each looks whether its cloud leaves network interfaces behind.
 set_tests_properties(${openstack_tests} PROPERTIES RESOURCE_LOCK real_openstack)
+# Without Nova's attaching: by os-brick, or by way of images. One of them a run.
+vmferry_sliced_tests(ways SLICES 2 BY_TEST TESTS lab.python_migration.brick lab.python_migration.images)
 vmferry_sliced_tests(flags SLICES 4 BY_CASE TESTS lab.python_migration.flags)
 set_tests_properties(lab.python_migration.crash lab.python_migration.kills lab.python_migration.reread lab.python_migration.faults
-                     ${conversion_tests} PROPERTIES TIMEOUT 7200)
+                     ${conversion_tests} ${openstack_tests} PROPERTIES TIMEOUT 7200)
