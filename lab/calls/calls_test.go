@@ -126,6 +126,7 @@ func TestMiddleware(t *testing.T) {
 			{"", 202, 1, "202 "},
 			{`{"kind":"reset"}`, 0, 0, "0 reset"},
 			{`{"kind":"lost-reply"}`, 0, 1, "0 lost-reply"},
+			{`{"kind":"lost-reply","status":504}`, 504, 1, "504 lost-reply"},
 			{`{"kind":"http","status":503,"retry_after":7,"message":"busy"}`, 503, 0, "503 http"},
 			{`{"kind":"delay","delay_ms":30}`, 202, 1, "202 delay"},
 			{`{"kind":"expire"}`, 202, 1, "202 expire"},

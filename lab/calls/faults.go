@@ -16,7 +16,7 @@ const (
 	KindFault     = "fault"      // a SOAP fault named by Rule.Fault
 	KindHTTP      = "http"       // an HTTP answer with Rule.Status
 	KindReset     = "reset"      // the connection is closed before the act
-	KindLostReply = "lost-reply" // the act is done, then the connection is closed
+	KindLostReply = "lost-reply" // the act is done, then the connection is closed, or a gateway answers Rule.Status
 	KindDelay     = "delay"      // the act is done after Rule.DelayMS
 	KindExpire    = "expire"     // the caller's session or token ends, then the call goes on
 )

@@ -17,6 +17,8 @@ type Call struct {
 	Object  string    `json:"path_or_object"`
 	Status  int       `json:"status"`          // HTTP status; 0 when the connection was cut without an answer
 	Fault   string    `json:"fault,omitempty"` // SOAP fault or what a script did: reset, lost-reply, ...
+
+	Details map[string]string `json:"details,omitempty"` // what one service knows more of its calls
 }
 
 // Log is a list of calls, safe for several goroutines. It keeps the newest

@@ -94,6 +94,8 @@ type Middleware struct {
 	// Name gives the service, method and object of a request; an empty service
 	// leaves the request out of log and rules.
 	Name func(r *http.Request) (service, method, object string)
+	// Details gives what the log tells beside that; nil: nothing.
+	Details func(r *http.Request) map[string]string
 	// Expire ends the caller's session or token; the call then goes on to Next,
 	// which refuses it.
 	Expire func(r *http.Request)
@@ -110,6 +112,9 @@ func (m *Middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	call := Call{Service: service, Method: method, Object: object}
+	if m.Details != nil {
+		call.Details = m.Details(r)
+	}
 	watched := &statusWriter{ResponseWriter: w}
 	// Logged also when the handler ends by a panic: a cut connection.
 	defer func() {
@@ -128,7 +133,13 @@ func (m *Middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case KindReset:
 		Reset(w)
 	case KindLostReply:
-		LostReply(w, r, m.Next)
+		if rule.Status == 0 {
+			LostReply(w, r, m.Next)
+			return
+		}
+		m.Next.ServeHTTP(NewRecorder(), r)
+		m.answer(watched, r, rule)
+		call.Status = watched.status
 	case KindFault, KindHTTP:
 		if rule.Kind == KindFault {
 			call.Fault = rule.Fault
@@ -136,11 +147,7 @@ func (m *Middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if rule.DelayMS > 0 && !wait(r, rule.Delay()) {
 			return
 		}
-		if m.Answer != nil {
-			m.Answer(watched, r, rule)
-		} else {
-			AnswerPlain(watched, r, rule)
-		}
+		m.answer(watched, r, rule)
 		call.Status = watched.status
 	case KindDelay:
 		if !wait(r, rule.Delay()) {
@@ -154,6 +161,14 @@ func (m *Middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		m.serve(watched, r)
 		call.Status = watched.status
+	}
+}
+
+func (m *Middleware) answer(w http.ResponseWriter, r *http.Request, rule Rule) {
+	if m.Answer != nil {
+		m.Answer(w, r, rule)
+	} else {
+		AnswerPlain(w, r, rule)
 	}
 }
 
@@ -205,7 +220,7 @@ type statusWriter struct {
 }
 
 func (w *statusWriter) WriteHeader(status int) {
-	if w.status == 0 && status >= 200 {
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
 	}
 	w.ResponseWriter.WriteHeader(status)

@@ -1,7 +1,8 @@
 // Package devices makes the block devices of volumes attached to the conversion
 // host: a loop device over the volume's file (or the file itself), a link as udev
-// makes it and a file that tells the device's identity. It must not know volumes'
-// states, nor which OpenStack they are of.
+// makes it and a file that tells the device's identity; and those of disks that
+// are plugged into a virtual machine. It must not know volumes' states, nor which
+// OpenStack they are of.
 package devices
 
 import (
@@ -34,7 +35,23 @@ type Device struct {
 	link     string
 	identity string
 	serial   string
-	loop     *os.File // held open for as long as the device exists
+	device
+}
+
+type device struct {
+	loop *os.File // held open for as long as the device exists
+}
+
+// release gives the loop device back. One that somebody still has open goes when
+// they close it.
+func (d *device) release() {
+	if d.loop == nil {
+		return
+	}
+	// On our own descriptor: no other device can be meant by mistake.
+	syscall.Syscall(syscall.SYS_IOCTL, d.loop.Fd(), loopClear, 0)
+	d.loop.Close()
+	d.loop = nil
 }
 
 // From linux/loop.h.
@@ -131,19 +148,13 @@ func (v *Device) Grow(size int64) error {
 	return v.describe(size)
 }
 
-// Detach takes the device away: link first, then identity, then the loop
-// device. A loop device that somebody still has open goes when they close it.
+// Detach takes the device away: link first, then identity, then the loop device.
 func (v *Device) Detach() {
 	os.Remove(v.link)
 	if v.identity != "" {
 		os.Remove(v.identity)
 	}
-	if v.loop != nil {
-		// On our own descriptor: no other device can be meant by mistake.
-		syscall.Syscall(syscall.SYS_IOCTL, v.loop.Fd(), loopClear, 0)
-		v.loop.Close()
-		v.loop = nil
-	}
+	v.release()
 }
 
 // attachLoop sets up a loop device and opens it. losetup looks for a free device
@@ -190,7 +201,7 @@ func UsableLoop(dir string) error {
 	if err != nil {
 		return err
 	}
-	(&Device{loop: held}).Detach()
+	(&device{loop: held}).release()
 	return nil
 }
 

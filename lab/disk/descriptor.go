@@ -31,6 +31,7 @@ type Files struct {
 	Data       string   // file that holds the view's topmost bytes: NAME-flat.vmdk or ...-delta.vmdk
 	Parents    []string // descriptors below, nearest first; empty when the view is the flat base alone
 	Path       string   // absolute path of Data; plain raw bytes only when Parents is empty
+	ContentID  string   // the descriptor's longContentID: backing.contentId
 }
 
 // Files of a snapshot's frozen view, or of the live view when snapshotID is "".
@@ -45,7 +46,7 @@ func (d *Disk) Files(snapshotID string) (Files, error) {
 		}
 	}
 	l := d.layers[at]
-	f := Files{Descriptor: descriptorName(d.name, l.number), Data: d.dataName(l), Path: l.path}
+	f := Files{Descriptor: descriptorName(d.name, l.number), Data: d.dataName(l), Path: l.path, ContentID: d.longContentID(l)}
 	for i := at - 1; i >= 0; i-- {
 		f.Parents = append(f.Parents, descriptorName(d.name, d.layers[i].number))
 	}
@@ -124,7 +125,7 @@ func (d *Disk) writeDescriptor(at int) error {
 		b.WriteString("ddb.geometry.heads = \"255\"\nddb.geometry.sectors = \"63\"\n")
 		fmt.Fprintf(&b, "ddb.thinProvisioned = \"1\"\nddb.uuid = \"%s\"\nddb.virtualHWVersion = \"19\"\n", spacedUUID(d.uuid))
 	}
-	fmt.Fprintf(&b, "ddb.longContentID = \"%s%08x\"\n", strings.ReplaceAll(d.uuid, "-", "")[:24], l.cid)
+	fmt.Fprintf(&b, "ddb.longContentID = \"%s\"\n", d.longContentID(l))
 
 	path := d.path(descriptorName(d.name, l.number))
 	err := os.WriteFile(path+".new", []byte(b.String()), 0o600)
@@ -136,6 +137,11 @@ func (d *Disk) writeDescriptor(at int) error {
 		return fmt.Errorf("disk %s: descriptor: %w", d.name, err)
 	}
 	return nil
+}
+
+// longContentID ends in the CID, as in the descriptors that ESXi writes.
+func (d *Disk) longContentID(l *layer) string {
+	return fmt.Sprintf("%s%08x", strings.ReplaceAll(d.uuid, "-", "")[:24], l.cid)
 }
 
 // newUUID makes a disk uuid with the prefix 6000c29 that VMware's have.

@@ -384,7 +384,10 @@ func TestFilesAndDescriptors(t *testing.T) {
 	}
 	raw, err = os.ReadFile(filepath.Join(dir, "web01.vmdk"))
 	must(t, err)
-	for _, want := range []string{"createType=\"vmfs\"", "RW 6181 VMFS \"web01-flat.vmdk\"", "parentCID=ffffffff", "ddb.uuid = \"60 00 c2 9"} {
+	files, err := d.Files("")
+	must(t, err)
+	for _, want := range []string{"createType=\"vmfs\"", "RW 6181 VMFS \"web01-flat.vmdk\"", "parentCID=ffffffff",
+		"ddb.uuid = \"60 00 c2 9", "ddb.longContentID = \"" + files.ContentID + "\"", "CID=" + files.ContentID[24:]} {
 		if !strings.Contains(string(raw), want) {
 			t.Errorf("no %s in\n%s", want, raw)
 		}

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"vmferry.dev/lab/esxissh"
 )
 
 // Lab is DIR/lab.json.
@@ -39,8 +41,18 @@ type VCenter struct {
 	PID                    int    `json:"pid"`
 	VMPath                 string `json:"vm_path"`
 	DatastoreDir           string `json:"datastore_dir"`
+	// The ESXi host's SSH; absent in a replay and where it cannot be (docs/lab.md).
+	ESXiSSH *esxissh.Access `json:"esxi_ssh,omitempty"`
 	// MACs of the guest's network cards, in their order.
 	MACs []string `json:"macs"`
+	// VMs that disks of others can be attached to; none unless they were asked for.
+	Proxies []Proxy `json:"proxies,omitempty"`
+}
+
+// Proxy is a VM and the folder with what its guest sees: dev/disk, sys.
+type Proxy struct {
+	VMPath string `json:"vm_path"`
+	Root   string `json:"root"`
 }
 
 // OpenStack is the target side of a lab.
@@ -67,6 +79,8 @@ type OpenStack struct {
 	// A network of somebody else, and an application credential; absent in a replay.
 	SharedNetworkID string `json:"shared_network_id,omitempty"`
 	AppCredFile     string `json:"appcred_file,omitempty"`
+	// The cloud's administrator in clouds.yaml; only of the real OpenStack.
+	AdminCloud string `json:"admin_cloud,omitempty"`
 }
 
 // What OpenStack.Kind says.

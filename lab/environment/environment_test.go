@@ -316,10 +316,10 @@ func nothingLeft(t *testing.T, o Options) {
 
 func TestDeadlineAndCancel(t *testing.T) {
 	o := options(t)
-	t.Setenv("LAB_TEST_SILENT", "openstack")
+	t.Setenv("LAB_TEST_SILENT", "vcenter")
 	o.Deadline = 300 * time.Millisecond
 	var out bytes.Buffer
-	if _, err := Up(context.Background(), o, &out); err == nil || !strings.Contains(err.Error(), "no answer in time from the lab's openstack") {
+	if _, err := Up(context.Background(), o, &out); err == nil || !strings.Contains(err.Error(), "no answer in time from the lab's vcenter") {
 		t.Fatal(err)
 	}
 	nothingLeft(t, o)

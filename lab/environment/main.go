@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -44,8 +43,19 @@ func Main(args []string) error {
 		return mainReplay(ctx, args[1:], os.Stdout)
 	case "ctl":
 		return mainControl(ctx, args[1:], os.Stdout)
+	case "folder":
+		return mainFolder(ctx, args[1:])
 	}
 	return fmt.Errorf("unknown command %q", args[0])
+}
+
+// UsageError is a command line that makes no sense.
+type UsageError struct{ error }
+
+func (e UsageError) Unwrap() error { return e.error }
+
+func usageError(format string, arguments ...any) error {
+	return UsageError{fmt.Errorf(format, arguments...)}
 }
 
 func newFlags(name, arguments string) *flag.FlagSet {
@@ -61,36 +71,39 @@ func newFlags(name, arguments string) *flag.FlagSet {
 // parse refuses words that are no flags.
 func parse(flags *flag.FlagSet, args []string) error {
 	if err := flags.Parse(args); err != nil {
-		return err
+		return UsageError{err}
 	}
 	if flags.NArg() > 0 {
-		return fmt.Errorf("what is %q? (see --help)", flags.Arg(0))
+		return usageError("what is %q? (see --help)", flags.Arg(0))
 	}
 	return nil
 }
 
 func mainUp(ctx context.Context, args []string, out io.Writer) error {
 	o := defaultOptions()
-	flags := newFlags("up", "[--dir DIR] [--esxi] [--devices loop|file] [--writer-rate MB/S] [--guest plain|linux] [--disks SPEC] [--openstack stand-in|real] [--token-lifetime TIME]")
+	flags := newFlags("up", "[--dir DIR] [--esxi] [--devices loop|file] [--writer-rate MB/S] [--guest plain|linux] [--disks SPEC] [--second-vm NAME] [--proxies N] [--openstack stand-in|real] [--token-lifetime TIME] [--heat]")
 	flags.StringVar(&o.Dir, "dir", o.Dir, "the lab's folder, made with mode 0700")
 	flags.BoolVar(&o.ESXi, "esxi", false, "a bare ESXi host instead of a vCenter")
 	flags.StringVar(&o.Devices, "devices", "", "how attached volumes appear: loop or file (default loop where usable)")
 	flags.Float64Var(&o.WriterRate, "writer-rate", o.WriterRate, "what the guest writes, MB/s; 0 = nothing")
 	personality := flags.String("guest", string(o.Guest), "what the guest is: plain files, or a small linux that virt-v2v converts and that boots")
 	disks := flags.String("disks", "", "the guest's disks, e.g. 192M+37s,96M+1s (s = sectors of 512 bytes)")
-	flags.StringVar(&o.OpenStack, "openstack", o.OpenStack, "what the OpenStack is: a stand-in, or the real services of Debian (needs root and `tools/setup openstack`)")
+	flags.StringVar(&o.SecondVM, "second-vm", "", "the name of another VM with such disks")
+	flags.IntVar(&o.Proxies, "proxies", 0, "VMs that disks can be attached to (proxy01...), for --transport hotadd")
+	flags.StringVar(&o.OpenStack, "openstack", o.OpenStack, "what the OpenStack is: a stand-in, or the real services of Debian (needs root, and tools/setup openstack)")
+	flags.BoolVar(&o.Heat, "heat", false, "with --openstack real: Heat, too")
 	flags.DurationVar(&o.TokenLifetime, "token-lifetime", o.TokenLifetime, "how long a token of OpenStack lives (default 1h, with --openstack real 24h)")
-	flags.DurationVar(&o.Deadline, "deadline", o.Deadline, "how long the lab may take to answer (default 1m0s, with --openstack real 5m0s)")
+	flags.DurationVar(&o.Deadline, "deadline", o.Deadline, "how long the lab may take to answer (default 1m0s, with --openstack real 15m0s)")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
 	var err error
 	if o.Guest, err = guest.ParsePersonality(*personality); err != nil {
-		return fmt.Errorf("--guest: %w", err)
+		return usageError("--guest: %w", err)
 	}
 	if *disks != "" {
 		if o.Disks, err = guest.ParseDisks(*disks); err != nil {
-			return err
+			return UsageError{err}
 		}
 	}
 	if o.Executable, err = os.Executable(); err != nil {
@@ -108,12 +121,12 @@ func mainControl(ctx context.Context, args []string, out io.Writer) error {
 	flags := newFlags("ctl", "[--dir DIR] vcenter|openstack METHOD PATH [JSON]")
 	dir := flags.String("dir", DefaultDir(), "the lab's folder")
 	if err := flags.Parse(args); err != nil {
-		return err
+		return UsageError{err}
 	}
 	words := flags.Args()
 	if len(words) < 3 || len(words) > 4 || !strings.HasPrefix(words[2], "/") {
 		flags.Usage()
-		return errors.New("needs vcenter or openstack, a method and a path")
+		return usageError("needs vcenter or openstack, a method and a path")
 	}
 	lab, err := Load(*dir)
 	if err != nil {
@@ -125,12 +138,12 @@ func mainControl(ctx context.Context, args []string, out io.Writer) error {
 	case "openstack":
 		socket = lab.OpenStack.Control
 	default:
-		return fmt.Errorf("%q: vcenter or openstack", words[0])
+		return usageError("%q: vcenter or openstack", words[0])
 	}
 	var body []byte
 	if len(words) == 4 {
 		if body = []byte(words[3]); !json.Valid(body) {
-			return fmt.Errorf("this is not JSON: %s", words[3])
+			return usageError("this is not JSON: %s", words[3])
 		}
 	}
 	raw, status, err := control(ctx, socket, strings.ToUpper(words[1]), words[2], body)
@@ -186,17 +199,17 @@ Then try:
   vmferry migrate %[11]s --vmware-path %[2]s
   vmferry status
   # shut it down, last delta, boot the server
-  vmferry cutover %[11]s --vmware-path %[2]s --flavor %[12]s%[17]s%[19]s
-  # %[18]s
-  vmferry-prove --frozen %[16]s --lab %[13]s
+  vmferry cutover %[11]s --vmware-path %[2]s%[16]s%[18]s
+  # %[17]s
+  vmferry-prove --frozen %[15]s --lab %[12]s
   # the same with other people's tools
-  GOVC_URL=https://%[3]s GOVC_USERNAME=%[4]s GOVC_PASSWORD=$(cat %[5]s) GOVC_TLS_CA_CERTS=%[14]s govc vm.info %[2]s
+  GOVC_URL=https://%[3]s GOVC_USERNAME=%[4]s GOVC_PASSWORD=$(cat %[5]s) GOVC_TLS_CA_CERTS=%[13]s govc vm.info %[2]s
   openstack volume list
   # how it looks from inside, and the end
-  vmferry lab ctl%[15]s vcenter GET /vms/%[16]s
-  vmferry lab down%[15]s
+  vmferry lab ctl%[14]s vcenter GET /vms/%[15]s
+  vmferry lab down%[14]s
 `, what, lab.VCenter.VMPath, lab.VCenter.Endpoint, lab.VCenter.Username, quote(lab.VCenter.PasswordFile),
 		lab.OpenStack.AuthURL, lab.OpenStack.Cloud, lab.OpenStack.CloudsYAML, lab.Dir+"/log", quote(lab.Dir+"/env.sh"),
-		source, lab.OpenStack.FlavorID, quote(lab.Dir), quote(lab.VCenter.CA), dir, vmName, mappings.String(), compare, convert)
+		source, quote(lab.Dir), quote(lab.VCenter.CA), dir, vmName, mappings.String(), compare, convert)
 	return err
 }

@@ -5,7 +5,6 @@ package environment
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,7 +32,7 @@ func mainReplay(ctx context.Context, args []string, out io.Writer) error {
 	}
 	if *from == "" {
 		flags.Usage()
-		return errors.New("needs --from DIR, the folder of a recording")
+		return usageError("needs --from DIR, the folder of a recording")
 	}
 	executable, err := os.Executable()
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"vmferry.dev/lab/devices"
+	"vmferry.dev/lab/esxissh"
 	"vmferry.dev/lab/guest"
 	"vmferry.dev/lab/realcloud"
 )
@@ -29,11 +30,14 @@ type Options struct {
 	WriterRate float64 // MB/s
 	Guest      guest.Personality
 	Disks      []int64 // bytes
+	SecondVM   string  // the name of another guest like the first; "" = none
+	Proxies    int     // VMs that disks of others can be attached to
 	OpenStack  string  // stand-in or real
 	Executable string  // the program with the subcommands vcenter and openstack
 	Deadline   time.Duration
 	// TokenLifetime is that of OpenStack's tokens.
 	TokenLifetime time.Duration
+	Heat          bool // beside the other services; with the real OpenStack only
 }
 
 // The settings that the servers read. Each server has a struct of its own with
@@ -55,6 +59,11 @@ type vcenterSettings struct {
 	Disks                  []int64 `json:"disks"`
 	WriterRate             float64 `json:"writer_rate_mb_s"`
 	ReadyFile              string  `json:"ready_file"`
+	ESXiSSHDir             string  `json:"esxi_ssh_dir"`
+	SecondVM               string  `json:"second_vm"`
+	// One folder for each.
+	ProxyRoots []string `json:"proxy_roots"`
+	Devices    string   `json:"devices"`
 }
 
 type openstackSettings struct {
@@ -68,6 +77,7 @@ type openstackSettings struct {
 	ReadyFile      string `json:"ready_file"`
 	PasswordFile   string `json:"password_file"`
 	TokenLifetime  int    `json:"token_lifetime_s"`
+	Heat           bool   `json:"heat,omitempty"`
 }
 
 // Up starts a lab. When one part fails, what was started is ended again and the
@@ -80,23 +90,29 @@ func Up(ctx context.Context, o Options, out io.Writer) (*Lab, error) {
 	if o.Devices, err = chooseDevices(o.Devices); err != nil {
 		return nil, err
 	}
+	if o.Proxies < 0 || o.Proxies > 9 {
+		return nil, usageError("--proxies %d: 0 to 9", o.Proxies)
+	}
 	if o.WriterRate < 0 {
-		return nil, fmt.Errorf("a writer rate of %v MB/s: it cannot be negative (0 = the guest does not write)", o.WriterRate)
+		return nil, usageError("a writer rate of %v MB/s: it cannot be negative (0 = the guest does not write)", o.WriterRate)
 	}
 	if len(o.Disks) == 0 {
 		return nil, errors.New("the guest needs a disk at least")
 	}
 	if o.OpenStack != kindStandIn && o.OpenStack != kindReal {
-		return nil, fmt.Errorf("--openstack %s: %s or %s", o.OpenStack, kindStandIn, kindReal)
+		return nil, usageError("--openstack %s: %s or %s", o.OpenStack, kindStandIn, kindReal)
+	}
+	if o.Heat && o.OpenStack != kindReal {
+		return nil, usageError("--heat: only with --openstack real")
 	}
 	if o.Deadline == 0 {
 		o.Deadline = 60 * time.Second
 		if o.OpenStack == kindReal {
-			o.Deadline = 300 * time.Second
+			o.Deadline = 900 * time.Second
 		}
 	}
 	if err := guest.CheckDisks(o.Guest, o.Disks); err != nil {
-		return nil, fmt.Errorf("--disks: %w", err)
+		return nil, usageError("--disks: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Deadline)
 	defer cancel()
@@ -175,7 +191,7 @@ func raise(ctx context.Context, o Options, dir string, out io.Writer) (lab *Lab,
 			return nil, err
 		}
 	}
-	lab, passwords, err := prepare(o, dir)
+	lab, err = prepare(o, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +218,7 @@ func raise(ctx context.Context, o Options, dir string, out io.Writer) (lab *Lab,
 	if err := children[1].awaitReady(ctx, progress, func(raw []byte) error { return lab.OpenStack.takeReady(raw, &account) }); err != nil {
 		return nil, err
 	}
-	if err := writeClouds(lab, account, passwords.openstack); err != nil {
+	if err := writeClouds(lab, account); err != nil {
 		return nil, err
 	}
 	if err := answers(ctx, lab); err != nil {
@@ -215,26 +231,24 @@ func raise(ctx context.Context, o Options, dir string, out io.Writer) (lab *Lab,
 	return lab, writeJSON(filepath.Join(dir, labName), lab)
 }
 
-type passwordPair struct{ vcenter, restricted, openstack string }
-
 // prepare writes certificates, passwords and settings, and fills in what is
 // known before the servers run.
-func prepare(o Options, dir string) (*Lab, passwordPair, error) {
-	var passwords passwordPair
+func prepare(o Options, dir string) (*Lab, error) {
 	ca, err := newAuthority()
 	if err != nil {
-		return nil, passwords, err
+		return nil, err
 	}
 	in := func(name string) string { return filepath.Join(dir, name) }
 	if err := writePrivate(in("ca.pem"), ca.pem); err != nil {
-		return nil, passwords, err
+		return nil, err
 	}
-	for name, into := range map[string]*string{"vcenter": &passwords.vcenter, "vcenter-restricted": &passwords.restricted, "openstack": &passwords.openstack} {
-		if *into, err = newPassword(); err != nil {
-			return nil, passwords, err
+	for _, name := range []string{"vcenter", "vcenter-restricted", "openstack"} {
+		password, err := newPassword()
+		if err != nil {
+			return nil, err
 		}
-		if err := writePrivate(in(name+".password"), []byte(*into)); err != nil {
-			return nil, passwords, err
+		if err := writePrivate(in(name+".password"), []byte(password)); err != nil {
+			return nil, err
 		}
 	}
 	lab := &Lab{Dir: dir, Profile: "vcenter", Guest: string(o.Guest)}
@@ -245,44 +259,52 @@ func prepare(o Options, dir string) (*Lab, passwordPair, error) {
 		ByID: in("by-id"), IdentityDir: in("identity"), VolumesDir: in("volumes"), VolumeType: "lab"}
 	lab.OpenStack.MountDir = in("mount-bin")
 	if err := os.Mkdir(lab.OpenStack.MountDir, 0o700); err != nil && !os.IsExist(err) {
-		return nil, passwords, err
+		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(lab.OpenStack.MountDir, "mount"), devices.MountProgram, 0o700); err != nil {
-		return nil, passwords, err
+		return nil, err
 	}
 	if o.ESXi {
 		lab.Profile = "esxi"
 		lab.VCenter.Username, lab.VCenter.RestrictedUsername = "root", "vmferry"
 		lab.VCenter.VMPath = "/ha-datacenter/vm/" + vmName
 	}
+	var roots []string
+	for i := 1; i <= o.Proxies; i++ {
+		name := fmt.Sprintf("proxy%02d", i)
+		roots = append(roots, filepath.Join(dir, "proxies", name))
+		lab.VCenter.Proxies = append(lab.VCenter.Proxies,
+			Proxy{VMPath: strings.TrimSuffix(lab.VCenter.VMPath, vmName) + name, Root: roots[i-1]})
+	}
 	if lab.VCenter.SHA256, err = ca.issue(dir, "vcenter"); err != nil {
-		return nil, passwords, err
+		return nil, err
 	}
 	if _, err := ca.issue(dir, "openstack"); err != nil {
-		return nil, passwords, err
+		return nil, err
 	}
 	err = writeJSON(in("vcenter.json"), vcenterSettings{
 		Listen: "127.0.0.1:0", Cert: in("vcenter.crt"), Key: in("vcenter.key"),
 		Username: lab.VCenter.Username, PasswordFile: lab.VCenter.PasswordFile,
 		RestrictedUsername: lab.VCenter.RestrictedUsername, RestrictedPasswordFile: lab.VCenter.RestrictedPasswordFile, ControlSocket: lab.VCenter.Control,
 		Dir: lab.VCenter.DatastoreDir, FrozenDir: in("frozen"), ESXi: o.ESXi, VMName: vmName, Guest: string(o.Guest),
-		Disks: o.Disks, WriterRate: o.WriterRate, ReadyFile: in("vcenter.ready")})
+		Disks: o.Disks, WriterRate: o.WriterRate, ReadyFile: in("vcenter.ready"), ESXiSSHDir: in("esxi"), SecondVM: o.SecondVM, ProxyRoots: roots, Devices: o.Devices})
 	if err != nil {
-		return nil, passwords, err
+		return nil, err
 	}
-	return lab, passwords, writeJSON(in("openstack.json"), openstackSettings{
+	return lab, writeJSON(in("openstack.json"), openstackSettings{
 		Listen: "127.0.0.1:0", Cert: in("openstack.crt"), Key: in("openstack.key"), ControlSocket: lab.OpenStack.Control,
 		MetadataListen: "127.0.0.1:0", Dir: dir, Devices: o.Devices, ReadyFile: in("openstack.ready"),
-		PasswordFile: in("openstack.password"), TokenLifetime: int(o.TokenLifetime.Seconds())})
+		PasswordFile: in("openstack.password"), TokenLifetime: int(o.TokenLifetime.Seconds()), Heat: o.Heat})
 }
 
 // takeReady reads what the vCenter says of itself.
 func (v *VCenter) takeReady(raw []byte) error {
 	var ready struct {
-		Endpoint string   `json:"endpoint"`
-		Port     int      `json:"port"`
-		VMPath   string   `json:"vm_path"`
-		MACs     []string `json:"macs"`
+		Endpoint string          `json:"endpoint"`
+		Port     int             `json:"port"`
+		VMPath   string          `json:"vm_path"`
+		MACs     []string        `json:"macs"`
+		ESXiSSH  *esxissh.Access `json:"esxi_ssh"`
 	}
 	if err := json.Unmarshal(raw, &ready); err != nil {
 		return fmt.Errorf("vcenter.ready: %w", err)
@@ -294,7 +316,7 @@ func (v *VCenter) takeReady(raw []byte) error {
 	if v.Endpoint == "" {
 		return errors.New("vcenter.ready names neither endpoint nor port")
 	}
-	v.MACs = ready.MACs
+	v.MACs, v.ESXiSSH = ready.MACs, ready.ESXiSSH
 	if ready.VMPath != "" {
 		v.VMPath = ready.VMPath
 	}
@@ -307,6 +329,8 @@ type account struct {
 	Project  string `json:"project_name"`
 	Domain   string `json:"domain_name"`
 	Region   string `json:"region_name"`
+	// Of the user admin in the same project; only the real OpenStack has one.
+	AdminPasswordFile string `json:"admin_password_file"`
 }
 
 // takeReady reads what the OpenStack says of itself: fields as in lab.json.
@@ -376,25 +400,44 @@ func chooseDevices(asked string) (string, error) {
 		}
 		return "file", nil
 	}
-	return "", fmt.Errorf("--devices %s: loop or file", asked)
+	return "", usageError("--devices %s: loop or file", asked)
 }
 
-func writeClouds(lab *Lab, who account, password string) error {
+func writeClouds(lab *Lab, who account) error {
+	var b strings.Builder
+	b.WriteString("clouds:\n")
+	if err := writeCloud(&b, lab, who, lab.OpenStack.Cloud, filepath.Join(lab.Dir, "openstack.password")); err != nil {
+		return err
+	}
+	if who.AdminPasswordFile != "" {
+		lab.OpenStack.AdminCloud = lab.OpenStack.Cloud + "-admin"
+		who.Username = "admin"
+		if err := writeCloud(&b, lab, who, lab.OpenStack.AdminCloud, who.AdminPasswordFile); err != nil {
+			return err
+		}
+	}
+	return writePrivate(lab.OpenStack.CloudsYAML, []byte(b.String()))
+}
+
+func writeCloud(b *strings.Builder, lab *Lab, who account, name, passwordFile string) error {
+	password, err := os.ReadFile(passwordFile)
+	if err != nil {
+		return err
+	}
 	domain, region := who.Domain, who.Region
 	if domain == "" {
 		domain = "Default"
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "clouds:\n  %s:\n    auth_type: password\n    auth:\n", lab.OpenStack.Cloud)
-	for _, line := range [][2]string{{"auth_url", lab.OpenStack.AuthURL}, {"username", who.Username}, {"password", password},
+	fmt.Fprintf(b, "  %s:\n    auth_type: password\n    auth:\n", name)
+	for _, line := range [][2]string{{"auth_url", lab.OpenStack.AuthURL}, {"username", who.Username}, {"password", strings.TrimSpace(string(password))},
 		{"project_name", who.Project}, {"user_domain_name", domain}, {"project_domain_name", domain}} {
-		fmt.Fprintf(&b, "      %s: \"%s\"\n", line[0], line[1])
+		fmt.Fprintf(b, "      %s: \"%s\"\n", line[0], line[1])
 	}
 	if region != "" {
-		fmt.Fprintf(&b, "    region_name: \"%s\"\n", region)
+		fmt.Fprintf(b, "    region_name: \"%s\"\n", region)
 	}
-	fmt.Fprintf(&b, "    interface: public\n    identity_api_version: \"3\"\n    cacert: \"%s\"\n    verify: true\n", lab.OpenStack.CA)
-	return writePrivate(lab.OpenStack.CloudsYAML, []byte(b.String()))
+	fmt.Fprintf(b, "    interface: public\n    identity_api_version: \"3\"\n    cacert: \"%s\"\n    verify: true\n", lab.OpenStack.CA)
+	return nil
 }
 
 func environmentScript(lab *Lab) string {

@@ -194,6 +194,9 @@ func buildDisk(ctx context.Context, spec Spec, index int) (Layout, error) {
 	} else {
 		err = writeGPT(file, sectors, parts, random)
 	}
+	if err == nil && index == 0 && !spec.boots(index) {
+		err = writePrinter(file, spec.Name)
+	}
 	if err != nil {
 		return layout, err
 	}

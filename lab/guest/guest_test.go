@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -62,6 +63,7 @@ func TestBuildMakesDefaultGuestQuickly(t *testing.T) {
 	}
 	for i, l := range layouts {
 		checkTables(t, l)
+		checkBootCode(t, l, i == 0)
 		checkFileSystem(t, l)
 		checkData(t, l)
 		var stat os.FileInfo
@@ -120,6 +122,24 @@ func checkTables(t *testing.T, l Layout) {
 		if err != nil || !strings.Contains(string(out), "No errors detected") {
 			t.Errorf("sfdisk --verify: %v\n%s", err, out)
 		}
+	}
+}
+
+// checkBootCode looks at what a BIOS runs: there on the first disk only, and nowhere else in its sector. (That it prints
+// its line, the tests with the real OpenStack show.)
+func checkBootCode(t *testing.T, l Layout, wanted bool) {
+	t.Helper()
+	raw, err := os.ReadFile(l.Spec.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, bootCodeEnd+6)
+	if wanted {
+		copy(want, printer+BootLine("web01")+"\r\n\x00")
+		want[textAddress], want[textAddress+1] = byte(len(printer)), bootAddress>>8
+	}
+	if !bytes.Equal(raw[:len(want)], want) {
+		t.Errorf("the boot code is %q, want %q", raw[:len(want)], want)
 	}
 }
 
@@ -390,12 +410,18 @@ func TestWriterKeepsItsRateAndPauses(t *testing.T) {
 	}
 	defer w.Stop()
 	w.SetRunning(true)
-	start := time.Now()
-	time.Sleep(time.Second)
+	rate := 0.0
+	for window := 0; window < 10 && rate < 20; window++ { // what a busy machine takes away for long is not made good
+		start, before := time.Now(), w.Stats().Bytes
+		time.Sleep(time.Second)
+		rate = float64(w.Stats().Bytes-before) / 1e6 / time.Since(start).Seconds()
+		t.Logf("%.1f MB/s", rate)
+		if rate > 32 {
+			t.Errorf("%.1f MB/s at a rate of 25", rate)
+		}
+	}
 	w.SetRunning(false)
-	rate := float64(w.Stats().Bytes) / 1e6 / time.Since(start).Seconds()
-	t.Logf("%.1f MB/s", rate)
-	if rate > 32 || rate < 20 && !raceEnabled {
+	if rate < 20 && !raceEnabled {
 		t.Errorf("%.1f MB/s at a rate of 25", rate)
 	}
 	before := w.Stats()

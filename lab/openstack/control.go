@@ -151,16 +151,17 @@ func (c *Cloud) controlSubnet(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, n := range c.networks {
-		if n.subnet.id != parts[0] {
+		s := n.subnet(parts[0])
+		if s == nil {
 			continue
 		}
 		start, end := net.ParseIP(ask.Start), net.ParseIP(ask.End)
-		if !usableIn(n.subnet, start) || !usableIn(n.subnet, end) || number(start) > number(end) {
-			calls.Refuse(w, http.StatusBadRequest, "start and end are two addresses of "+n.subnet.cidr.String()+", in order")
+		if !usableIn(s, start) || !usableIn(s, end) || !inOrder(start, end) {
+			calls.Refuse(w, http.StatusBadRequest, "start and end are two addresses of "+s.cidr.String()+", in order")
 			return
 		}
-		n.subnet.first, n.subnet.last = start.String(), end.String()
-		calls.Reply(w, http.StatusOK, subnetView(n))
+		s.first, s.last = start.String(), end.String()
+		calls.Reply(w, http.StatusOK, subnetView(n, s))
 		return
 	}
 	calls.Refuse(w, http.StatusNotFound, "no subnet "+parts[0])

@@ -122,7 +122,7 @@ func (q *request) associate(f *floatingIP, portID interface{}) *reply {
 	}
 	if p.network.projectID != q.cloud.ids.project {
 		return refuse(neutron(http.StatusNotFound, "ExternalGatewayForFloatingIPNotFound", "External network %s is not reachable "+
-			"from subnet %s.  Therefore, cannot associate Port %s with a Floating IP.", f.network.id, p.network.subnet.id, p.id))
+			"from subnet %s.  Therefore, cannot associate Port %s with a Floating IP.", f.network.id, p.network.subnets[0].id, p.id))
 	}
 	for _, other := range q.cloud.floating {
 		if other != f && other.port == p {
@@ -140,8 +140,8 @@ func (c *Cloud) freeFloating(n *network) string {
 	for _, f := range c.floating {
 		taken[f.address] = true
 	}
-	for i := number(net.ParseIP(n.subnet.first)); i <= number(net.ParseIP(n.subnet.last)); i++ {
-		if address := fromNumber(i); !taken[address] && c.addressHolder(n, address) == nil {
+	for i, last := net.ParseIP(n.subnets[0].first), net.ParseIP(n.subnets[0].last); inOrder(i, last); i = following(i) {
+		if address := i.String(); !taken[address] && c.addressHolder(n, address) == nil {
 			return address
 		}
 	}

@@ -30,6 +30,10 @@ func TestSecurityGroups(t *testing.T) {
 	one := object(b.want(201, "POST", rules, "", rule(`,"ethertype":"IPv4","remote_ip_prefix":"0.0.0.0/0","description":"a"`))["security_group_rule"])
 	b.want(201, "POST", rules, "", rule(`,"ethertype":"IPv6","remote_ip_prefix":"::/0"`))
 	b.want(201, "POST", rules, "", rule(`,"remote_ip_prefix":"192.0.2.1"`))
+	spelt := object(b.want(201, "POST", rules, "", rule(`,"ethertype":"IPv6","remote_ip_prefix":"2001:DB8:0::1/64"`))["security_group_rule"])
+	if spelt["remote_ip_prefix"] != "2001:db8::1/64" || spelt["normalized_cidr"] != "2001:db8::/64" {
+		t.Error(spelt)
+	}
 	if refused := b.want(409, "POST", rules, "", rule(`,"description":"b"`)); b.kindOf(refused) != "SecurityGroupRuleExists" {
 		t.Error(refused)
 	}

@@ -15,6 +15,7 @@ type token struct {
 	issued, expires   time.Time
 	projectID, userID string // no project: an unscoped token
 	appCred           *appCredential
+	admin             bool
 }
 
 type appCredential struct {
@@ -84,7 +85,12 @@ func authenticate(q *request) reply {
 	for _, method := range methods {
 		switch method {
 		case "password":
-			if !c.passwordFits(object(object(identity["password"])["user"])) {
+			user := object(object(identity["password"])["user"])
+			made.admin = c.isAdmin(user)
+			if made.admin {
+				made.userID = c.ids.admin
+			}
+			if !made.admin && !c.userFits(user) || !c.passwordFits(user) {
 				return unauthorized(q.base)
 			}
 		case "application_credential":
@@ -105,7 +111,7 @@ func authenticate(q *request) reply {
 				return q.fail(http.StatusForbidden, "You are not authorized to perform the requested action: "+
 					"Using a delegated token to create another token is not allowed.")
 			}
-			made.expires = known.expires
+			made.expires, made.userID, made.admin = known.expires, known.userID, known.admin
 			made.audit = append(made.audit, known.audit[len(known.audit)-1])
 			made.methods = union(methods, known.methods)
 		default:
@@ -162,9 +168,14 @@ func (c *Cloud) userFits(user obj) bool {
 	return text(user["id"]) == c.ids.user || text(user["name"]) == userName && domainFits(object(user["domain"]))
 }
 
+// isAdmin: the user admin of the same project, as the real lab has one too. Here it has the lab's password.
+func (c *Cloud) isAdmin(user obj) bool {
+	return text(user["id"]) == c.ids.admin || text(user["name"]) == adminName && domainFits(object(user["domain"]))
+}
+
 func (c *Cloud) passwordFits(user obj) bool {
 	given := text(user["password"])
-	return c.userFits(user) && subtle.ConstantTimeCompare([]byte(given), []byte(c.password)) == 1
+	return subtle.ConstantTimeCompare([]byte(given), []byte(c.password)) == 1
 }
 
 func (c *Cloud) hasAppCredential(id string) bool {
@@ -191,9 +202,13 @@ func (c *Cloud) findAppCredential(given obj) *appCredential {
 }
 
 func (c *Cloud) tokenBody(q *request, t *token, catalog bool) obj {
+	name, role := userName, "member"
+	if t.admin {
+		name, role = adminName, "admin"
+	}
 	body := obj{
 		"methods":    t.methods,
-		"user":       obj{"domain": domain, "id": t.userID, "name": userName, "password_expires_at": nil},
+		"user":       obj{"domain": domain, "id": t.userID, "name": name, "password_expires_at": nil},
 		"audit_ids":  t.audit,
 		"expires_at": keystoneTime(t.expires),
 		"issued_at":  keystoneTime(t.issued),
@@ -201,7 +216,7 @@ func (c *Cloud) tokenBody(q *request, t *token, catalog bool) obj {
 	if t.projectID != "" {
 		body["project"] = c.projectView()
 		body["is_domain"] = false
-		body["roles"] = []obj{{"id": c.ids.role, "name": "member"}}
+		body["roles"] = []obj{{"id": c.ids.role, "name": role}}
 		if catalog {
 			body["catalog"] = c.catalog(q)
 		}

@@ -2,8 +2,9 @@
 package openstack
 
 import (
-	"encoding/binary"
+	"bytes"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"sort"
@@ -15,7 +16,7 @@ type network struct {
 	id, name, projectID string
 	shared              bool
 	external            bool // router:external
-	subnet              *subnet
+	subnets             []*subnet
 	created             time.Time
 }
 
@@ -24,6 +25,36 @@ type subnet struct {
 	cidr        *net.IPNet
 	gateway     string
 	first, last string // the allocation pool
+	mode        string // ipv6_address_mode and ipv6_ra_mode; "" = none
+}
+
+func (s *subnet) version() int {
+	if s.cidr.IP.To4() != nil {
+		return 4
+	}
+	return 6
+}
+
+// automatic tells whether a port's address comes from its MAC (is_auto_address_subnet of
+// neutron/common/ipv6_utils.py).
+func (s *subnet) automatic() bool { return s.mode == "slaac" || s.mode == "dhcpv6-stateless" }
+
+// subnet is the one with that id, nil when it is not of this network.
+func (n *network) subnet(id string) *subnet {
+	for _, s := range n.subnets {
+		if s.id == id {
+			return s
+		}
+	}
+	return nil
+}
+
+func (n *network) subnetIDs() []string {
+	ids := []string{}
+	for _, s := range n.subnets {
+		ids = append(ids, s.id)
+	}
+	return ids
 }
 
 type securityGroup struct {
@@ -100,18 +131,21 @@ func (c *Cloud) groupNamed(nameOrID string) *securityGroup {
 func networkView(n *network) obj {
 	return obj{
 		"id": n.id, "name": n.name, "tenant_id": n.projectID, "project_id": n.projectID, "admin_state_up": true, "mtu": 1500,
-		"status": "ACTIVE", "subnets": []string{n.subnet.id}, "shared": n.shared, "availability_zone_hints": []string{},
+		"status": "ACTIVE", "subnets": n.subnetIDs(), "shared": n.shared, "availability_zone_hints": []string{},
 		"availability_zones": []string{zoneName}, "ipv4_address_scope": nil, "ipv6_address_scope": nil,
 		"router:external": n.external, "description": "", "port_security_enabled": true, "tags": []string{},
 		"created_at": novaTime(n.created), "updated_at": novaTime(n.created), "revision_number": 2,
 	}
 }
 
-func subnetView(n *network) obj {
-	s := n.subnet
+func subnetView(n *network, s *subnet) obj {
+	var mode interface{}
+	if s.mode != "" {
+		mode = s.mode
+	}
 	return obj{
-		"id": s.id, "name": s.name, "tenant_id": n.projectID, "project_id": n.projectID, "network_id": n.id, "ip_version": 4,
-		"subnetpool_id": nil, "enable_dhcp": true, "ipv6_ra_mode": nil, "ipv6_address_mode": nil, "gateway_ip": s.gateway,
+		"id": s.id, "name": s.name, "tenant_id": n.projectID, "project_id": n.projectID, "network_id": n.id,
+		"ip_version": s.version(), "subnetpool_id": nil, "enable_dhcp": true, "ipv6_ra_mode": mode, "ipv6_address_mode": mode, "gateway_ip": s.gateway,
 		"cidr": s.cidr.String(), "allocation_pools": []obj{{"start": s.first, "end": s.last}}, "host_routes": []obj{},
 		"dns_nameservers": []string{}, "description": "", "service_types": []string{}, "tags": []string{},
 		"created_at": novaTime(n.created), "updated_at": novaTime(n.created), "revision_number": 0,
@@ -119,9 +153,12 @@ func subnetView(n *network) obj {
 }
 
 func (c *Cloud) groupView(g *securityGroup) obj {
+	// Neutron keeps no order of rules.
+	rules := append([]obj{}, g.rules...)
+	sort.Slice(rules, func(i, j int) bool { return text(rules[i]["id"]) < text(rules[j]["id"]) })
 	return obj{
 		"id": g.id, "name": g.name, "tenant_id": c.ids.project, "project_id": c.ids.project, "description": g.description,
-		"security_group_rules": g.rules, "stateful": true, "shared": false, "tags": []string{}, "revision_number": 1,
+		"security_group_rules": rules, "stateful": true, "shared": false, "tags": []string{}, "revision_number": 1,
 		"created_at": "2024-01-01T00:00:00Z", "updated_at": "2024-01-01T00:00:00Z",
 	}
 }
@@ -312,15 +349,17 @@ func showNetwork(q *request) reply {
 func listSubnets(q *request) reply {
 	views := []obj{}
 	for _, n := range q.cloud.networks {
-		views = append(views, subnetView(n))
+		for _, s := range n.subnets {
+			views = append(views, subnetView(n, s))
+		}
 	}
 	return q.neutronList("subnets", views)
 }
 
 func showSubnet(q *request) reply {
 	for _, n := range q.cloud.networks {
-		if n.subnet.id == q.vars["subnet"] {
-			return ok(obj{"subnet": q.trimmed(subnetView(n))})
+		if s := n.subnet(q.vars["subnet"]); s != nil {
+			return ok(obj{"subnet": q.trimmed(subnetView(n, s))})
 		}
 	}
 	return q.noResource("subnet", q.vars["subnet"])
@@ -342,8 +381,8 @@ func showGroup(q *request) reply {
 }
 
 func (c *Cloud) networkLimits() map[string]int {
-	return map[string]int{"network": 100, "subnet": 100, "port": c.quota.Ports, "security_group": 10,
-		"security_group_rule": 100, "router": 10, "floatingip": 50, "subnetpool": -1, "rbac_policy": 10}
+	return map[string]int{"network": 100, "subnet": 100, "port": c.quota.Ports, "security_group": c.quota.Groups,
+		"security_group_rule": c.quota.Rules, "router": 10, "floatingip": c.quota.Floating, "subnetpool": -1, "rbac_policy": 10}
 }
 
 func networkQuotas(q *request) reply {
@@ -356,7 +395,13 @@ func networkQuotas(q *request) reply {
 
 func networkQuotaDetails(q *request) reply {
 	c := q.cloud
-	used := map[string]int{"network": 1, "subnet": 1, "port": len(c.ports), "security_group": len(c.groups),
+	networks, subnets := 0, 0
+	for _, n := range c.networks {
+		if n.projectID == c.ids.project {
+			networks, subnets = networks+1, subnets+len(n.subnets)
+		}
+	}
+	used := map[string]int{"network": networks, "subnet": subnets, "port": len(c.ports), "security_group": len(c.groups),
 		"security_group_rule": c.ruleCount(), "floatingip": len(c.floating)}
 	details := obj{}
 	for name, limit := range c.networkLimits() {
@@ -382,18 +427,28 @@ const (
 )
 
 // availabilityView counts as neutron/db/network_ip_availability_db.py: every
-// address in use, in the pool or not, against the size of the pool.
+// address in use, in the pool or not, against the size of the pool. Of a subnet
+// of IPv6 that is a number of more than 63 bits.
 func (c *Cloud) availabilityView(n *network) obj {
-	used := 0
-	for _, p := range c.ports {
-		if p.network == n {
-			used += len(p.fixedIPs)
+	all, allUsed, allTotal := []obj{}, 0, new(big.Int)
+	for _, s := range n.subnets {
+		used := 0
+		for _, p := range c.ports {
+			for _, ip := range p.fixedIPs {
+				if ip.subnetID == s.id {
+					used++
+				}
+			}
 		}
+		total := new(big.Int).Sub(new(big.Int).SetBytes(net.ParseIP(s.last)), new(big.Int).SetBytes(net.ParseIP(s.first)))
+		total.Add(total, big.NewInt(1))
+		allUsed += used
+		allTotal.Add(allTotal, total)
+		all = append(all, obj{"subnet_id": s.id, "subnet_name": s.name, "cidr": s.cidr.String(), "ip_version": s.version(),
+			"used_ips": used, "total_ips": total})
 	}
-	total := int(number(net.ParseIP(n.subnet.last))-number(net.ParseIP(n.subnet.first))) + 1
 	return obj{"network_id": n.id, "network_name": n.name, "tenant_id": n.projectID, "project_id": n.projectID,
-		"used_ips": used, "total_ips": total, "subnet_ip_availability": []obj{{"subnet_id": n.subnet.id,
-			"subnet_name": n.subnet.name, "cidr": n.subnet.cidr.String(), "ip_version": 4, "used_ips": used, "total_ips": total}}}
+		"used_ips": allUsed, "total_ips": allTotal, "subnet_ip_availability": all}
 }
 
 // showAvailability: the policy is looked at after the answer was made, and sets
@@ -425,12 +480,18 @@ func listAvailability(q *request) reply {
 	return q.neutronList("network_ip_availabilities", views)
 }
 
-func number(ip net.IP) uint32 { return binary.BigEndian.Uint32(ip.To4()) }
+// inOrder compares addresses of one family.
+func inOrder(first, last net.IP) bool { return bytes.Compare(first.To16(), last.To16()) <= 0 }
 
-func fromNumber(n uint32) string {
-	raw := make(net.IP, 4)
-	binary.BigEndian.PutUint32(raw, n)
-	return raw.String()
+// following is the address after this one.
+func following(ip net.IP) net.IP {
+	next := append(net.IP{}, ip.To16()...)
+	for i := len(next) - 1; i >= 0; i-- {
+		if next[i]++; next[i] != 0 {
+			break
+		}
+	}
+	return next
 }
 
 // addressHolder is the port that has an address on a network.
@@ -449,9 +510,9 @@ func (c *Cloud) addressHolder(n *network, address string) *port {
 }
 
 // freeAddress takes the lowest free address of the pool, "" when there is none.
-func (c *Cloud) freeAddress(n *network, taken []fixedIP) string {
-	for i := number(net.ParseIP(n.subnet.first)); i <= number(net.ParseIP(n.subnet.last)); i++ {
-		address := fromNumber(i)
+func (c *Cloud) freeAddress(n *network, s *subnet, taken []fixedIP) string {
+	for i, last := net.ParseIP(s.first), net.ParseIP(s.last); inOrder(i, last); i = following(i) {
+		address := i.String()
 		free := c.addressHolder(n, address) == nil
 		for _, ip := range taken {
 			free = free && ip.address != address
@@ -461,4 +522,46 @@ func (c *Cloud) freeAddress(n *network, taken []fixedIP) string {
 		}
 	}
 	return ""
+}
+
+// automaticAddresses are those that a port gets whatever it asks for: one of
+// each subnet that derives them from MACs (RFC 4291).
+func automaticAddresses(n *network, mac string) []fixedIP {
+	found := []fixedIP{}
+	hardware, err := net.ParseMAC(mac)
+	for _, s := range n.subnets {
+		if !s.automatic() || err != nil {
+			continue
+		}
+		ip := append(append(net.IP{}, s.cidr.IP[:8]...), hardware[0]^2, hardware[1], hardware[2], 0xff, 0xfe, hardware[3], hardware[4], hardware[5])
+		found = append(found, fixedIP{s.id, ip.String()})
+	}
+	return found
+}
+
+// anyAddresses gives one of each family, as a port gets that asks for nothing.
+func (c *Cloud) anyAddresses(n *network, mac string) ([]fixedIP, *reply) {
+	found := []fixedIP{}
+	for _, version := range []int{4, 6} {
+		exists, address := false, ""
+		for _, s := range n.subnets {
+			if s.version() != version || s.automatic() {
+				continue
+			}
+			exists = true
+			if address = c.freeAddress(n, s, nil); address != "" {
+				found = append(found, fixedIP{s.id, address})
+				break
+			}
+		}
+		if exists && address == "" {
+			return nil, noMoreAddresses(n)
+		}
+	}
+	return append(found, automaticAddresses(n, mac)...), nil
+}
+
+func noMoreAddresses(n *network) *reply {
+	bad := neutron(http.StatusConflict, "IpAddressGenerationFailure", "No more IP addresses available on network %s.", n.id)
+	return &bad
 }

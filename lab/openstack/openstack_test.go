@@ -367,7 +367,7 @@ func TestAttachedFilesShowTheirIdentity(t *testing.T) {
 func TestAddressesOfPorts(t *testing.T) {
 	b := newBench(t)
 	n := b.cloud.networks[0]
-	n.subnet.first, n.subnet.last = "192.0.2.2", "192.0.2.4" // .2 is the conversion host's
+	n.subnets[0].first, n.subnets[0].last = "192.0.2.2", "192.0.2.4" // .2 is the conversion host's
 	port := `{"port":{"network_id":"` + n.id + `"`
 	first := object(b.want(201, "POST", "/network/v2.0/ports", "", port+`}}`)["port"])
 	b.want(201, "POST", "/network/v2.0/ports", "", port+`}}`)
@@ -389,6 +389,76 @@ func TestAddressesOfPorts(t *testing.T) {
 	}
 	// Outside the pool, inside the subnet: allowed.
 	b.want(201, "POST", "/network/v2.0/ports", "", port+`,"fixed_ips":[{"ip_address":"192.0.2.200"}]}}`)
+}
+
+func TestAddressesOfBothFamilies(t *testing.T) {
+	b := newBench(t)
+	dual, slaac, lab := b.cloud.networks[3], b.cloud.networks[4], b.cloud.networks[0]
+	v4, v6 := dual.subnets[0].id, dual.subnets[1].id
+	answer := func(n *network, fields string) string {
+		return b.call("POST", "/network/v2.0/ports", "", `{"port":{"network_id":"`+n.id+`"`+fields+`}}`).Body.String()
+	}
+	given := func(n *network, fields string) (all []string) {
+		var made struct {
+			Port struct {
+				FixedIPs []struct {
+					IPAddress string `json:"ip_address"`
+				} `json:"fixed_ips"`
+			}
+		}
+		body := answer(n, fields)
+		if json.Unmarshal([]byte(body), &made) != nil || made.Port.FixedIPs == nil {
+			t.Error(fields, body)
+		}
+		for _, ip := range made.Port.FixedIPs {
+			all = append(all, ip.IPAddress)
+		}
+		return all
+	}
+	mac := `,"mac_address":"00:50:56:00:00:01"`
+	for _, c := range []struct {
+		n            *network
+		fields, want string
+	}{
+		{dual, ``, "198.18.1.2 2001:db8:1::2"},
+		{dual, `,"fixed_ips":[{"subnet_id":"` + v6 + `"},{"ip_address":"2001:DB8:1:0::3"}]`, "2001:db8:1::3 2001:db8:1::4"},
+		{dual, `,"fixed_ips":[{"subnet_id":"` + v4 + `"}]`, "198.18.1.3"},
+		{dual, `,"fixed_ips":[]`, ""},
+		{slaac, `,"mac_address":"00:50:56:00:00:04","fixed_ips":[]`, "2001:db8:2:0:250:56ff:fe00:4"},
+		{slaac, mac, "198.18.2.2 2001:db8:2:0:250:56ff:fe00:1"},
+		// It comes by itself, beside what was asked for.
+		{slaac, `,"mac_address":"00:50:56:00:00:02","fixed_ips":[{"ip_address":"198.18.2.9"}]`, "198.18.2.9 2001:db8:2:0:250:56ff:fe00:2"},
+		{slaac, `,"mac_address":"00:50:56:00:00:03","fixed_ips":[{"subnet_id":"` + slaac.subnets[1].id + `"}]`, "2001:db8:2:0:250:56ff:fe00:3"},
+	} {
+		if got := strings.Join(given(c.n, c.fields), " "); got != c.want {
+			t.Errorf("%s: %s", c.fields, got)
+		}
+	}
+	for fields, kind := range map[string]string{
+		`"ip_address":"2001:db8:1::2"`:                          "IpAddressAlreadyAllocated",
+		`"ip_address":"2001:db8:3::2"`:                          "InvalidIpForNetwork",
+		`"ip_address":"2001:db8:1::9","subnet_id":"` + v4 + `"`: "InvalidIpForSubnet",
+		`"ip_address":"198.18.1.9","subnet_id":"` + v6 + `"`:    "InvalidIpForSubnet",
+		`"subnet_id":"` + lab.subnets[0].id + `"`:               "InvalidInput",
+		``: "InvalidInput",
+		`"ip_address":"2001:db8:1::9"},{"ip_address":"2001:DB8:1::9"`: "IpAddressAlreadyAllocated",
+	} {
+		if said := answer(dual, `,"fixed_ips":[{`+fields+`}]`); !strings.Contains(said, `"`+kind+`"`) {
+			t.Errorf("%s: %s", fields, said)
+		}
+	}
+	if said := answer(slaac, `,"fixed_ips":[{"ip_address":"2001:db8:2::9"}]`); !strings.Contains(said, `"AllocationOnAutoAddressSubnet"`) {
+		t.Error(said)
+	}
+	b.cloud.settings.IPAvailability = availabilityShown
+	if said := b.call("GET", "/network/v2.0/network-ip-availabilities/"+dual.id, "", "").Body.String(); !strings.Contains(said, `"total_ips":18446744073709551614,"used_ips":3}`) {
+		t.Error(said)
+	}
+	// One family without a free address is enough for a port that wants any.
+	dual.subnets[1].last = "2001:db8:1::4"
+	if said := answer(dual, ``); !strings.Contains(said, `"IpAddressGenerationFailure"`) {
+		t.Error(said)
+	}
 }
 
 // onSocket does one request on the control socket's handler.
@@ -437,5 +507,56 @@ func TestAnAdministratorReplacesMetadata(t *testing.T) {
 	}
 	if answer := b.onSocket("POST", "/volumes/"+v.id+"/metadata", `{}`); answer.Code != http.StatusOK || len(v.metadata) != 0 {
 		t.Errorf("%d, left: %v", answer.Code, v.metadata)
+	}
+}
+
+func TestCinderSaysWhyNoBackEndTookAVolume(t *testing.T) {
+	b := newBench(t)
+	failed := func() string {
+		id := text(object(b.want(202, "POST", "/volume/v3/volumes", "", `{"volume":{"size":1,"volume_type":"nowhere"}}`)["volume"])["id"])
+		b.until(func() bool { return b.cloud.volume(id).status == "error" })
+		return id
+	}
+	list := func(query string) []interface{} {
+		return b.want(200, "GET", "/volume/v3/messages"+query, "volume 3.5", "")["messages"].([]interface{})
+	}
+	b.volume(`{"volume":{"size":1}}`)
+	first, second := failed(), failed()
+	about := object(list("?resource_uuid=" + first)[0])
+	if len(list("?resource_uuid="+first)) != 1 || text(about["event_id"]) != "VOLUME_VOLUME_001_003" ||
+		text(about["user_message"]) != "schedule allocate volume:Could not find any available weighted backend." {
+		t.Error(about)
+	}
+	if all := list(""); len(all) != 2 || text(object(all[0])["resource_uuid"]) != second {
+		t.Error("not newest first: ", all)
+	}
+	if page := b.want(200, "GET", "/volume/v3/messages?limit=1", "volume 3.5", ""); page["messages_links"] == nil {
+		t.Error(page)
+	}
+	one := "/volume/v3/messages/" + text(about["id"])
+	if shown := object(b.want(200, "GET", one, "volume 3.3", "")["message"]); text(shown["id"]) != text(about["id"]) {
+		t.Error(shown)
+	}
+	b.want(204, "DELETE", one, "volume 3.3", "")
+	b.want(404, "GET", one, "volume 3.3", "")
+	b.want(404, "GET", "/volume/v3/messages", "volume 3.2", "")
+}
+
+func TestOnlyTheAdministratorMakesFlavors(t *testing.T) {
+	b := newBench(t)
+	const wish = `{"flavor":{"name":"mine","vcpus":1,"ram":64,"disk":0}}`
+	b.want(403, "POST", "/compute/v2.1/flavors", "", wish)
+	b.want(403, "DELETE", "/compute/v2.1/flavors/1", "", "")
+	answer := b.call("POST", "/identity/v3/auth/tokens", "", strings.Replace(passwordAuth(password), `"lab"`, `"admin"`, 1))
+	if !strings.Contains(answer.Body.String(), `"name":"admin"`) {
+		t.Fatal(answer.Body)
+	}
+	b.token = answer.Header().Get("X-Subject-Token")
+	made := object(b.want(200, "POST", "/compute/v2.1/flavors", "", wish)["flavor"])
+	b.want(202, "DELETE", "/compute/v2.1/flavors/"+text(made["id"]), "", "")
+	b.want(404, "DELETE", "/compute/v2.1/flavors/"+text(made["id"]), "", "")
+	wrong := strings.Replace(passwordAuth("wrong"), `"lab"`, `"admin"`, 1)
+	if answer := b.call("POST", "/identity/v3/auth/tokens", "", wrong); answer.Code != 401 {
+		t.Errorf("a wrong password: %d", answer.Code)
 	}
 }

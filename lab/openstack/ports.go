@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"sort"
 	"strings"
 	"time"
 )
@@ -168,7 +169,7 @@ func (q *request) applyPort(p *port, asked obj, fresh bool) *reply {
 		next.mac = mac
 	}
 	if given, is := asked["fixed_ips"]; is || fresh {
-		ips, bad := c.addressesFor(p, given, is)
+		ips, bad := c.addressesFor(p, next.mac, given, is)
 		if bad != nil {
 			return bad
 		}
@@ -208,39 +209,56 @@ func (q *request) applyPort(p *port, asked obj, fresh bool) *reply {
 	return nil
 }
 
-// addressesFor gives the addresses a port asks for, or the next free one.
-func (c *Cloud) addressesFor(p *port, given interface{}, asked bool) ([]fixedIP, *reply) {
+// addressesFor gives the addresses a port asks for, or the next free one of each
+// family (_test_fixed_ips_for_port of neutron/db/ipam_pluggable_backend.py).
+func (c *Cloud) addressesFor(p *port, mac string, given interface{}, asked bool) ([]fixedIP, *reply) {
 	n := p.network
-	wanted := list(given)
 	if !asked {
-		wanted = []interface{}{obj{}}
+		return c.anyAddresses(n, mac)
 	}
+	wanted := list(given)
 	refuse := func(bad reply) ([]fixedIP, *reply) { return nil, &bad }
+	// Those that are named come first, or another entry might be given one of them.
+	sort.SliceStable(wanted, func(i, j int) bool {
+		return text(object(wanted[i])["ip_address"]) != "" && text(object(wanted[j])["ip_address"]) == ""
+	})
 	found := []fixedIP{}
 	for _, w := range wanted {
 		subnetID, address := text(object(w)["subnet_id"]), text(object(w)["ip_address"])
-		if subnetID != "" && subnetID != n.subnet.id {
+		if subnetID != "" && n.subnet(subnetID) == nil {
 			for _, other := range c.networks {
-				if other.subnet.id == subnetID {
+				if other.subnet(subnetID) != nil {
 					return refuse(neutron(400, "InvalidInput", "Invalid input for operation: Failed to create port on network %s, "+
 						"because fixed_ips included invalid subnet %s.", n.id, subnetID))
 				}
 			}
 			return refuse(neutron(404, "SubnetNotFound", "Subnet %s could not be found.", subnetID))
 		}
+		if address == "" && subnetID == "" {
+			return refuse(neutron(400, "InvalidInput", "Invalid input for operation: IP allocation requires subnet_id or ip_address."))
+		}
 		if address == "" {
-			if address = c.freeAddress(n, found); address == "" {
-				return refuse(neutron(http.StatusConflict, "IpAddressGenerationFailure",
-					"No more IP addresses available on network %s.", n.id))
+			s := n.subnet(subnetID)
+			if s.automatic() {
+				continue // it comes below
 			}
-			found = append(found, fixedIP{n.subnet.id, address})
+			if address = c.freeAddress(n, s, found); address == "" {
+				return nil, noMoreAddresses(n)
+			}
+			found = append(found, fixedIP{s.id, address})
 			continue
 		}
 		ip := net.ParseIP(address)
 		if ip == nil {
 			return refuse(neutron(400, "HTTPBadRequest", "Invalid input for fixed_ips. Reason: '%s' is not a valid IP address.", address))
 		}
-		if !usableIn(n.subnet, ip) {
+		var s *subnet
+		for _, candidate := range n.subnets {
+			if s == nil && (subnetID == "" || candidate.id == subnetID) && usableIn(candidate, ip) {
+				s = candidate
+			}
+		}
+		if s == nil {
 			if subnetID != "" {
 				return refuse(neutron(400, "InvalidIpForSubnet", "IP address %s is not a valid IP for the specified subnet.", address))
 			}
@@ -248,23 +266,40 @@ func (c *Cloud) addressesFor(p *port, given interface{}, asked bool) ([]fixedIP,
 				"IP address %s is not a valid IP for any of the subnets on the specified network.", address))
 		}
 		address = ip.String()
-		if holder := c.addressHolder(n, address); holder != nil && holder != p {
-			return refuse(neutron(http.StatusConflict, "IpAddressAlreadyAllocated",
-				"IP address %s already allocated in subnet %s", address, n.subnet.id))
+		if s.automatic() {
+			if c.addressHolder(n, address) == p {
+				continue // a client that gives back what it was shown
+			}
+			return refuse(neutron(400, "AllocationOnAutoAddressSubnet", "IPv6 address %s cannot be directly assigned to a port on "+
+				"subnet %s as the subnet is configured for automatic addresses", address, s.id))
 		}
-		found = append(found, fixedIP{n.subnet.id, address})
+		twice := false
+		for _, ip := range found {
+			twice = twice || ip.address == address
+		}
+		if holder := c.addressHolder(n, address); twice || holder != nil && holder != p {
+			return refuse(neutron(http.StatusConflict, "IpAddressAlreadyAllocated",
+				"IP address %s already allocated in subnet %s", address, s.id))
+		}
+		found = append(found, fixedIP{s.id, address})
 	}
-	return found, nil
+	return append(found, automaticAddresses(n, mac)...), nil
 }
 
-// usableIn tells whether a host of the subnet may have the address.
+// usableIn tells whether a host of the subnet may have the address
+// (check_subnet_ip of neutron/ipam/utils.py): of IPv6 any one.
 func usableIn(s *subnet, ip net.IP) bool {
-	if ip.To4() == nil || !s.cidr.Contains(ip) {
+	if (ip.To4() != nil) != (s.version() == 4) || !s.cidr.Contains(ip) {
 		return false
 	}
-	ones, bits := s.cidr.Mask.Size()
-	host := number(ip) - number(s.cidr.IP)
-	return host != 0 && host != 1<<uint(bits-ones)-1
+	if s.version() == 6 {
+		return true
+	}
+	broadcast := append(net.IP{}, s.cidr.IP.To4()...)
+	for i := range broadcast {
+		broadcast[i] |= ^s.cidr.Mask[len(s.cidr.Mask)-len(broadcast)+i]
+	}
+	return !ip.Equal(s.cidr.IP) && !ip.Equal(broadcast)
 }
 
 func (c *Cloud) freeMAC(n *network) string {
@@ -285,16 +320,15 @@ func (c *Cloud) freeMAC(n *network) string {
 func (c *Cloud) serverPort(nic plannedNic, s *server) (*port, error) {
 	n := nic.network
 	p := &port{id: newUUID(), network: n, security: true, adminUp: true, status: "DOWN", mac: c.freeMAC(n), created: time.Now().UTC()}
-	address := nic.address
-	if address == "" {
-		address = c.freeAddress(n, nil)
-	} else if ip := net.ParseIP(address); ip == nil || !usableIn(n.subnet, ip) || c.addressHolder(n, address) != nil {
-		return nil, fmt.Errorf("IP address %s cannot be used on network %s", address, n.id)
+	// Nova asks Neutron for that one address, or for nothing in particular.
+	ips, bad := c.addressesFor(p, p.mac, []interface{}{obj{"ip_address": nic.address}}, nic.address != "")
+	if bad != nil && nic.address != "" {
+		return nil, fmt.Errorf("IP address %s cannot be used on network %s", nic.address, n.id)
 	}
-	if address == "" {
+	if bad != nil {
 		return nil, errors.New("No more IP addresses available on network " + n.id + ".")
 	}
-	p.fixedIPs = []fixedIP{{n.subnet.id, address}}
+	p.fixedIPs = ips
 	groups := s.groups
 	if len(groups) == 0 {
 		groups = []string{"default"}

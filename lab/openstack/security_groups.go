@@ -25,8 +25,7 @@ func (q *request) thisGroup() (*securityGroup, *reply) {
 	return nil, &bad
 }
 
-// createGroup: a new group lets everything out (_create_default_rules of
-// neutron/db/securitygroups_db.py). Names may repeat.
+// createGroup: a new group lets everything out. Names may repeat.
 func createGroup(q *request) reply {
 	c := q.cloud
 	asked := object(q.body["security_group"])
@@ -40,11 +39,7 @@ func createGroup(q *request) reply {
 		return neutron(http.StatusConflict, "OverQuota", "Quota exceeded for resources: ['security_group'].")
 	}
 	g := &securityGroup{id: newUUID(), name: text(asked["name"]), description: text(asked["description"])}
-	for _, family := range []string{"IPv4", "IPv6"} {
-		rule := c.rule(g, "egress", nil, nil)
-		rule["ethertype"] = family
-		g.rules = append(g.rules, rule)
-	}
+	g.rules = c.firstRules(g)
 	c.groups = append(c.groups, g)
 	return answered(http.StatusCreated, obj{"security_group": c.groupView(g)})
 }
@@ -123,7 +118,7 @@ func createRule(q *request) reply {
 	if family == "" {
 		family = "IPv4"
 	}
-	prefix, bad := rulePrefix(asked["remote_ip_prefix"], family)
+	prefix, normal, bad := rulePrefix(asked["remote_ip_prefix"], family)
 	if bad != nil {
 		return *bad
 	}
@@ -135,7 +130,7 @@ func createRule(q *request) reply {
 	}
 	rule := c.rule(g, text(asked["direction"]), "tcp", nil)
 	rule["ethertype"], rule["port_range_min"], rule["port_range_max"] = family, low, high
-	rule["remote_ip_prefix"], rule["normalized_cidr"], rule["description"] = prefix, prefix, text(asked["description"])
+	rule["remote_ip_prefix"], rule["normalized_cidr"], rule["description"] = prefix, normal, text(asked["description"])
 	now := novaTime(time.Now().UTC())
 	rule["created_at"], rule["updated_at"] = now, now
 	for _, other := range g.rules {
@@ -151,25 +146,26 @@ func createRule(q *request) reply {
 	return answered(http.StatusCreated, obj{"security_group_rule": rule})
 }
 
-// rulePrefix: an address without a length is one host; the family must fit.
-func rulePrefix(given interface{}, family string) (interface{}, *reply) {
+// rulePrefix: an address without a length is one host, and is spelt as netaddr does;
+// normal has no bits of the host. The family must fit.
+func rulePrefix(given interface{}, family string) (spelt, normal interface{}, bad *reply) {
 	prefix := text(given)
 	if prefix == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if !strings.Contains(prefix, "/") {
 		prefix += map[bool]string{true: "/128", false: "/32"}[strings.Contains(prefix, ":")]
 	}
-	ip, _, err := net.ParseCIDR(prefix)
+	ip, network, err := net.ParseCIDR(prefix)
 	if err != nil {
 		bad := neutron(400, "InvalidCIDR", "Invalid CIDR %s given as IP prefix.", prefix)
-		return nil, &bad
+		return nil, nil, &bad
 	}
 	if (ip.To4() != nil) != (family == "IPv4") {
 		bad := neutron(400, "SecurityGroupRuleParameterConflict", "Conflicting value ethertype %s for CIDR %s", family, prefix)
-		return nil, &bad
+		return nil, nil, &bad
 	}
-	return prefix, nil
+	return ip.String() + prefix[strings.Index(prefix, "/"):], network.String(), nil
 }
 
 // sameRule compares as _check_for_duplicate_rules does: the description does not

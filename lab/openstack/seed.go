@@ -19,6 +19,7 @@ import (
 const (
 	projectName = "lab"
 	userName    = "lab"
+	adminName   = "admin"
 	regionName  = "RegionOne"
 	zoneName    = "nova"
 	hostName    = "conversion-host"
@@ -31,12 +32,12 @@ func newCloud(config Config, password string) (*Cloud, error) {
 		devices: devices.Folder{Dir: config.Dir, Loop: config.Devices == "loop"},
 		settings: settings{CreateDelayMS: 200, AttachDelayMS: 300, ServerDelayMS: 600, TokenTTLS: 3600, MaxDiskDevices: -1, IPAvailability: availabilityForbidden,
 			ImportMethods: []string{"glance-direct", "web-download", "copy-image"}},
-		quota: quota{Gigabytes: 1000, Volumes: 50, Instances: 10, Cores: 20, RAM: 51200, Ports: 500, ImageMiB: -1},
+		quota: quota{Gigabytes: 1000, Volumes: 50, Instances: 10, Cores: 20, RAM: 51200, Ports: 500, Groups: 10, Rules: 100, Floating: 50, ImageMiB: -1},
 	}
 	if config.TokenLifetime > 0 {
 		c.settings.TokenTTLS = config.TokenLifetime
 	}
-	c.ids = identifiers{project: random(16), user: random(16), role: random(16), otherProject: random(16)}
+	c.ids = identifiers{project: random(16), user: random(16), admin: random(16), role: random(16), otherProject: random(16)}
 	if err := c.devices.Prepare(); err != nil {
 		return nil, err
 	}
@@ -61,8 +62,8 @@ func (c *Cloud) seedNetworks() {
 	add := func(name, project string, shared bool, prefix string) {
 		_, cidr, _ := net.ParseCIDR(prefix + ".0/24")
 		c.networks = append(c.networks, &network{id: newUUID(), name: name, projectID: project, shared: shared, created: now,
-			subnet: &subnet{id: newUUID(), name: strings.Replace(name, "-net", "-subnet", 1), cidr: cidr,
-				gateway: prefix + ".1", first: prefix + ".2", last: prefix + ".254"}})
+			subnets: []*subnet{{id: newUUID(), name: strings.Replace(name, "-net", "-subnet", 1), cidr: cidr,
+				gateway: prefix + ".1", first: prefix + ".2", last: prefix + ".254"}}})
 	}
 	// Documentation ranges of RFC 5737. The second network belongs to somebody
 	// else: a member may use it but not choose addresses on it.
@@ -71,14 +72,44 @@ func (c *Cloud) seedNetworks() {
 	// Where floating IPs come from; no server may have a port on it.
 	add("public", c.ids.otherProject, false, "203.0.113")
 	c.networks[2].external = true
+	// Of both families, RFC 2544's and RFC 3849's. Where the second derives addresses from MACs, they cannot be chosen.
+	for i, name := range []string{"dual", "slaac"} {
+		v4, v6 := fmt.Sprintf("198.18.%d", i+1), fmt.Sprintf("2001:db8:%d::", i+1)
+		add(name, c.ids.project, false, v4)
+		made := c.networks[len(c.networks)-1]
+		made.subnets[0].name = name + "-v4"
+		_, cidr, _ := net.ParseCIDR(v6 + "/64")
+		made.subnets = append(made.subnets, &subnet{id: newUUID(), name: name + "-v6", cidr: cidr, gateway: v6 + "1", first: v6 + "2",
+			last: fmt.Sprintf("2001:db8:%d:0:ffff:ffff:ffff:ffff", i+1)})
+		if name == "slaac" {
+			made.subnets[1].mode = "slaac"
+		}
+	}
 	for _, g := range [][2]string{{"default", "Default security group"}, {"web", "HTTP and HTTPS from anywhere"}} {
 		group := &securityGroup{id: newUUID(), name: g[0], description: g[1], rules: []obj{}}
-		group.rules = append(group.rules, c.rule(group, "egress", nil, nil))
+		group.rules = c.firstRules(group)
 		if g[0] == "web" {
 			group.rules = append(group.rules, c.rule(group, "ingress", "tcp", 80), c.rule(group, "ingress", "tcp", 443))
 		}
 		c.groups = append(c.groups, group)
 	}
+}
+
+// firstRules are those that a group is made with: it lets everything out, and the
+// default one its own members in (_create_default_rules of neutron/db/securitygroups_db.py).
+func (c *Cloud) firstRules(g *securityGroup) []obj {
+	var rules []obj
+	for _, family := range []string{"IPv4", "IPv6"} {
+		if g.name == "default" {
+			in := c.rule(g, "ingress", nil, nil)
+			in["ethertype"], in["remote_group_id"] = family, g.id
+			rules = append(rules, in)
+		}
+		out := c.rule(g, "egress", nil, nil)
+		out["ethertype"] = family
+		rules = append(rules, out)
+	}
+	return rules
 }
 
 func (c *Cloud) rule(g *securityGroup, direction string, protocol, portNumber interface{}) obj {
@@ -133,7 +164,7 @@ func (c *Cloud) ready(port, metadataPort int) obj {
 		"metadata_url": fmt.Sprintf("http://127.0.0.1:%d%s", metadataPort, metadataPath),
 		"username":     userName, "project_name": projectName, "domain_name": "Default", "region_name": regionName,
 		"project_id": c.ids.project, "user_id": c.ids.user, "instance_id": c.ids.instance,
-		"network_id": c.networks[0].id, "subnet_id": c.networks[0].subnet.id, "shared_network_id": c.networks[1].id,
+		"network_id": c.networks[0].id, "subnet_id": c.networks[0].subnets[0].id, "shared_network_id": c.networks[1].id,
 		"external_network_id": c.networks[2].id, "image_id": text(c.images[0]["id"]),
 		"flavor_id": c.flavors[1].id, "volume_type": volumeTypes[0].name, "availability_zone": zoneName,
 		"appcred_file": filepath.Join(c.config.Dir, "appcred.json"),

@@ -91,7 +91,7 @@ func (c *Cloud) addresses(s *server) obj {
 	for _, p := range s.ports {
 		known, _ := all[p.network.name].([]obj)
 		for _, ip := range p.fixedIPs {
-			known = append(known, obj{"version": 4, "addr": ip.address, "OS-EXT-IPS:type": "fixed",
+			known = append(known, obj{"version": p.network.subnet(ip.subnetID).version(), "addr": ip.address, "OS-EXT-IPS:type": "fixed",
 				"OS-EXT-IPS-MAC:mac_addr": p.mac})
 		}
 		for _, f := range c.floating {
@@ -185,8 +185,8 @@ var flavorFields = []string{"flavor.name", "flavor.vcpus", "flavor.ram", "flavor
 
 func createFlavor(q *request) reply {
 	c := q.cloud
-	if !c.settings.FlavorsByMembers {
-		return q.fail(http.StatusForbidden, "Policy doesn't allow os_compute_api:os-flavor-manage:create to be performed.")
+	if bad := q.administratorsOnly("os_compute_api:os-flavor-manage:create"); bad != nil {
+		return *bad
 	}
 	asked := object(q.body["flavor"])
 	vcpus, cpus := integer(asked["vcpus"])
@@ -204,6 +204,29 @@ func createFlavor(q *request) reply {
 	made := flavor{id: newUUID(), name: name, vcpus: vcpus, ram: ram, disk: disk, extra: obj{}}
 	c.flavors = append(c.flavors, made)
 	return ok(obj{"flavor": flavorView(q, made)})
+}
+
+func deleteFlavor(q *request) reply {
+	c := q.cloud
+	if bad := q.administratorsOnly("os_compute_api:os-flavor-manage:delete"); bad != nil {
+		return *bad
+	}
+	for i, f := range c.flavors {
+		if f.id == q.vars["flavor"] {
+			c.flavors = append(c.flavors[:i:i], c.flavors[i+1:]...)
+			return answered(http.StatusAccepted, nil)
+		}
+	}
+	return q.missing("Flavor " + q.vars["flavor"] + " could not be found.")
+}
+
+// administratorsOnly is Nova's refusal of what its policy lets nobody else do.
+func (q *request) administratorsOnly(rule string) *reply {
+	if q.token.admin {
+		return nil
+	}
+	bad := q.fail(http.StatusForbidden, "Policy doesn't allow "+rule+" to be performed.")
+	return &bad
 }
 
 func (q *request) thisFlavor() (flavor, *reply) {

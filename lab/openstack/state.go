@@ -26,8 +26,9 @@ type Cloud struct {
 	tokens   map[string]*token
 	issued   []string // every token ever given out, oldest first
 	appCreds []*appCredential
-	volumes  []*volume // oldest first
-	servers  []*server // oldest first
+	volumes  []*volume  // oldest first
+	messages []*message // newest first
+	servers  []*server  // oldest first
 	ports    []*port
 	networks []*network
 	groups   []*securityGroup
@@ -53,9 +54,7 @@ type settings struct {
 	MaxDiskDevices int `json:"max_disk_devices"`
 	// IPAvailability: forbidden, hidden or shown.
 	IPAvailability string `json:"ip_availability"`
-	// FlavorsByMembers: by Nova's default policy only administrators make flavors.
-	FlavorsByMembers bool `json:"flavors_by_members"`
-	// ManageByMembers: the same of volumes that the back end has already.
+	// ManageByMembers: by Cinder's default policy only administrators manage volumes that the back end has already.
 	ManageByMembers bool `json:"manage_by_members"`
 	// ImportMethods is Glance's enabled_import_methods; ImportConverts its plugin image_conversion, to raw.
 	ImportMethods  []string `json:"import_methods"`
@@ -72,12 +71,15 @@ type quota struct {
 	Cores     int `json:"cores"`
 	RAM       int `json:"ram"`
 	Ports     int `json:"ports"`
+	Groups    int `json:"security_groups"`
+	Rules     int `json:"security_group_rules"`
+	Floating  int `json:"floating_ips"`
 	ImageMiB  int `json:"image_mib"` // Glance's image_size_total
 }
 
 // identifiers are the ids that are fixed when the cloud is made.
 type identifiers struct {
-	project, user, role, otherProject, instance string
+	project, user, admin, role, otherProject, instance string
 }
 
 type volume struct {

@@ -10,6 +10,7 @@ func init() {
 	table = append(table, identityRoutes()...)
 	table = append(table, volumeRoutes()...)
 	table = append(table, volumeAttachmentRoutes()...)
+	table = append(table, messageRoutes()...)
 	table = append(table, computeRoutes()...)
 	table = append(table, networkRoutes()...)
 	table = append(table, imageRoutes()...)
@@ -129,9 +130,10 @@ func computeRoutes() []route {
 		{service: s, method: "GET", path: one + "/tags", about: "tags of a server", act: listServerTags},
 		{service: s, method: "PUT", path: one + "/tags/{tag}", about: "add a tag", act: addServerTag},
 		{service: s, method: "GET", path: "/v2.1/flavors", query: flavorQuery, about: "list flavors", act: listFlavors},
-		{service: s, method: "POST", path: "/v2.1/flavors", fields: flavorFields, about: "make a flavor", act: createFlavor},
+		{service: s, method: "POST", path: "/v2.1/flavors", fields: flavorFields, about: "make a flavor; for administrators only", act: createFlavor},
 		{service: s, method: "GET", path: "/v2.1/flavors/detail", query: flavorQuery, about: "list flavors in detail", act: detailFlavors},
 		{service: s, method: "GET", path: "/v2.1/flavors/{flavor}", about: "show a flavor", act: showFlavor},
+		{service: s, method: "DELETE", path: "/v2.1/flavors/{flavor}", about: "delete a flavor; for administrators only", act: deleteFlavor},
 		{service: s, method: "GET", path: "/v2.1/flavors/{flavor}/os-extra_specs", about: "extra specs", act: flavorSpecs},
 		{service: s, method: "GET", path: "/v2.1/limits", query: []string{"reserved"}, about: "limits and use", act: computeLimits},
 		{service: s, method: "GET", path: "/v2.1/os-quota-sets/{project}", about: "quotas", act: computeQuotas},

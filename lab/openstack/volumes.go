@@ -101,6 +101,9 @@ func (c *Cloud) finishCreate(v *volume, image obj, fails *fate) {
 			failed = true
 			return
 		}
+		if v.volumeType.name == nowhere {
+			c.tell(v, allocating, noBackEnd)
+		}
 		if fails != nil || v.volumeType.name == nowhere {
 			v.setStatus("error")
 			failed = true

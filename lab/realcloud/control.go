@@ -13,7 +13,7 @@ import (
 	"vmferry.dev/lab/calls"
 )
 
-const knownPaths = "the control socket knows /calls /faults /secrets /tokens/revoke /quota /state /services /services/NAME/restart /volumes/ID/metadata /subnets/ID/pool"
+const knownPaths = "the control socket knows /calls /faults /secrets /tokens/revoke /quota /state /flavors /services /services/NAME/restart /volumes/ID/metadata /subnets/ID/pool"
 
 func (s *supervisor) control(callLog *calls.Log, faults *calls.Faults) http.Handler {
 	shared := http.NewServeMux()
@@ -63,6 +63,7 @@ func (s *supervisor) control(callLog *calls.Log, faults *calls.Faults) http.Hand
 		calls.Refuse(w, http.StatusNotImplemented, "the services are real: delays, the life of tokens and what a user may see are not set from here")
 	})
 	on(http.MethodPost, "/quota", s.controlQuota)
+	on(http.MethodPost, "/flavors", s.controlFlavor)
 	on(http.MethodPost, "/volumes/", s.controlVolume)
 	on(http.MethodPost, "/subnets/", s.controlSubnet)
 	on(http.MethodGet, "/state", func(w http.ResponseWriter, r *http.Request) {
@@ -86,6 +87,18 @@ func answer(w http.ResponseWriter, value interface{}, err error) {
 		return
 	}
 	calls.Reply(w, http.StatusOK, value)
+}
+
+// controlFlavor makes one more flavor, that everybody may use.
+func (s *supervisor) controlFlavor(w http.ResponseWriter, r *http.Request) {
+	var ask obj // Nova says what is wrong with it
+	if err := calls.Decode(r, &ask); err != nil {
+		calls.Refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	var now struct{ Flavor obj }
+	err := s.admin.call(r.Context(), http.MethodPost, s.nova("/flavors"), obj{"flavor": ask}, &now, "OpenStack-API-Version", flavorsVersion)
+	answer(w, now.Flavor, err)
 }
 
 // controlVolume writes a volume's metadata anew.
@@ -128,7 +141,9 @@ func (s *supervisor) controlSubnet(w http.ResponseWriter, r *http.Request) {
 
 // quotaOf says which service keeps which limit, and what it calls it.
 var quotaOf = map[string]struct{ keeper, name string }{"gigabytes": {"cinder", "gigabytes"}, "volumes": {"cinder", "volumes"},
-	"instances": {"nova", "instances"}, "cores": {"nova", "cores"}, "ram": {"nova", "ram"}, "ports": {"neutron", "port"}}
+	"instances": {"nova", "instances"}, "cores": {"nova", "cores"}, "ram": {"nova", "ram"}, "ports": {"neutron", "port"},
+	"security_groups": {"neutron", "security_group"}, "security_group_rules": {"neutron", "security_group_rule"},
+	"floating_ips": {"neutron", "floatingip"}}
 
 func (s *supervisor) controlQuota(w http.ResponseWriter, r *http.Request) {
 	given := map[string]int{}

@@ -12,20 +12,33 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // databaseForm goes into the name of kept databases: another form, another name.
-const databaseForm = "1\n"
+const databaseForm = "2\n"
 
 // bootstrapFile, in a kept database's folder, holds the password that Keystone's
 // admin has in it. Each cloud changes it before anything else.
 const bootstrapFile = "bootstrap.password"
 
-var databases = []string{"keystone", "glance", "cinder", "nova", "nova_api", "nova_cell0", "neutron", "placement"}
+var databases = []string{"keystone", "glance", "cinder", "nova", "nova_api", "nova_cell0", "neutron", "placement", "heat"}
 
 // startDatabase starts MariaDB with all schemas in it and gives the password of
 // Keystone's admin.
 func (s *supervisor) startDatabase(ctx context.Context, kept string) (string, error) {
+	// Two labs that start at once make them once.
+	if err := os.MkdirAll(filepath.Dir(kept), 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.OpenFile(kept+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", err
+	}
 	if _, err := os.Stat(kept); err != nil {
 		log.Printf("no database for these versions is kept yet: making the schemas, once")
 		if err := s.makeDatabase(ctx, kept); err != nil {
@@ -132,6 +145,7 @@ func (s *supervisor) makeSchemas(ctx context.Context, password string) error {
 		{"placement-manage", "--config-file", l.in("placement/placement.conf"), "db", "sync"},
 		{tool("glance-manage"), "--config-file", etc("glance-api.conf"), "db_sync"},
 		{tool("cinder-manage"), "--config-file", etc("cinder.conf"), "db", "sync"},
+		{tool("heat-manage"), "--config-file", etc("heat.conf"), "db_sync"},
 	}, {
 		nova("api_db", "sync"),
 		nova("cell_v2", "map_cell0", "--database_connection", l.SQL("nova_cell0")),

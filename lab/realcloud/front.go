@@ -26,7 +26,8 @@ import (
 const tokenBelieved = 2 * time.Second
 
 // prefixes of the front, as the stand-in has them, and whose they are.
-var prefixes = map[string]string{"identity": "keystone", "volume": "cinder", "compute": "nova", "network": "neutron", "image": "glance", "placement": "placement"}
+var prefixes = map[string]string{"identity": "keystone", "volume": "cinder", "compute": "nova", "network": "neutron", "image": "glance", "placement": "placement",
+	"orchestration": "heat"}
 
 // secrets are what may stand in no file of a client.
 type secrets struct {
@@ -75,8 +76,10 @@ func service(path string) (prefix, rest string) {
 
 // front is the handler of the TLS port.
 func (s *supervisor) front(callLog *calls.Log, faults *calls.Faults) http.Handler {
+	// A service that refuses an image does so before its bytes. Without the wait they are sent on at once, and its
+	// connection ends in the middle of them: what it said is lost.
 	proxy := &httputil.ReverseProxy{Director: s.direct, ModifyResponse: s.notice, FlushInterval: -1,
-		Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true},
+		Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true, ExpectContinueTimeout: 30 * time.Second},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			log.Printf("%s %s: the service does not answer: %v", r.Method, r.URL.Path, err)
 			calls.Refuse(w, http.StatusBadGateway, "the service behind "+r.URL.Path+" does not answer: "+err.Error())
@@ -123,9 +126,9 @@ func (s *supervisor) direct(r *http.Request) {
 	}
 	r.Header.Set("X-Forwarded-Proto", "https")
 	r.Header.Set("X-Forwarded-Host", r.Host)
-	if prefix == "placement" {
-		// The only one that has no setting for the address it is known by.
-		r.Header.Set("X-Forwarded-Prefix", "/placement")
+	if prefix == "placement" || prefix == "orchestration" {
+		// They have no setting for the address they are known by.
+		r.Header.Set("X-Forwarded-Prefix", "/"+prefix)
 	}
 }
 

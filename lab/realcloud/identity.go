@@ -55,7 +55,11 @@ func (s *supervisor) seedIdentity(ctx context.Context, bootstrap, labPassword st
 		}
 		return nil
 	}
-	for _, name := range []string{"glance", "cinder", "nova", "placement", "neutron"} {
+	users := []string{"glance", "cinder", "nova", "placement", "neutron"}
+	if s.config.Heat {
+		users = append(users, "heat")
+	}
+	for _, name := range users {
 		user, err := admin.create(ctx, keystone+"/users", "user", obj{"name": name, "password": l.password, "domain_id": "default"})
 		if err != nil {
 			return err
@@ -125,14 +129,19 @@ func (s *supervisor) catalogue(ctx context.Context, admin *account) error {
 			return err
 		}
 	}
-	for _, entry := range []struct{ kind, name, service, prefix, path string }{
+	type entry struct{ kind, name, service, prefix, path string }
+	entries := []entry{
 		{"volumev3", "cinderv3", "cinder", "/volume", "/v3/%(project_id)s"},
 		{"block-storage", "cinder", "cinder", "/volume", "/v3/%(project_id)s"},
 		{"compute", "nova", "nova", "/compute", "/v2.1"},
 		{"network", "neutron", "neutron", "/network", ""},
 		{"image", "glance", "glance", "/image", ""},
 		{"placement", "placement", "placement", "/placement", ""},
-	} {
+	}
+	if s.config.Heat {
+		entries = append(entries, entry{"orchestration", "heat", "heat", "/orchestration", "/v1/%(project_id)s"})
+	}
+	for _, entry := range entries {
 		id, err := admin.create(ctx, keystone+"/services", "service", obj{"type": entry.kind, "name": entry.name})
 		if err != nil {
 			return err

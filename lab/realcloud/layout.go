@@ -33,13 +33,15 @@ const (
 	physnet    = "physnet1"
 
 	ferryProgram = "nova_compute_ferry.py" // nova-compute on ferryHost
+
+	adminPassword = "admin.password" // file below Work
 )
 
 // backends of Cinder, each with a volume type of its name. The first is the default.
 var backends = []string{"lab", "fast"}
 
 // services with a port of their own, and what the others need to talk to them.
-var listening = []string{"keystone", "glance", "cinder", "nova", "placement", "neutron", "rabbit", "rabbit-dist", "epmd"}
+var listening = []string{"keystone", "glance", "cinder", "nova", "placement", "neutron", "heat", "rabbit", "rabbit-dist", "epmd"}
 
 // layout knows the places and names. It is what the templates see.
 type layout struct {
@@ -61,7 +63,8 @@ type layout struct {
 	FerryHost, Hypervisor string
 
 	ports    map[string]int
-	password string // of the services' users, and of Keystone's admin
+	claims   []net.Listener // one for each port, see choosePorts
+	password string         // of the services' users, and of Keystone's admin
 }
 
 func newLayout(dir, unpacked string, frontPort, tokenLifetime int) (*layout, error) {
@@ -92,7 +95,8 @@ func uuidOf(raw []byte) string {
 }
 
 // choosePorts takes ports below those that the kernel gives to outgoing
-// connections: nobody gets one by chance between here and the service's start.
+// connections: nobody gets one by chance between here and the service's start, and
+// no other cloud, which looks for the name that is kept until this process ends.
 func (l *layout) choosePorts() error {
 	var held []net.Listener
 	defer func() {
@@ -109,10 +113,16 @@ func (l *layout) choosePorts() error {
 			return err
 		}
 		port := 10000 + int(number.Int64())
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		claim, err := net.Listen("unix", fmt.Sprintf("@vmferry-lab-port-%d", port))
 		if err != nil {
 			continue
 		}
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			claim.Close()
+			continue
+		}
+		l.claims = append(l.claims, claim)
 		l.ports[listening[len(held)]] = port
 		held = append(held, listener)
 	}
@@ -150,11 +160,15 @@ func (l *layout) LibvirtURI() string {
 	return "qemu+unix:///system?socket=" + l.in("libvirt/run/libvirt/libvirt-sock")
 }
 
+// Account is who a service of that name is.
+func (l *layout) Account(user string) string {
+	return strings.Join([]string{"auth_url = " + l.URL("keystone") + "/v3", "auth_type = password", "user_domain_name = Default",
+		"username = " + user, "password = " + l.password}, "\n")
+}
+
 // Auth is how a service of that name signs in.
 func (l *layout) Auth(user string) string {
-	return strings.Join([]string{"auth_url = " + l.URL("keystone") + "/v3", "auth_type = password", "project_domain_name = Default",
-		"user_domain_name = Default", "region_name = RegionOne", "project_name = service", "username = " + user,
-		"password = " + l.password}, "\n")
+	return l.Account(user) + "\nproject_domain_name = Default\nproject_name = service\nregion_name = RegionOne"
 }
 
 // Middleware is the section by which a service checks its callers' tokens. It
@@ -170,7 +184,7 @@ func (l *layout) export(backend string) string { return filepath.Join(l.Dir, "vo
 // folders that must exist before anything starts.
 var folders = []string{"etc", "run", "tmp", "shim", "python", "rabbit", "keystone/fernet", "keystone/credential", "glance/images",
 	"glance/staging", "glance/tasks", "glance/work", "glance/lock", "cinder/mnt", "cinder/lock", "cinder/conversion",
-	"nova/instances", "nova/ferry", "nova/mnt", "nova/lock", "neutron/lock", "placement", "empty",
+	"nova/instances", "nova/ferry", "nova/mnt", "nova/lock", "neutron/lock", "heat/lock", "placement", "empty",
 	"libvirt/etc", "libvirt/run", "libvirt/state", "libvirt/cache", "libvirt/log"}
 
 // write fills the folder: settings, shims, keys. Nothing runs yet.
@@ -208,7 +222,7 @@ func (l *layout) write() error {
 			return err
 		}
 	}
-	for name, text := range map[string]string{"rabbit/enabled_plugins": "[].\n", "rabbit/env.conf": ""} {
+	for name, text := range map[string]string{"rabbit/enabled_plugins": "[].\n", "rabbit/env.conf": "", adminPassword: l.password + "\n"} {
 		if err := os.WriteFile(l.in(name), []byte(text), 0o600); err != nil {
 			return err
 		}
@@ -221,6 +235,8 @@ func (l *layout) write() error {
 	}
 	return l.writeKeys()
 }
+
+func (l *layout) adminPasswordFile() string { return l.in(adminPassword) }
 
 // writePrograms puts the shims on what will be the services' PATH.
 func (l *layout) writePrograms() error {

@@ -39,6 +39,7 @@ type Config struct {
 	ReadyFile      string `json:"ready_file"`
 	PasswordFile   string `json:"password_file"`
 	TokenLifetime  int    `json:"token_lifetime_s"`
+	Heat           bool   `json:"heat"`
 }
 
 // supervisor is one running cloud.
@@ -240,5 +241,6 @@ func (s *supervisor) ready(port, metadataPort int) obj {
 		"network_id": s.made.network, "subnet_id": s.made.subnet, "shared_network_id": s.made.shared,
 		"flavor_id": s.made.flavor, "volume_type": backends[0], "availability_zone": zoneName,
 		"volumes_dir": s.layout.export(backends[0]), "appcred_file": s.appCredFile(),
+		"admin_password_file": s.layout.adminPasswordFile(),
 	}
 }

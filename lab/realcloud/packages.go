@@ -15,7 +15,7 @@ import (
 
 // versioned are the packages whose versions name the folder of the unpacked ones;
 // tools/setup makes the same name.
-var versioned = []string{"python3-keystone", "python3-glance", "python3-cinder", "python3-nova", "python3-neutron", "python3-placement"}
+var versioned = []string{"python3-keystone", "python3-glance", "python3-cinder", "python3-nova", "python3-neutron", "python3-placement", "python3-heat"}
 
 // programs that nothing else would miss until late.
 var programs = []string{"/usr/sbin/mariadbd", "/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/bin/epmd", "/usr/bin/uwsgi_python3",

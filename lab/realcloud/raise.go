@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -145,6 +146,14 @@ func (s *supervisor) raise(ctx context.Context, database, labPassword string) er
 		return s.startNova(ctx, func() error { return waitFor(identity, placement) }, func() error { return waitFor(domains) },
 			func() error { return waitFor(images, networks) })
 	})
+	if s.config.Heat {
+		together("Heat", func() error {
+			if err := waitFor(schemas, queue, identity); err != nil {
+				return err
+			}
+			return s.startHeat(ctx)
+		})
+	}
 	all.Wait()
 	if failure == nil {
 		log.Printf("%5.1f s  the cloud is up", time.Since(began).Seconds())
@@ -188,6 +197,26 @@ func (s *supervisor) startPlacement(ctx context.Context) error {
 		return err
 	}
 	return c.awaitHTTP(ctx, s.layout.URL("placement")+"/")
+}
+
+func (s *supervisor) startHeat(ctx context.Context) error {
+	if _, err := s.service("heat-engine", "heat-engine", "heat.conf"); err != nil {
+		return err
+	}
+	api, err := s.service("heat-api", "heat-api", "heat.conf")
+	if err != nil {
+		return err
+	}
+	if err := api.awaitHTTP(ctx, s.layout.URL("heat")+"/"); err != nil {
+		return err
+	}
+	// The API passes each call on to an engine. One that came before the engine
+	// listens is lost, and the API waits a minute for its answer.
+	return until(ctx, "Heat's engine", func() error {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		return s.owner.call(ctx, http.MethodGet, s.layout.URL("heat")+"/v1/"+s.project+"/stacks", nil, nil)
+	})
 }
 
 func (s *supervisor) startRabbit(ctx context.Context) error {
@@ -284,7 +313,13 @@ func (s *supervisor) startNeutron(ctx context.Context, identity, networks milest
 	if err := s.seedNetworks(ctx); err != nil {
 		return err
 	}
+	if err := s.seedDualNetworks(ctx); err != nil {
+		return err
+	}
 	networks.reach()
+	if err := s.seedRouter(ctx); err != nil {
+		return err
+	}
 	return s.awaitAgent(ctx)
 }
 

@@ -4,17 +4,21 @@
 package realcloud
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"vmferry.dev/lab/calls"
 	"vmferry.dev/lab/devices"
 )
 
@@ -208,6 +212,49 @@ func TestFrontRemembers(t *testing.T) {
 	// None of them is there, so nothing is removed.
 	if err := Release(s.layout.Dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// A service that refuses an image has not read it: what it says must arrive all the same, instead of a connection that
+// ends in the middle of the bytes.
+func TestFrontRelaysARefusalBeforeTheBytes(t *testing.T) {
+	s := &supervisor{layout: newTestLayout(t)}
+	service, err := net.Listen("tcp", s.layout.listens("glance"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	go func() {
+		for {
+			c, err := service.Accept()
+			if err != nil {
+				return
+			}
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+				t.Error(err)
+			}
+			io.WriteString(c, "HTTP/1.1 409 Conflict\r\nContent-Length: 5\r\nConnection: close\r\n\r\nno...")
+			c.Close()
+		}
+	}()
+	front := httptest.NewServer(s.front(&calls.Log{}, &calls.Faults{}))
+	defer front.Close()
+	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute, DisableKeepAlives: true}}
+	for n := 0; n < 20; n++ {
+		request, err := http.NewRequest(http.MethodPut, front.URL+"/image/v2/images/1/file", bytes.NewReader(make([]byte, 5<<20)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Expect", "100-continue")
+		answer, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		if answer.StatusCode != http.StatusConflict || string(text) != "no..." || err != nil {
+			t.Fatal(answer.Status, string(text), err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // nowhere is what a volume type and a flavor are called that no back end and no
@@ -18,7 +19,7 @@ const nowhere = "nowhere"
 
 // seeded are the ids that the ready file tells.
 type seeded struct {
-	network, subnet, shared, flavor, instance string
+	network, subnet, shared, external, flavor, instance string
 }
 
 const (
@@ -26,11 +27,12 @@ const (
 	serverVersion  = "compute 2.79"
 )
 
-// seedNetworks makes the lab's own network, on which it chooses addresses, and
-// one of the provider, on which it may not. Documentation ranges of RFC 5737.
+// seedNetworks makes the lab's own network, on which it chooses addresses, one of
+// the provider, on which it may not, and one that floating IPs come from.
+// Documentation ranges of RFC 5737.
 func (s *supervisor) seedNetworks(ctx context.Context) error {
 	add := func(name, prefix string, fields obj) (network, subnet string, err error) {
-		fields["name"] = name + "-net"
+		fields["name"] = name
 		// Called by the admin for somebody's project.
 		if network, err = s.admin.create(ctx, s.neutron("/networks"), "network", fields); err != nil {
 			return "", "", err
@@ -38,16 +40,20 @@ func (s *supervisor) seedNetworks(ctx context.Context) error {
 		if err := s.noteBridge(network); err != nil {
 			return "", "", err
 		}
-		subnet, err = s.admin.create(ctx, s.neutron("/subnets"), "subnet", obj{"name": name + "-subnet", "network_id": network, "ip_version": 4,
+		subnet, err = s.admin.create(ctx, s.neutron("/subnets"), "subnet", obj{"name": strings.Replace(name, "-net", "-subnet", 1), "network_id": network, "ip_version": 4,
 			"cidr": prefix + ".0/24", "gateway_ip": prefix + ".1", "enable_dhcp": false, "project_id": fields["project_id"]})
 		return network, subnet, err
 	}
 	var err error
-	if s.made.network, s.made.subnet, err = add("lab", "192.0.2", obj{"project_id": s.project}); err != nil {
+	if s.made.network, s.made.subnet, err = add("lab-net", "192.0.2", obj{"project_id": s.project}); err != nil {
 		return err
 	}
-	s.made.shared, _, err = add("shared", "198.51.100", obj{"project_id": s.provider.projectID, "shared": true,
+	s.made.shared, _, err = add("shared-net", "198.51.100", obj{"project_id": s.provider.projectID, "shared": true,
 		"provider:network_type": "flat", "provider:physical_network": physnet})
+	if err != nil {
+		return err
+	}
+	s.made.external, _, err = add("public", "203.0.113", obj{"project_id": s.provider.projectID, "router:external": true})
 	if err != nil {
 		return err
 	}
@@ -62,6 +68,18 @@ func (s *supervisor) seedNetworks(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// seedRouter joins the lab's network to the external one, so that floating IPs can be
+// had. There is no agent that would route. It is the provider's, and so its ports are
+// not among the project's.
+func (s *supervisor) seedRouter(ctx context.Context) error {
+	router, err := s.admin.create(ctx, s.neutron("/routers"), "router", obj{"name": "lab-router", "project_id": s.provider.projectID,
+		"external_gateway_info": obj{"network_id": s.made.external}})
+	if err != nil {
+		return err
+	}
+	return s.admin.call(ctx, http.MethodPut, s.neutron("/routers/"+router+"/add_router_interface"), obj{"subnet_id": s.made.subnet}, nil)
 }
 
 // seedStorage makes the volume types and waits until every back end can be used.

@@ -39,6 +39,8 @@ type serverView struct {
 	Meta   map[string]string `json:"metadata"`
 	Tags   []string          `json:"tags"`
 	Key    interface{}       `json:"key_name"`
+	Data   interface{}       `json:"OS-EXT-SRV-ATTR:user_data"`
+	Drive  string            `json:"config_drive"`
 	Fault  struct{ Message string }
 	Flavor struct {
 		Name string `json:"original_name"`
@@ -64,6 +66,20 @@ func (s *supervisor) state(ctx context.Context) (obj, error) {
 	if err := s.admin.call(ctx, http.MethodGet, s.neutron("/ports"+query("project_id", s.project)), nil, &ports); err != nil {
 		return nil, err
 	}
+	var groups struct {
+		Groups []obj `json:"security_groups"`
+	}
+	if err := s.admin.call(ctx, http.MethodGet, s.neutron("/security-groups"+query("project_id", s.project)), nil, &groups); err != nil {
+		return nil, err
+	}
+	var floating struct{ FloatingIPs []obj }
+	if err := s.admin.call(ctx, http.MethodGet, s.neutron("/floatingips"+query("project_id", s.project)), nil, &floating); err != nil {
+		return nil, err
+	}
+	keyPairs, err := s.keyPairs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	quota, err := s.quota(ctx)
 	if err != nil {
 		return nil, err
@@ -76,7 +92,23 @@ func (s *supervisor) state(ctx context.Context) (obj, error) {
 	for i := len(servers.Servers) - 1; i >= 0; i-- {
 		serverList = append(serverList, serverState(servers.Servers[i], ports.Ports))
 	}
-	return obj{"images": images.Images, "volumes": volumeList, "servers": serverList, "ports": ports.Ports, "quota": quota, "settings": obj{}}, nil
+	return obj{"images": images.Images, "volumes": volumeList, "servers": serverList, "ports": ports.Ports, "security_groups": groups.Groups,
+		"floating_ips": floating.FloatingIPs, "keypairs": keyPairs, "quota": quota, "settings": obj{}}, nil
+}
+
+// keyPairs are those of the lab's user: key pairs belong to no project.
+func (s *supervisor) keyPairs(ctx context.Context) ([]obj, error) {
+	var answer struct {
+		Pairs []struct{ KeyPair obj } `json:"keypairs"`
+	}
+	if err := s.admin.call(ctx, http.MethodGet, s.nova("/os-keypairs"+query("user_id", s.user)), nil, &answer, "OpenStack-API-Version", serverVersion); err != nil {
+		return nil, err
+	}
+	pairs := []obj{}
+	for _, one := range answer.Pairs {
+		pairs = append(pairs, one.KeyPair)
+	}
+	return pairs, nil
 }
 
 func (s *supervisor) volumeState(v volumeView) obj {
@@ -115,7 +147,7 @@ func serverState(v serverView, ports []obj) obj {
 	}
 	return obj{"id": v.ID, "name": v.Name, "status": v.Status, "task_state": v.Task, "volumes": volumes, "ports": nics,
 		"flavor": v.Flavor.Name, "availability_zone": v.Zone, "security_groups": groups, "metadata": v.Meta,
-		"tags": append([]string{}, v.Tags...), "key_name": v.Key, "fault": v.Fault.Message, "host": v.Host}
+		"tags": append([]string{}, v.Tags...), "key_name": v.Key, "fault": v.Fault.Message, "host": v.Host, "user_data": v.Data, "config_drive": v.Drive}
 }
 
 // quota gives the limits of the lab's project.

@@ -38,6 +38,12 @@ type Config struct {
 	Others                 int     `json:"others"`           // small VMs without disk data
 	Seed                   int64   `json:"seed"`             // of the guest's content and load
 	ReadyFile              string  `json:"ready_file"`       // JSON written when the server answers
+	ESXiSSHDir             string  `json:"esxi_ssh_dir"`     // of the host's SSH, see esxissh; "" = the host has none
+	SecondVM               string  `json:"second_vm"`        // another VM with the same disks; "" = none
+	// VMs that others' disks may be attached to (proxy01...): for each the folder in
+	// which its guest's devices appear.
+	ProxyRoots []string `json:"proxy_roots"`
+	Devices    string   `json:"devices"` // loop or file
 }
 
 func defaultConfig() Config {
@@ -60,8 +66,8 @@ func (c *Config) fill() error {
 	if c.RestrictedUsername == c.Username || (c.RestrictedUsername == "") != (c.RestrictedPasswordFile == "") {
 		return errors.New("the restricted user needs a name of its own and a password file")
 	}
-	if c.VMName == "" || strings.ContainsAny(c.VMName, "/[]% ") {
-		return fmt.Errorf("VM name %q: not empty, and without / [ ] %% and blanks", c.VMName)
+	if c.VMName == "" || strings.ContainsAny(c.VMName+c.SecondVM, "/[]% ") || c.VMName == c.SecondVM {
+		return fmt.Errorf("VM names %q and %q: not empty, not the same, and without / [ ] %% and blanks", c.VMName, c.SecondVM)
 	}
 	personality, err := guest.ParsePersonality(c.Guest)
 	if err != nil {
@@ -108,6 +114,12 @@ func Parse(args []string) (Config, error) {
 	flags.IntVar(&c.Nics, "nics", c.Nics, "its network cards")
 	flags.Float64Var(&c.WriterRate, "writer-rate", c.WriterRate, "load of the guest in MB/s; 0 = none")
 	flags.IntVar(&c.Others, "others", c.Others, "small VMs without disk data")
+	flags.StringVar(&c.SecondVM, "second-vm", "", "name of another VM with such disks (default none)")
+	flags.StringVar(&c.Devices, "devices", "", "how disks attached to a proxy appear: loop or file (default file)")
+	flags.Func("proxy-root", "a VM that disks can be attached to, and the folder for its guest's devices; may be repeated", func(root string) error {
+		c.ProxyRoots = append(c.ProxyRoots, root)
+		return nil
+	})
 	flags.Int64Var(&c.Seed, "seed", c.Seed, "seed of the guest's content and load")
 	if err := flags.Parse(args); err != nil {
 		return c, err
@@ -151,15 +163,23 @@ type Settings struct {
 	PageAreas       int     `json:"page_areas"`
 	FolderRateMBs   float64 `json:"folder_rate_mb_s"`
 	FolderLatencyMS float64 `json:"folder_latency_ms"`
+	FolderLocked    bool    `json:"folder_locked"` // a running VM's flat file is refused even when a snapshot froze it
 	IdleTimeoutS    float64 `json:"idle_timeout_s"`
 	QuiesceFails    bool    `json:"quiesce_fails"`
 	Tools           string  `json:"tools"` // running or notRunning
 	ShutdownDelayMS int     `json:"shutdown_delay_ms"`
-	HostName        string  `json:"host_name"` // of the machines' host; empty: the simulator's own
+	HostName        string  `json:"host_name"`        // of the machines' host; empty: the simulator's own
+	ExportTimeoutS  float64 `json:"export_timeout_s"` // of a lease whose holder says nothing
+	// Of disks that are opened by the stand-in for VDDK; rate and latency are those of the folder.
+	VDDKOpenMS      float64 `json:"vddk_open_ms"`
+	VDDKConnections int     `json:"vddk_connections"`
+	VDDKReadBytes   int64   `json:"vddk_read_bytes"` // of one request
 }
 
 func defaultSettings() Settings {
-	return Settings{TaskDelayMS: 100, PageAreas: 2000, IdleTimeoutS: 1800, Tools: "running", ShutdownDelayMS: 500}
+	return Settings{TaskDelayMS: 100, PageAreas: 2000, IdleTimeoutS: 1800, Tools: "running", ShutdownDelayMS: 500, ExportTimeoutS: 300,
+		// "vCenter Server imposes a limit of 52 connections" (VDDK Programming Guide, NFC Session Limits).
+		VDDKConnections: 52, VDDKReadBytes: 2 << 20}
 }
 
 func (s *settings) get() Settings {
@@ -176,6 +196,10 @@ func (s *settings) set(v Settings) error {
 		return errors.New("page_areas must be at least 1")
 	case v.FolderRateMBs < 0 || v.FolderLatencyMS < 0 || v.IdleTimeoutS < 0:
 		return errors.New("folder_rate_mb_s, folder_latency_ms and idle_timeout_s cannot be negative")
+	case v.VDDKOpenMS < 0 || v.VDDKConnections < 1 || v.VDDKReadBytes < vddkSector:
+		return errors.New("vddk_open_ms cannot be negative, and vddk_connections and vddk_read_bytes must allow one")
+	case v.ExportTimeoutS <= 0:
+		return errors.New("export_timeout_s must be more than 0")
 	case v.Tools != "running" && v.Tools != "notRunning":
 		return fmt.Errorf("tools %q: running or notRunning", v.Tools)
 	}

@@ -3,6 +3,7 @@
 package vcenter
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -82,7 +83,9 @@ type vmView struct {
 	Wrong       string         `json:"wrong_answers"`
 	Disks       []diskView     `json:"disks"`
 	Snapshots   []snapshotView `json:"snapshots"`
-	Writer      guest.Stats    `json:"writer"`
+	// What was attached of other machines, and settings that clients made.
+	Extra  map[string]string `json:"extra_config"`
+	Writer guest.Stats       `json:"writer"`
 }
 
 type diskView struct {
@@ -92,6 +95,7 @@ type diskView struct {
 	Bytes    int64  `json:"bytes"`
 	ChangeID string `json:"change_id"`
 	Mode     string `json:"mode"`
+	Attached bool   `json:"attached"` // of another machine
 	Backing  string `json:"backing"`
 }
 
@@ -107,7 +111,10 @@ func (m *machine) view() vmView {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := vmView{MoRef: m.ref.Value, Power: "off", CBTEnabled: m.tracking, Consolidate: m.needsConsolidation(),
-		Wrong: m.wrong, Writer: stats, Disks: []diskView{}, Snapshots: []snapshotView{}}
+		Wrong: m.wrong, Writer: stats, Disks: []diskView{}, Snapshots: []snapshotView{}, Extra: map[string]string{}}
+	for key, value := range m.extra {
+		v.Extra[key] = value
+	}
 	if m.on {
 		v.Power = "on"
 	}
@@ -120,6 +127,9 @@ func (m *machine) view() vmView {
 				line.File = m.file(files.Descriptor)
 			}
 			line.ChangeID, _ = d.data.ChangeID("")
+		}
+		if d.foreign != nil {
+			line.File, line.Attached = d.foreign.file, true
 		}
 		if d.trackable() {
 			trackable++
@@ -194,10 +204,12 @@ func (m *machine) controlled(r *http.Request, what, which string) (interface{}, 
 		return m.view(), err
 	case "POST disks":
 		return m.controlAddDisk(r)
+	case "POST write":
+		return m.controlWrite(r)
 	case "DELETE disks":
 		key, err := strconv.ParseInt(which, 10, 32)
 		if err == nil {
-			err = m.s.runNow(m.ref, func() error { return m.removeDisk(int32(key), true) })
+			err = m.s.runNow(m.ref, func() error { return m.removeDisk(int32(key), !m.hasAttached(int32(key))) })
 		}
 		m.publish()
 		return m.view(), err
@@ -212,7 +224,7 @@ func (m *machine) controlled(r *http.Request, what, which string) (interface{}, 
 	case "POST config":
 		return m.controlConfig(r)
 	}
-	return nil, fmt.Errorf("no %s here: GET /vms/NAME and /frozen; POST writer, cbt, cbt-reset, grow, disks, snapshots, "+
+	return nil, fmt.Errorf("no %s here: GET /vms/NAME and /frozen; POST writer, write, cbt, cbt-reset, grow, disks, snapshots, "+
 		"wrong-answers, power, config; DELETE disks/KEY, snapshots/ID", what)
 }
 
@@ -236,6 +248,27 @@ func (m *machine) controlWriter(r *http.Request) (interface{}, error) {
 		m.setLoad()
 	}
 	return m.writer.Stats(), nil
+}
+
+// controlWrite is the guest that writes one byte over and over.
+func (m *machine) controlWrite(r *http.Request) (interface{}, error) {
+	var ask struct {
+		Disk   int32 `json:"disk"`
+		Offset int64 `json:"offset"`
+		Bytes  int   `json:"bytes"`
+		Value  byte  `json:"value"`
+	}
+	if err := calls.Decode(r, &ask); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	d := m.findDisk(ask.Disk)
+	m.mu.Unlock()
+	if d == nil || d.data == nil || ask.Bytes < 0 || ask.Bytes > 64<<20 {
+		return nil, fmt.Errorf("disk %d, %d bytes: needs a disk with data and at most 64 MiB", ask.Disk, ask.Bytes)
+	}
+	_, err := d.data.WriteAt(bytes.Repeat([]byte{ask.Value}, ask.Bytes), ask.Offset)
+	return m.view(), err
 }
 
 // controlTracking is an administrator who changes the setting in the VM's
@@ -269,13 +302,20 @@ func (m *machine) controlAddDisk(r *http.Request) (interface{}, error) {
 		Bytes   int64  `json:"bytes"`
 		Mode    string `json:"mode"`
 		Backing string `json:"backing"`
+		Bus     int32  `json:"bus"` // of a SCSI controller, which is added when it is not there
 	}
 	if err := calls.Decode(r, &ask); err != nil {
 		return nil, err
 	}
+	if ask.Bus < 0 || ask.Bus >= scsiBuses {
+		return nil, fmt.Errorf("bus %d: 0 to %d", ask.Bus, scsiBuses-1)
+	}
 	var added *machineDisk
 	err := m.s.runNow(m.ref, func() (err error) {
-		added, err = m.addDisk(ask.Bytes, ask.Mode, ask.Backing)
+		if err := m.needBus(ask.Bus); err != nil {
+			return err
+		}
+		added, err = m.addDisk(ask.Bytes, ask.Mode, ask.Backing, ask.Bus)
 		return err
 	})
 	if err != nil {
@@ -374,6 +414,8 @@ func (m *machine) controlConfig(r *http.Request) (interface{}, error) {
 		GuestName  *string `json:"guest_full_name"`
 		Version    *string `json:"version"`
 		Annotation *string `json:"annotation"`
+		EnableUUID *bool   `json:"enable_uuid"` // disk.EnableUUID, in force for disks that come
+		SAS        *bool   `json:"lsi_sas"`     // SCSI controller 0 is an LSI Logic SAS, else pvscsi
 	}
 	if err := calls.Decode(r, &ask); err != nil {
 		return nil, err
@@ -390,6 +432,12 @@ func (m *machine) controlConfig(r *http.Request) (interface{}, error) {
 	}
 	if ask.SecureBoot != nil {
 		m.hardware.secureBoot = *ask.SecureBoot
+	}
+	if ask.SAS != nil {
+		m.hardware.sas = *ask.SAS
+	}
+	if ask.EnableUUID != nil {
+		m.extra["disk.EnableUUID"] = strings.ToUpper(strconv.FormatBool(*ask.EnableUUID))
 	}
 	m.mu.Unlock()
 	m.publish()

@@ -31,8 +31,8 @@ type pacer struct {
 
 type pacerKey struct{}
 
-// withPacer gives each connection its own pacer.
-func withPacer(ctx context.Context, _ net.Conn) context.Context {
+// PacedConnections gives each connection a pacer of its own.
+func PacedConnections(ctx context.Context, _ net.Conn) context.Context {
 	return context.WithValue(ctx, pacerKey{}, &pacer{})
 }
 
@@ -61,6 +61,21 @@ func sleep(ctx context.Context, d time.Duration) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+}
+
+// FolderOf answers as the datastore does, with that file whatever is asked for: for
+// measurements of reading alone. PacedConnections belongs into the http.Server.
+func FolderOf(path string, latency time.Duration, rateMBs float64) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sleep(r.Context(), latency)
+		content, refused := openPlain(path)
+		if refused != nil {
+			http.Error(w, refused.text, refused.status)
+			return
+		}
+		defer content.close()
+		content.send(w, r, rateMBs)
+	})
 }
 
 func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
@@ -123,7 +138,7 @@ func (s *Server) folder(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer content.close()
-	s.send(w, r, content, set.FolderRateMBs)
+	content.send(w, r, set.FolderRateMBs)
 }
 
 type refusal struct {
@@ -183,6 +198,9 @@ func (m *machine) openFile(name string) (*content, *refusal) {
 			return nil, &refusal{http.StatusForbidden, "403 Forbidden: a redo log is not readable as raw content"}
 		}
 		switch {
+		case m.on && m.s.settings.get().FolderLocked:
+			// Some versions of ESXi 8 are reported to refuse the whole chain of a running VM.
+			return nil, &refusal{http.StatusInternalServerError, "500 Internal Server Error: Failed to lock the file"}
 		case snapshot != "":
 			// Frozen below a snapshot: opened by the VM for reading only, so the host
 			// lets others read too. The bytes are those of the snapshot.
@@ -235,7 +253,7 @@ func openPlain(path string) (*content, *refusal) {
 }
 
 // send answers with all of it or with the one range asked for.
-func (s *Server) send(w http.ResponseWriter, r *http.Request, c *content, rateMBs float64) {
+func (c *content) send(w http.ResponseWriter, r *http.Request, rateMBs float64) {
 	start, end, partial, ok := parseRange(r.Header.Get("Range"), c.size)
 	w.Header().Set("Accept-Ranges", "bytes")
 	w.Header().Set("Content-Type", "application/octet-stream")

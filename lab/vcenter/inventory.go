@@ -16,6 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
+	"vmferry.dev/lab/devices"
 	"vmferry.dev/lab/disk"
 	"vmferry.dev/lab/guest"
 )
@@ -258,7 +259,7 @@ func (inv *inventory) addOthers() error {
 
 // addMachine makes the VM with real disks; its flat files are built when they
 // are not there.
-func (inv *inventory) addMachine(name string) (*machine, error) {
+func (inv *inventory) addMachine(name string, number int) (*machine, error) {
 	s := inv.s
 	store := s.datastores["LocalDS_0"]
 	folder := filepath.Join(store.path, name)
@@ -271,20 +272,18 @@ func (inv *inventory) addMachine(name string) (*machine, error) {
 	}
 	vm, err := inv.create("", types.VirtualMachineConfigSpec{
 		Name: name, GuestId: guestID, NumCPUs: 2, MemoryMB: 2048, Version: "vmx-19",
-		Uuid: "4210f0a8-7b1e-4d4c-9c52-0c1ab0de0001", InstanceUuid: "5010f0a8-7b1e-4d4c-9c52-0c1ab0de0001",
+		Uuid: fmt.Sprintf("4210f0a8-7b1e-4d4c-9c52-0c1ab0de%04d", number), InstanceUuid: fmt.Sprintf("5010f0a8-7b1e-4d4c-9c52-0c1ab0de%04d", number),
 		Files: &types.VirtualMachineFileInfo{VmPathName: fmt.Sprintf("[%s] %s/%s.vmx", store.name, name, name)},
 	})
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{s: s, ref: vm.Self, name: name, folder: folder, datastore: store, group: disk.NewGroup(),
-		extra: map[string]string{"svga.present": "TRUE", "disk.EnableUUID": "TRUE"}, wrong: wrongOff,
-		rememberIDs: map[string]int64{}}
+	m := inv.machine(vm, name, folder, store)
 	m.hardware = hardware{firmware: "bios", guestID: guestID, fullName: fullName,
 		version: "vmx-19", annotation: annotation, cpus: 2, memoryMB: 2048,
 		fixed: append([]types.BaseVirtualDevice(nil), vm.Config.Hardware.Device...)}
-	vm.Config.InstanceUuid = "5010f0a8-7b1e-4d4c-9c52-0c1ab0de0001"
-	if m.hardware.nics, err = inv.nics(vm); err != nil {
+	vm.Config.InstanceUuid = fmt.Sprintf("5010f0a8-7b1e-4d4c-9c52-0c1ab0de%04d", number)
+	if m.hardware.nics, err = inv.nics(vm, number); err != nil {
 		return nil, err
 	}
 	if err := m.openDisks(inv.ctx); err != nil {
@@ -295,9 +294,57 @@ func (inv *inventory) addMachine(name string) (*machine, error) {
 	return m, nil
 }
 
+func (inv *inventory) machine(vm *simulator.VirtualMachine, name, folder string, store *datastore) *machine {
+	return &machine{s: inv.s, ref: vm.Self, name: name, folder: folder, datastore: store, group: disk.NewGroup(),
+		extra: map[string]string{"svga.present": "TRUE", "disk.EnableUUID": "TRUE"}, wrong: wrongOff,
+		rememberIDs: map[string]int64{}, added: map[int32]bool{}}
+}
+
+// addProxy makes a running VM with a small disk of its own that others' disks can
+// be attached to. Its guest's devices appear below root.
+func (inv *inventory) addProxy(name, root string, number int) (*machine, error) {
+	s, store := inv.s, inv.s.datastores["LocalDS_0"]
+	folder := filepath.Join(store.path, name)
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, err
+	}
+	uuid := fmt.Sprintf("420a1b2c-3d4e-5f60-7182-93a4b5c6%04d", number)
+	vm, err := inv.create("", types.VirtualMachineConfigSpec{
+		Name: name, GuestId: "debian12_64Guest", NumCPUs: 2, MemoryMB: 4096, Version: "vmx-19", Uuid: uuid,
+		Files: &types.VirtualMachineFileInfo{VmPathName: fmt.Sprintf("[%s] %s/%s.vmx", store.name, name, name)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	vm.Config.InstanceUuid = fmt.Sprintf("500a1b2c-3d4e-5f60-7182-93a4b5c6%04d", number)
+	m := inv.machine(vm, name, folder, store)
+	m.hardware = hardware{firmware: "bios", guestID: "debian12_64Guest", fullName: "Debian GNU/Linux 12 (64-bit)",
+		version: "vmx-19", annotation: "A proxy for disks of others", cpus: 2, memoryMB: 4096,
+		fixed: append([]types.BaseVirtualDevice(nil), vm.Config.Hardware.Device...)}
+	m.guest = &devices.Guest{Root: root, Loop: s.config.Devices == "loop"}
+	if err := m.guest.Prepare(uuid); err != nil {
+		return nil, err
+	}
+	for key, number := range bridgeNumbers {
+		m.extra[key] = number
+	}
+	if err := m.showController(0); err != nil {
+		return nil, err
+	}
+	if m.writer, err = guest.NewWriter(nil, guest.DefaultRate, s.config.Seed); err != nil {
+		return nil, err
+	}
+	if _, err := m.addDisk(1<<20, "", "", 0); err != nil {
+		return nil, err
+	}
+	m.on = true
+	m.publish()
+	return m, nil
+}
+
 // nics are vmxnet3 cards on the standard network and, in a vCenter, on the
 // distributed port group too.
-func (inv *inventory) nics(vm *simulator.VirtualMachine) ([]types.BaseVirtualDevice, error) {
+func (inv *inventory) nics(vm *simulator.VirtualMachine, number int) ([]types.BaseVirtualDevice, error) {
 	type place struct {
 		name    string
 		ref     types.ManagedObjectReference
@@ -334,7 +381,7 @@ func (inv *inventory) nics(vm *simulator.VirtualMachine) ([]types.BaseVirtualDev
 		card.Key, card.ControllerKey, card.UnitNumber = int32(4000+i), 100, types.NewInt32(int32(7+i))
 		card.DeviceInfo = &types.Description{Label: fmt.Sprintf("Network adapter %d", i+1), Summary: at.name}
 		card.Backing = at.backing
-		card.AddressType, card.MacAddress = "assigned", fmt.Sprintf("00:50:56:9a:10:%02x", i+1)
+		card.AddressType, card.MacAddress = "assigned", fmt.Sprintf("00:50:56:9a:%02x:%02x", 15+number, i+1)
 		card.WakeOnLanEnabled = types.NewBool(true)
 		card.Connectable = &types.VirtualDeviceConnectInfo{StartConnected: true, AllowGuestControl: true, Connected: true, Status: "ok"}
 		cards = append(cards, card)

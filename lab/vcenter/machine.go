@@ -15,6 +15,7 @@ import (
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 
+	"vmferry.dev/lab/devices"
 	"vmferry.dev/lab/disk"
 	"vmferry.dev/lab/guest"
 )
@@ -62,6 +63,8 @@ type machine struct {
 	poweredOff  time.Time
 	rememberIDs map[string]int64 // change id -> capacity it was given at
 	changed     time.Time
+	added       map[int32]bool // SCSI buses that somebody added
+	guest       *devices.Guest // what its guest sees; nil: nobody looks
 }
 
 type hardware struct {
@@ -73,6 +76,7 @@ type hardware struct {
 	annotation string
 	cpus       int32
 	memoryMB   int32
+	sas        bool // SCSI controller 0 is an LSI Logic SAS
 	nics       []types.BaseVirtualDevice
 	fixed      []types.BaseVirtualDevice // controllers and what every VM has
 }
@@ -84,8 +88,9 @@ type machineDisk struct {
 	mode       string
 	backing    string
 	name       string
-	bytes      int64      // of a disk without data
-	data       *disk.Disk // nil for a physical RDM: its bytes are on a LUN
+	bytes      int64       // of a disk without data
+	data       *disk.Disk  // nil for a physical RDM: its bytes are on a LUN
+	foreign    *attachment // then data is nil, too
 	written    guest.Range
 }
 
@@ -179,8 +184,11 @@ func (m *machine) applyTracking(disks []*machineDisk) {
 	}
 }
 
+// mostWritten of a disk that is added is under the guest's load, from its beginning on.
+const mostWritten = int64(4 << 30)
+
 // addDisk makes a new empty disk. Its files are named as vSphere names them.
-func (m *machine) addDisk(bytes int64, mode, backing string) (*machineDisk, error) {
+func (m *machine) addDisk(bytes int64, mode, backing string, bus int32) (*machineDisk, error) {
 	switch mode {
 	case "":
 		mode = "persistent"
@@ -188,7 +196,7 @@ func (m *machine) addDisk(bytes int64, mode, backing string) (*machineDisk, erro
 	default:
 		return nil, fmt.Errorf("disk mode %q is not one of vSphere's", mode)
 	}
-	d := &machineDisk{mode: mode, backing: backing, controller: scsiKey, bytes: bytes}
+	d := &machineDisk{mode: mode, backing: backing, controller: scsiKey + bus, bytes: bytes}
 	switch backing {
 	case "":
 		d.backing = backingFlat
@@ -213,6 +221,9 @@ func (m *machine) addDisk(bytes int64, mode, backing string) (*machineDisk, erro
 		}
 		d.data = data
 		d.written = guest.Range{Length: bytes - bytes%guest.BlockSize}
+		if d.written.Length > mostWritten { // the load remembers each block
+			d.written.Length = mostWritten
+		}
 		if m.writer != nil {
 			if err := m.writer.Add(guest.Target{Key: uint32(d.key), Disk: data, Data: d.written}); err != nil {
 				data.Delete()
@@ -221,8 +232,13 @@ func (m *machine) addDisk(bytes int64, mode, backing string) (*machineDisk, erro
 		}
 	}
 	m.disks = append(m.disks, d)
-	sort.Slice(m.disks, func(i, j int) bool { return m.disks[i].key < m.disks[j].key })
+	m.sortDisks()
 	return d, nil
+}
+
+// sortDisks puts them into the order of their keys; mu is held.
+func (m *machine) sortDisks() {
+	sort.Slice(m.disks, func(i, j int) bool { return m.disks[i].key < m.disks[j].key })
 }
 
 // place finds a free unit and a free name; mu is held.
@@ -276,10 +292,13 @@ func (m *machine) removeDisk(key int32, destroy bool) error {
 		}
 	}
 	delete(m.extra, d.trackingOption())
-	if !destroy {
+	if !destroy && d.foreign == nil {
 		m.removed = append(m.removed, d)
 	}
 	m.mu.Unlock()
+	if d.foreign != nil {
+		return d.foreign.detach(destroy)
+	}
 	if d.data == nil {
 		return nil
 	}
@@ -318,21 +337,27 @@ func (m *machine) controllers() []types.BaseVirtualDevice {
 		byController[d.controller] = append(byController[d.controller], d.key)
 	}
 	var found []types.BaseVirtualDevice
-	for _, key := range []int32{scsiKey, sharedScsiKey} {
-		if key != scsiKey && len(byController[key]) == 0 {
+	for bus := int32(0); bus < scsiBuses; bus++ {
+		key := scsiKey + bus
+		if !m.hasBus(bus) {
 			continue
 		}
 		sharing := types.VirtualSCSISharingNoSharing
-		if key == sharedScsiKey {
+		if key == sharedScsiKey && !m.added[bus] {
 			sharing = types.VirtualSCSISharingPhysicalSharing
 		}
-		c := &types.ParaVirtualSCSIController{}
+		c := &types.VirtualSCSIController{}
 		c.Key, c.BusNumber, c.SharedBus = key, key-scsiKey, sharing
 		c.ControllerKey, c.UnitNumber = 100, types.NewInt32(3+key-scsiKey)
 		c.ScsiCtlrUnitNumber, c.HotAddRemove = 7, types.NewBool(true)
 		c.Device = byController[key]
 		c.DeviceInfo = &types.Description{Label: fmt.Sprintf("SCSI controller %d", c.BusNumber), Summary: "VMware paravirtual SCSI"}
-		found = append(found, c)
+		if bus == 0 && m.hardware.sas {
+			c.DeviceInfo.GetDescription().Summary = "LSI Logic SAS"
+			found = append(found, &types.VirtualLsiLogicSASController{VirtualSCSIController: *c})
+		} else {
+			found = append(found, &types.ParaVirtualSCSIController{VirtualSCSIController: *c})
+		}
 	}
 	return found
 }
@@ -355,6 +380,13 @@ func (m *machine) device(d *machineDisk, snapshot string) *types.VirtualDisk {
 			change = found
 		}
 	}
+	name, uuid := m.file(files.Descriptor), ""
+	if d.data != nil {
+		uuid = d.data.UUID()
+	}
+	if d.foreign != nil {
+		name, uuid = d.foreign.file, d.foreign.of.UUID()
+	}
 	device.CapacityInBytes, device.CapacityInKB = bytes, bytes/1024
 	device.DeviceInfo = &types.Description{Label: d.label(), Summary: thousands(bytes/1024) + " KB"}
 	device.DiskObjectId = fmt.Sprintf("%s-%d", digits(m.ref.Value), d.key)
@@ -362,7 +394,7 @@ func (m *machine) device(d *machineDisk, snapshot string) *types.VirtualDisk {
 	device.StorageIOAllocation = &types.StorageIOAllocationInfo{Limit: types.NewInt64(-1), Shares: device.Shares, Reservation: types.NewInt32(0)}
 	device.NativeUnmanagedLinkedClone = types.NewBool(false)
 	store := m.datastore.ref
-	file := types.VirtualDeviceFileBackingInfo{FileName: m.file(files.Descriptor), Datastore: &store}
+	file := types.VirtualDeviceFileBackingInfo{FileName: name, Datastore: &store}
 
 	switch d.backing {
 	case backingRDMPhysical, backingRDMVirtual:
@@ -380,7 +412,7 @@ func (m *machine) device(d *machineDisk, snapshot string) *types.VirtualDisk {
 	default:
 		backing := &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: file, DiskMode: d.mode,
 			Split: types.NewBool(false), WriteThrough: types.NewBool(false), ThinProvisioned: types.NewBool(true),
-			DigestEnabled: types.NewBool(false), Sharing: "sharingNone", ChangeId: change, Uuid: d.data.UUID()}
+			DigestEnabled: types.NewBool(false), Sharing: "sharingNone", ChangeId: change, Uuid: uuid, ContentId: files.ContentID}
 		if d.backing == backingShared {
 			backing.Sharing = "sharingMultiWriter"
 		}
@@ -389,7 +421,7 @@ func (m *machine) device(d *machineDisk, snapshot string) *types.VirtualDisk {
 			below.Parent = &types.VirtualDiskFlatVer2BackingInfo{
 				VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: m.file(parent), Datastore: &store},
 				DiskMode:                     d.mode, Split: types.NewBool(false), WriteThrough: types.NewBool(false),
-				ThinProvisioned: types.NewBool(true), Uuid: d.data.UUID(), Sharing: "sharingNone"}
+				ThinProvisioned: types.NewBool(true), Uuid: uuid, Sharing: "sharingNone"}
 			below = below.Parent
 		}
 		device.Backing = backing
@@ -426,6 +458,7 @@ func (m *machine) publish() {
 		m.publishSnapshots(vm)
 		m.publishLayout(vm)
 	})
+	m.showFiles()
 	m.s.changes.wake()
 }
 

@@ -5,6 +5,7 @@ package vcenter
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log"
@@ -19,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"vmferry.dev/lab/calls"
@@ -71,7 +73,7 @@ func Start(ctx context.Context, config Config) (*Running, error) {
 	}
 	s := &Server{config: config, log: &calls.Log{}, faults: calls.NewFaults(config.Seed), changes: newChangeSignal(),
 		tasks: newTaskBook(), datastores: map[string]*datastore{}, machines: map[string]*machine{},
-		settings: &settings{v: defaultSettings()}}
+		settings: &settings{v: defaultSettings()}, exports: &exports{all: map[string]*exportLease{}}}
 	s.sessions = newSessionTable(config.Username, password, defaultSettings().idle(), dropInner)
 	s.privileges = &privileges{user: config.RestrictedUsername}
 	if config.RestrictedUsername != "" {
@@ -105,20 +107,41 @@ func (s *Server) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := inv.addMachine(s.config.VMName)
-	if err != nil {
-		return err
+	names := []string{s.config.VMName}
+	if s.config.SecondVM != "" {
+		names = append(names, s.config.SecondVM)
+	}
+	for i, name := range names {
+		m, err := inv.addMachine(name, i+1)
+		if err != nil {
+			return err
+		}
+		s.addMachine(m)
 	}
 	if err := inv.addOthers(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.machines[m.ref.Value] = m
-	s.mu.Unlock()
+	for i, root := range s.config.ProxyRoots {
+		m, err := inv.addProxy(fmt.Sprintf("proxy%02d", i+1), root, i+1)
+		if err != nil {
+			return err
+		}
+		s.addMachine(m)
+	}
 	return nil
 }
 
+func (s *Server) addMachine(m *machine) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.machines[m.ref.Value] = m
+}
+
 func (s *Server) listen(certificate tls.Certificate) (*Running, error) {
+	leaf, err := x509.ParseCertificate(certificate.Certificate[0])
+	if err != nil {
+		return nil, err
+	}
 	listener, err := net.Listen("tcp", s.config.Listen)
 	if err != nil {
 		return nil, err
@@ -128,13 +151,15 @@ func (s *Server) listen(certificate tls.Certificate) (*Running, error) {
 		listener.Close()
 		return nil, err
 	}
+	s.address, s.thumbprint = listener.Addr().String(), soap.ThumbprintSHA1(leaf)
 	r := &Running{Endpoint: listener.Addr().String(), VMPath: "/" + s.datacenter + "/vm/" + s.config.VMName, Server: s}
 	r.web = calls.Server(s)
 	r.web.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
-	r.web.ConnContext = withPacer
+	r.web.ConnContext = PacedConnections
 	// Clients that refuse the certificate are an everyday event here.
 	r.web.ErrorLog = log.New(io.Discard, "", 0)
 	r.control = &http.Server{Handler: s.control(), ReadHeaderTimeout: 30 * time.Second}
+	s.startSSH()
 	go r.web.ServeTLS(listener, "", "")
 	go r.control.Serve(control)
 	for _, m := range s.machineList() {
@@ -142,6 +167,9 @@ func (s *Server) listen(certificate tls.Certificate) (*Running, error) {
 	}
 	if s.config.ReadyFile != "" {
 		ready := map[string]interface{}{"endpoint": r.Endpoint, "vm_path": r.VMPath, "pid": os.Getpid(), "macs": s.macs()}
+		if s.ssh != nil {
+			ready["esxi_ssh"] = s.ssh.Access
+		}
 		if err := calls.WriteReady(s.config.ReadyFile, ready); err != nil {
 			r.Stop()
 			return nil, err
@@ -154,12 +182,18 @@ func (s *Server) listen(certificate tls.Certificate) (*Running, error) {
 func (r *Running) Stop() error {
 	s := r.Server
 	r.web.Close()
+	s.vddkDisks.closeAll()
 	r.control.Close()
+	if s.ssh != nil {
+		s.ssh.Stop()
+	}
 	s.sessions.endAll()
+	s.exports.endAll()
 	s.settle(5 * time.Second)
 	var first error
 	for _, m := range s.machineList() {
 		m.writer.Stop()
+		m.unplugAll()
 		for _, d := range m.diskList() {
 			if d.data == nil {
 				continue
@@ -183,6 +217,9 @@ func listenURL() *url.URL {
 func (s *Server) macs() []string {
 	list := []string{}
 	for _, m := range s.machineList() {
+		if m.name != s.config.VMName {
+			continue
+		}
 		for _, card := range m.hardware.nics {
 			list = append(list, card.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard().MacAddress)
 		}

@@ -35,6 +35,17 @@ var restrictedRole = []string{
 	"Datastore.FileManagement",
 }
 
+// hotaddRole is what the same asks for beside it with --transport hotadd.
+var hotaddRole = []string{
+	"VirtualMachine.Config.AdvancedConfig",
+	"VirtualMachine.Config.AddExistingDisk",
+	"VirtualMachine.Config.RemoveDisk",
+	"VirtualMachine.Config.AddRemoveDevice",
+}
+
+// wholeRole is what the restricted user has.
+func wholeRole() []string { return append(append([]string{}, restrictedRole...), hotaddRole...) }
+
 // Every role that a person makes has these three by itself; whoever may see an
 // object sees the folders above it with the role View, which has the first two
 // (https://docs.vmware.com/en/VMware-vSphere/8.0/vsphere-web-services-programming-guide/GUID-2BAC57EF-7623-4F42-A4EF-A4884F26AC4A.html).
@@ -82,7 +93,7 @@ func (p *privileges) held(user string, ref types.ManagedObjectReference) []strin
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var list []string
-	for _, privilege := range append(append([]string{}, systemRole...), restrictedRole...) {
+	for _, privilege := range append(append([]string{}, systemRole...), wholeRole()...) {
 		kept := true
 		for _, t := range p.taken {
 			kept = kept && (t.Privilege != privilege || t.Kind != "" && t.Kind != kindOf(ref))
@@ -135,6 +146,8 @@ var required = map[string]string{
 	"PowerOnVM_Task":          "VirtualMachine.Interact.PowerOn",
 	"PowerOffVM_Task":         "VirtualMachine.Interact.PowerOff",
 	"ShutdownGuest":           "VirtualMachine.Interact.PowerOff",
+	"ExportVm":                "VApp.Export",
+	"ExportSnapshot":          "VApp.Export",
 }
 
 // unrestricted are the methods that need no more than System.Anonymous, View or
@@ -147,6 +160,8 @@ var unrestricted = map[string]bool{
 	"CreateContainerView": true, "CreateListView": true, "DestroyView": true,
 	"FindByInventoryPath": true, "FindByUuid": true, "FindAllByUuid": true, "FindByDatastorePath": true, "FindByIp": true,
 	"FindByDnsName": true, "FindChild": true,
+	// Of a lease, which only its holder knows.
+	"HttpNfcLeaseProgress": true, "HttpNfcLeaseComplete": true, "HttpNfcLeaseAbort": true, "HttpNfcLeaseGetManifest": true,
 	"HasPrivilegeOnEntities": true, "HasPrivilegeOnEntity": true, "HasUserPrivilegeOnEntities": true, "FetchUserPrivilegeOnEntities": true,
 }
 
@@ -193,10 +208,30 @@ func reconfigureNeeds(spec *types.VirtualMachineConfigSpec) []string {
 	if spec.MemoryMB != 0 {
 		needed = append(needed, "VirtualMachine.Config.Memory")
 	}
-	if spec.Annotation != "" || len(spec.DeviceChange) > 0 {
+	for _, change := range spec.DeviceChange {
+		needed = append(needed, deviceChangeNeeds(change.GetVirtualDeviceConfigSpec()))
+	}
+	if spec.Annotation != "" {
 		needed = append(needed, "")
 	}
 	return needed
+}
+
+// deviceChangeNeeds follows the list at ReconfigVM_Task: "VirtualMachine.Config.AddExistingDisk
+// if adding a virtual disk that is backed by an existing disk file", "RemoveDisk when
+// removing a virtual disk", "AddRemoveDevice when adding or removing any other device"
+// (https://vijava.sourceforge.net/vSphereAPIDoc/ver51/ReferenceGuide/vim.VirtualMachine.html#reconfigure).
+func deviceChangeNeeds(change *types.VirtualDeviceConfigSpec) string {
+	_, isDisk := change.Device.(*types.VirtualDisk)
+	switch {
+	case attaches(change):
+		return "VirtualMachine.Config.AddExistingDisk"
+	case isDisk && change.Operation == types.VirtualDeviceConfigSpecOperationRemove:
+		return "VirtualMachine.Config.RemoveDisk"
+	case isDisk:
+		return ""
+	}
+	return "VirtualMachine.Config.AddRemoveDevice"
 }
 
 // HasPrivilegeOnEntityResponse is govmomi's without omitempty, which would leave
@@ -385,7 +420,7 @@ func (s *Server) controlPrivileges(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	calls.Reply(w, http.StatusOK, map[string]interface{}{"user": p.user, "role": restrictedRole,
+	calls.Reply(w, http.StatusOK, map[string]interface{}{"user": p.user, "role": restrictedRole, "hotadd_role": hotaddRole,
 		"taken": append([]takenPrivilege{}, p.taken...)})
 }
 
@@ -400,7 +435,7 @@ func (p *privileges) take(list []string, kind string) error {
 	if !known {
 		return fmt.Errorf("kind %q: %s, or none for all", kind, strings.Join(kinds, ", "))
 	}
-	role := append([]string{}, restrictedRole...)
+	role := wholeRole()
 	sort.Strings(role)
 	for _, privilege := range list {
 		if at := sort.SearchStrings(role, privilege); at == len(role) || role[at] != privilege {

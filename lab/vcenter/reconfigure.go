@@ -5,6 +5,7 @@ package vcenter
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -72,6 +73,13 @@ func (s *Server) reconfigCall(m *machine, c *soapCall) (interface{}, *fault) {
 		return nil, f
 	}
 	task, f := s.startTask(m.ref, m.name, "reconfigVM", c.session.user, func(func(int)) (types.AnyType, *fault) {
+		// Another one may have ended between the call and its task.
+		if f := m.checkVersion(&req.Spec); f != nil {
+			return nil, f
+		}
+		if f := m.checkAttaching(&req.Spec); f != nil {
+			return nil, f
+		}
 		return nil, m.reconfigure(&req.Spec)
 	})
 	return &types.ReconfigVM_TaskResponse{Returnval: task}, f
@@ -89,12 +97,12 @@ func (m *machine) checkReconfig(spec *types.VirtualMachineConfigSpec) *fault {
 	if given, allowed := fmt.Sprintf("%+v", *spec), fmt.Sprintf("%+v", known); given != allowed {
 		return refuse("fields other than changeTrackingEnabled, extraConfig, annotation, numCPUs, memoryMB and deviceChange")
 	}
-	m.mu.Lock()
-	version, on, supported := m.changed, m.on, m.trackingSupported()
-	m.mu.Unlock()
-	if spec.ChangeVersion != "" && spec.ChangeVersion != version.Format("2006-01-02T15:04:05.999999999Z07:00") {
-		return newFault(&types.ConcurrentAccess{}, "%s", wellKnown["ConcurrentAccess"])
+	if f := m.checkVersion(spec); f != nil {
+		return f
 	}
+	m.mu.Lock()
+	on, supported := m.on, m.trackingSupported()
+	m.mu.Unlock()
 	if spec.ChangeTrackingEnabled != nil && *spec.ChangeTrackingEnabled && !supported {
 		return newFault(&types.NotSupported{}, "Change tracking needs virtual hardware version 7 or newer.")
 	}
@@ -108,17 +116,40 @@ func (m *machine) checkReconfig(spec *types.VirtualMachineConfigSpec) *fault {
 		}
 	}
 	for _, change := range spec.DeviceChange {
-		if _, ok := change.GetVirtualDeviceConfigSpec().Device.(*types.VirtualDisk); !ok {
+		switch change.GetVirtualDeviceConfigSpec().Device.(type) {
+		case *types.VirtualDisk, *types.ParaVirtualSCSIController:
+		default:
 			return refuse(fmt.Sprintf("a deviceChange of %T", change.GetVirtualDeviceConfigSpec().Device))
 		}
 	}
 	return nil
 }
 
+// checkVersion: "The changeVersion ... used to guard against updates that happened
+// between the time configInfo was read and when it is applied."
+func (m *machine) checkVersion(spec *types.VirtualMachineConfigSpec) *fault {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if spec.ChangeVersion != "" && spec.ChangeVersion != m.changed.Format(time.RFC3339Nano) {
+		return newFault(&types.ConcurrentAccess{}, "%s", wellKnown["ConcurrentAccess"])
+	}
+	return nil
+}
+
 func (m *machine) reconfigure(spec *types.VirtualMachineConfigSpec) *fault {
 	defer m.publish()
-	for i, change := range spec.DeviceChange {
-		if f := m.changeDisk(change.GetVirtualDeviceConfigSpec(), i); f != nil {
+	keys := map[int32]int32{}
+	for i, each := range spec.DeviceChange {
+		change := each.GetVirtualDeviceConfigSpec()
+		var f *fault
+		if controller, is := change.Device.(*types.ParaVirtualSCSIController); is {
+			f = m.addController(controller, keys)
+		} else if attaches(change) {
+			f = m.attachDisk(i, change.Device.(*types.VirtualDisk), keys)
+		} else {
+			f = m.changeDisk(change, i)
+		}
+		if f != nil {
 			return f
 		}
 	}
@@ -174,13 +205,13 @@ func (m *machine) changeDisk(change *types.VirtualDeviceConfigSpec, at int) *fau
 	switch change.Operation {
 	case types.VirtualDeviceConfigSpecOperationAdd:
 		if change.FileOperation != types.VirtualDeviceConfigSpecFileOperationCreate {
-			return newFault(&types.NotSupported{}, "This lab does not model attaching an existing disk")
+			return newFault(&types.NotSupported{}, "This lab does not model the file operation %q", change.FileOperation)
 		}
 		backing, ok := device.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
 		if !ok {
 			return newFault(&types.NotSupported{}, "This lab does not model adding a disk with %T", device.Backing)
 		}
-		_, err = m.addDisk(bytes, backing.DiskMode, backingFlat)
+		_, err = m.addDisk(bytes, backing.DiskMode, backingFlat, 0)
 	case types.VirtualDeviceConfigSpecOperationRemove:
 		err = m.removeDisk(device.Key, change.FileOperation == types.VirtualDeviceConfigSpecFileOperationDestroy)
 	case types.VirtualDeviceConfigSpecOperationEdit:

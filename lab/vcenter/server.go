@@ -19,6 +19,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"vmferry.dev/lab/calls"
+	"vmferry.dev/lab/esxissh"
 )
 
 const (
@@ -36,15 +37,20 @@ type Server struct {
 	settings   *settings
 	privileges *privileges
 	changes    *changeSignal
+	exports    *exports
+	address    string // of the TLS port
+	thumbprint string // SHA-1 of its certificate
 	tasks      *taskBook
 	methods    map[string]method
-	rest       http.Handler // nil: an ESXi host
+	rest       http.Handler    // nil: an ESXi host
+	ssh        *esxissh.Server // nil: none
 
 	host       hostSystem
 	datacenter string // name in paths and in dcPath
 	datastores map[string]*datastore
 
 	snapshotNumber int64 // the last one given
+	vddkDisks      vddkDisks
 
 	mu       sync.Mutex
 	machines map[string]*machine // by moref value
@@ -60,6 +66,8 @@ func (s *Server) registerMethods() {
 	s.registerMachine()
 	s.registerSession()
 	s.registerPrivileges()
+	s.registerExport()
+	s.methods["FindAllByUuid"] = s.findAllByUuid
 }
 
 // ServeHTTP takes every request of the TLS port.
@@ -71,6 +79,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.model.Service.ServiceVersions(w, r)
 	case r.URL.Path == "/folder" || strings.HasPrefix(r.URL.Path, "/folder/"):
 		s.serveFolder(w, r)
+	case strings.HasPrefix(r.URL.Path, "/vddk/"):
+		s.serveVDDK(w, r)
+	case strings.HasPrefix(r.URL.Path, "/nfc/"):
+		s.serveExport(w, r)
 	case s.rest != nil && strings.HasPrefix(r.URL.Path, "/rest/"):
 		s.serveREST(w, r)
 	default:

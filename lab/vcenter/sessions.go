@@ -100,14 +100,19 @@ func (t *sessionTable) given() []string {
 
 // enter finds the caller's session and marks it busy until leave is called.
 func (t *sessionTable) enter(r *http.Request) (s *session, leave func()) {
-	t.prune()
 	cookie, err := r.Cookie(soap.SessionCookieName)
 	if err != nil {
 		return nil, func() {}
 	}
+	return t.use(cookie.Value)
+}
+
+// use marks an open session busy until leave is called; nil when it has ended.
+func (t *sessionTable) use(key string) (s *session, leave func()) {
+	t.prune()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	o := t.open[cookie.Value]
+	o := t.open[key]
 	if o == nil {
 		return nil, func() {}
 	}

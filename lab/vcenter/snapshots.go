@@ -205,12 +205,17 @@ func (m *machine) removeSnapshot(snap *snapshotRecord, consolidate bool) *fault 
 	// snapshot and with consolidationNeeded, as on a real host.
 	rule, struck := m.s.faults.Match(serviceSOAP, "consolidate:RemoveSnapshot_Task", m.ref.Value)
 	var failure error
+	locked := ""
 	for _, d := range snap.disks {
 		if !snap.frozenKeys[d.key] || d.data == nil {
 			continue
 		}
 		var err error
-		if struck || !consolidate {
+		attached := m.s.attachedElsewhere(d.data)
+		if attached {
+			locked = m.file(d.name + ".vmdk")
+		}
+		if struck || !consolidate || attached {
 			err = d.data.Forget(snap.ref.Value)
 		} else {
 			err = d.data.Remove(snap.ref.Value)
@@ -235,7 +240,14 @@ func (m *machine) removeSnapshot(snap *snapshotRecord, consolidate bool) *fault 
 	if failure != nil {
 		return systemError(failure)
 	}
+	if locked != "" && consolidate {
+		return fileLocked(locked)
+	}
 	return nil
+}
+
+func fileLocked(file string) *fault {
+	return newFault(&types.FileLocked{FileFault: types.FileFault{File: file}}, "%s", wellKnown["FileLocked"])
 }
 
 func (s *Server) consolidateCall(m *machine, c *soapCall) (interface{}, *fault) {
@@ -243,6 +255,9 @@ func (s *Server) consolidateCall(m *machine, c *soapCall) (interface{}, *fault) 
 		for _, d := range m.diskList() {
 			if d.data == nil {
 				continue
+			}
+			if m.s.attachedElsewhere(d.data) {
+				return nil, fileLocked(m.file(d.name + ".vmdk"))
 			}
 			if err := d.data.Consolidate(); err != nil {
 				return nil, systemError(err)

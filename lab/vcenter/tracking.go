@@ -16,7 +16,7 @@ import (
 const (
 	wrongOff        = "off"
 	wrongDropArea   = "drop-area"        // one changed area is missing (KB 2136854)
-	wrongGrowth     = "growth-128g"      // after growth the new part is missing (KB 2090639)
+	wrongGrowth     = "growth-128g"      // after growth the new part is missing, from what is allocated too (KB 2090639)
 	wrongEmptyFirst = "empty-first-page" // legal, but surprising: pages without areas before the end
 )
 
@@ -101,6 +101,14 @@ func (m *machine) areas(d *machineDisk, snapshot, changeID string) ([]disk.Area,
 		areas, err := d.data.AllocatedAreas(snapshot)
 		if err != nil {
 			return nil, systemError(err)
+		}
+		if m.wrong == wrongGrowth {
+			uuid, _, _ := strings.Cut(now, "/")
+			for id, old := range m.rememberIDs {
+				if strings.HasPrefix(id, uuid+"/") && old < d.data.Size() {
+					areas = cut(areas, old)
+				}
+			}
 		}
 		return areas, nil
 	}

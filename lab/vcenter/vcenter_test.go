@@ -130,7 +130,7 @@ func TestFaultsByName(t *testing.T) {
 
 func TestSessionsIdleOutUnlessBusy(t *testing.T) {
 	var dropped []string
-	table := newSessionTable("user", "word", 30*time.Millisecond, func(s *session) { dropped = append(dropped, s.key) })
+	table := newSessionTable("user", "word", time.Hour, func(s *session) { dropped = append(dropped, s.key) })
 	if table.valid("user", "wrong") || table.valid("other", "word") || !table.valid("user", "word") {
 		t.Error("the password check")
 	}
@@ -141,6 +141,7 @@ func TestSessionsIdleOutUnlessBusy(t *testing.T) {
 	if found != opened {
 		t.Fatal("the session is not found by its cookie")
 	}
+	table.setIdle(30 * time.Millisecond)
 	time.Sleep(60 * time.Millisecond)
 	if !table.alive("key") {
 		t.Error("a session with a call under way idled out")

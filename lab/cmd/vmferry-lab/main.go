@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"vmferry.dev/lab/environment"
+	"vmferry.dev/lab/esxissh"
 	"vmferry.dev/lab/openstack"
 	"vmferry.dev/lab/realcloud"
 	"vmferry.dev/lab/replay"
@@ -31,6 +32,8 @@ const usage = `usage: vmferry-lab COMMAND ...
              LABDIR/log/replay.log. down, status and ctl ... GET /calls work as for a lab.
   vcenter    the vCenter alone:   vcenter --config FILE
   openstack  the OpenStack alone: openstack --config FILE
+  esxi-ssh   the SSH of an ESXi host alone: esxi-ssh --dir DIR --ready-file FILE
+  folder     one file over HTTPS, as a datastore gives it out: folder --file FILE --dir DIR [--latency 4ms] [--rate MB/S]
   real-openstack
              the real OpenStack that up --openstack real starts, alone: real-openstack --config FILE
 Each command knows --help.
@@ -45,6 +48,8 @@ func main() {
 	switch os.Args[1] {
 	case "vcenter":
 		err = vcenter.Main(os.Args[2:])
+	case "esxi-ssh":
+		err = esxissh.Main(os.Args[2:])
 	case "openstack":
 		err = openstack.Main(os.Args[2:])
 	case "real-openstack":
@@ -55,7 +60,7 @@ func main() {
 		} else {
 			err = environment.Main(os.Args[1:])
 		}
-	case "up", "down", "status", "ctl":
+	case "up", "down", "status", "ctl", "folder":
 		err = environment.Main(os.Args[1:])
 	case "help", "--help", "-h":
 		fmt.Print(usage)
@@ -68,6 +73,9 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "vmferry-lab %s: %v\n", os.Args[1], err)
+		if errors.As(err, new(environment.UsageError)) {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }
