@@ -19,6 +19,10 @@ bool SystemClock::sleep(std::chrono::nanoseconds duration, std::stop_token stop)
   return !stop.stop_requested();
 }
 
+std::int64_t now_ms(const Clock& clock) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch()).count();
+}
+
 void sleep_or_cancel(Clock& clock, std::chrono::nanoseconds duration, std::stop_token stop) {
   if (!clock.sleep(duration, stop)) throw Cancelled();
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <stop_token>
 
 namespace vmferry {
@@ -21,6 +22,9 @@ class SystemClock final : public Clock {
   std::chrono::steady_clock::time_point mono() const override;
   bool sleep(std::chrono::nanoseconds duration, std::stop_token stop) override;
 };
+
+// Milliseconds since the epoch, as facts and files have them.
+std::int64_t now_ms(const Clock& clock);
 
 // Sleeps, and throws Cancelled when told to stop.
 void sleep_or_cancel(Clock& clock, std::chrono::nanoseconds duration, std::stop_token stop);

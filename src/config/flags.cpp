@@ -19,6 +19,7 @@ void add_general(CLI::App& app, Options& o) {
 void add_vmware(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--vmware-endpoint", o.vmware.endpoint, "vCenter or ESXi host, HOST[:PORT]")
       ->type_name("HOST")
+      ->check(what_is_wrong_with_endpoint)
       ->group(connection_group);
   app.add_option("--vmware-username", o.vmware.username, "User, e.g. administrator@vsphere.local")
       ->type_name("USER")
@@ -51,6 +52,13 @@ void add_vmware(CLI::App& app, Options& o, Raw& raw) {
       ->group(general_group);
 }
 
+void add_cloud(CLI::App& app, Options& o, const std::string& group, const std::string& project) {
+  app.add_option("--os-cloud", o.openstack.cloud, "Cloud of clouds.yaml (else OS_CLOUD, else the OS_* variables)")
+      ->type_name("NAME")
+      ->group(group);
+  app.add_option("--project", o.openstack.project, project)->type_name("PROJECT")->group(group);
+}
+
 void add_target(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--target", o.target,
                  "Where to: openstack (the default); image:DIR (OpenStack without a conversion host: disks are kept in "
@@ -72,12 +80,7 @@ void add_target(CLI::App& app, Options& o, Raw& raw) {
       ->check(CLI::IsMember({"auto", "direct", "import"}).description(""))
       ->type_name("auto|direct|import")
       ->group(target_group);
-  app.add_option("--os-cloud", o.openstack.cloud, "Cloud of clouds.yaml (else OS_CLOUD, else the OS_* variables)")
-      ->type_name("NAME")
-      ->group(target_group);
-  app.add_option("--project", o.openstack.project, "OpenStack project, name or id, to migrate into")
-      ->type_name("PROJECT")
-      ->group(target_group);
+  add_cloud(app, o, target_group, "OpenStack project, name or id, to migrate into");
   app.add_option("--attach", o.openstack.attach,
                  "How volumes come to this host: nova (an instance of the cloud, the default) or brick (any host that "
                  "reaches the storage, by os-brick)")
@@ -157,15 +160,74 @@ void add_target(CLI::App& app, Options& o, Raw& raw) {
       ->group(target_group);
 }
 
+namespace {
+
+void add_esxi_ssh(CLI::App& app, Options& o, Raw& raw) {
+  app.add_option("--esxi-ssh-address", raw.esxi_ssh_address,
+                 "For ssh: the ESXi host that reads, HOST[:PORT] (default: the one the VM runs on, as "
+                 "vSphere names it)")
+      ->type_name("HOST")
+      ->group(reading_group);
+  app.add_option("--esxi-ssh-user", o.vmware.esxi_ssh.user, "User there (default root)")
+      ->type_name("USER")
+      ->group(reading_group);
+  app.add_option("--esxi-ssh-password-file", o.vmware.esxi_ssh.password_file,
+                 "File whose first line is that user's password (mode 0600)")
+      ->type_name("FILE")
+      ->group(reading_group);
+  app.add_option("--esxi-ssh-key", o.vmware.esxi_ssh.identity, "A private key for that user, without a passphrase")
+      ->type_name("FILE")
+      ->group(reading_group);
+  app.add_option("--esxi-ssh-known-hosts", o.vmware.esxi_ssh.known_hosts,
+                 "Host keys that are accepted, as ssh-keyscan prints them (default ~/.ssh/known_hosts)")
+      ->type_name("FILE")
+      ->group(reading_group);
+}
+
+}  // namespace
+
 void add_copy(CLI::App& app, Options& o, Raw& raw) {
-  app.add_option("--transport", o.vmware.transport,
-                 "How disks are read: https (datastore browser, the default) or file (a mounted datastore)")
-      ->check(CLI::IsMember({"https", "file"}).description(""))
-      ->type_name("https|file")
-      ->group(copy_group);
-  app.add_option("--datastore-dir", o.vmware.datastore_directory, "Mount point of the datastore, for --transport file")
+  app.add_option(
+         "--transport", raw.transports,
+         "How disks are read: auto (the default: the fastest that works, and another when it fails), or these in "
+         "this order, comma separated: hotadd (attached to a proxy), file (a mounted datastore), vddk (VMware's library, see "
+         "--vddk-libdir), https (datastore browser), ssh (the ESXi host's files), export (whole disks of a "
+         "machine that is off)")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"auto", "hotadd", "file", "vddk", "https", "ssh", "export"}).description(""))
+      ->type_name("auto|NAMES")
+      ->group(reading_group);
+  app.add_option("--local-disk-path,--datastore-dir", raw.local_disk_paths,
+                 "Where the datastore is mounted here, for file; of several, NAME=DIR (may be repeated)")
+      ->type_name("[NAME=]DIR")
+      ->group(reading_group);
+  add_esxi_ssh(app, o, raw);
+  app.add_option("--vddk-libdir", o.vmware.vddk_libdir,
+                 "For vddk: where VMware's VDDK was unpacked (default /usr/lib64/vmware-vix-disklib)")
       ->type_name("DIR")
-      ->group(copy_group);
+      ->group(reading_group);
+  app.add_option("--vddk-transports", o.vmware.vddk_transports,
+                 "For vddk: VDDK's transport modes in order, e.g. nbdssl:nbd (default: VDDK chooses)")
+      ->type_name("MODES")
+      ->group(reading_group);
+  app.add_option("--proxy-vm", o.vmware.proxy_vm,
+                 "For hotadd: the VM that disks are attached to: path, moref, UUID or name (default: this "
+                 "host, by its SMBIOS UUID)")
+      ->type_name("VM")
+      ->group(reading_group);
+  app.add_option("--proxy-ssh", raw.proxy_ssh, "How to reach a proxy that is not this host; it needs nbdkit")
+      ->type_name("USER@HOST[:PORT]")
+      ->group(reading_group);
+  app.add_option("--proxy-ssh-key", o.vmware.proxy_ssh_key, "Private key for --proxy-ssh (default: ssh's own choice)")
+      ->type_name("FILE")
+      ->group(reading_group);
+  app.add_option("--proxy-ssh-known-hosts", o.vmware.proxy_ssh_known_hosts,
+                 "Host keys for --proxy-ssh (default: ssh's own files)")
+      ->type_name("FILE")
+      ->group(reading_group);
+  app.add_option("--proxy-root", o.vmware.proxy_root, "Where the proxy's dev and sys are found (the lab's; default /)")
+      ->type_name("DIR")
+      ->group(reading_group);
   app.add_option("--quiesce", raw.quiesce, "File systems at rest in the snapshot: auto (the default), always or never")
       ->check(CLI::IsMember({"auto", "always", "never"}).description(""))
       ->type_name("WHEN")
@@ -173,7 +235,8 @@ void add_copy(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--skip-disk", raw.skip_disks, "Leave out the disk with this key (may be repeated)")
       ->type_name("KEY")
       ->group(copy_group);
-  app.add_flag("--no-cbt", o.copy.no_tracking, "Do without changed block tracking: every cycle copies everything")
+  app.add_flag("--no-cbt", o.copy.no_tracking,
+               "Do without changed block tracking: every cycle reads everything, and writes what differs")
       ->group(copy_group);
   app.add_option("--connections", o.copy.tuning.connections, "Connections per disk, 1 to 16 (default 4)")
       ->check(CLI::Range(1, 16).description(""))
@@ -182,19 +245,20 @@ void add_copy(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--request-size", raw.request_size, "Largest single read, at most 2M through vCenter")
       ->type_name("SIZE")
       ->group(copy_group);
-  app.add_option("--bandwidth", raw.bandwidth,
-                 "Read at most so much a second, all disks of the VM together, e.g. 50M (see also vmferry limits)")
+  app.add_option(
+         "--bandwidth", raw.bandwidth,
+         "Read and upload at most so much a second, all disks of the VM together, e.g. 50M (see also vmferry limits)")
       ->type_name("SIZE")
       ->group(copy_group);
-  app.add_option("--compression-method", o.vmware.compression,
-                 "none, zlib, fastlz or skipz; only a VDDK transport compresses, others ignore it")
+  app.add_option("--compression-method", o.vmware.compression, "For vddk: none, zlib, fastlz or skipz")
       ->check(CLI::IsMember({"none", "zlib", "fastlz", "skipz"}, CLI::ignore_case).description(""))
       ->type_name("METHOD")
-      ->group(copy_group);
+      ->group(reading_group);
 }
 
 void add_limits(CLI::App& app, Options& o, Raw& raw) {
-  app.add_option("--host-bandwidth", raw.host_bandwidth, "Read at most so much a second, all runs together, or none")
+  app.add_option("--host-bandwidth", raw.host_bandwidth,
+                 "Read and upload at most so much a second, all runs together, or none")
       ->type_name("SIZE");
   app.add_option("--esxi-connections", o.limits.esxi_connections, "To each ESXi host, all runs together (default 16)")
       ->check(CLI::Range(1, 128).description(""))
@@ -203,7 +267,7 @@ void add_limits(CLI::App& app, Options& o, Raw& raw) {
                  "Bytes under way from each ESXi host, all runs together (default 48M)")
       ->type_name("SIZE");
   CLI::Option* vm = app.add_option("--vm", o.limits.vm, "A VM that is being migrated, by its name")->type_name("NAME");
-  vm->needs(app.add_option("--bandwidth", raw.bandwidth, "Its run reads at most so much a second, or none")
+  vm->needs(app.add_option("--bandwidth", raw.bandwidth, "Its run reads and uploads at most so much a second, or none")
                 ->type_name("SIZE")
                 ->needs(vm));
 }
@@ -223,12 +287,12 @@ void add_cutover(CLI::App& app, Options& o, Raw& raw) {
                "With --flavor auto: make a flavor when none holds the machine (usually only administrators may)")
       ->group(cutover_group);
   app.add_option("--network-mapping", raw.networks,
-                 "mac=MAC,network-id=ID,subnet-id=ID[,ip=ADDRESS][,security-group=GROUP][,allowed-address=CIDR]"
+                 "mac=MAC,network-id=ID[,subnet-id=ID][,ip=ADDRESS][,security-group=GROUP][,allowed-address=CIDR]"
                  "[,port-security=off]; one for each network adapter, what is in brackets several times if need be")
       ->type_name("MAPPING")
       ->group(cutover_group);
   app.add_flag("--fallback-to-dhcp", o.openstack.any_address,
-               "Where an address of --network-mapping cannot be had, take any other of that network")
+               "Instead of an address of --network-mapping that cannot be had, take another of its subnet")
       ->group(cutover_group);
   app.add_option("--security-groups", o.openstack.security_groups, "Security groups of the ports, comma separated")
       ->delimiter(',')
@@ -259,7 +323,7 @@ void add_cutover(CLI::App& app, Options& o, Raw& raw) {
       ->group(cutover_group);
   app.add_option("--run-v2v", o.cutover.convert,
                  "Convert the guest for KVM with virt-v2v-in-place (the default); =false leaves it as it is")
-      ->type_name("BOOL")
+      ->type_name("true|false")
       ->group(cutover_group);
   app.add_option("--shutdown-timeout", raw.shutdown_timeout, "Seconds the guest may take to shut down (default 300)")
       ->check(CLI::Range(1, 86400).description(""))
@@ -270,12 +334,16 @@ void add_cutover(CLI::App& app, Options& o, Raw& raw) {
       ->group(cutover_group);
 }
 
-void add_evidence(CLI::App& app, Options& o) {
+void add_chosen_job(CLI::App& app, Options& o) {
   app.add_option("--vmware-path", o.vmware.path,
                  "The VM: inventory path, moref, UUID or name, as the job knows it (not needed for the only job)")
       ->type_name("VM");
   app.add_option("--job", o.job, "The job instead: its id, or the beginning of it as `vmferry status --all` shows it")
       ->type_name("ID");
+}
+
+void add_evidence(CLI::App& app, Options& o) {
+  add_chosen_job(app, o);
   app.add_option("--out", o.out, "Write both files to this folder")->type_name("DIR");
 }
 

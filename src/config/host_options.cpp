@@ -99,12 +99,7 @@ void add_host(CLI::App& app, Options& o) {
   app.add_option("--name", o.host.name, "Name of the host, by which it is found again (default vmferry-host)")
       ->type_name("NAME")
       ->group(any_group);
-  app.add_option("--os-cloud", o.openstack.cloud, "Cloud of clouds.yaml (else OS_CLOUD, else the OS_* variables)")
-      ->type_name("NAME")
-      ->group(any_group);
-  app.add_option("--project", o.openstack.project, "OpenStack project, name or id")
-      ->type_name("PROJECT")
-      ->group(any_group);
+  add_cloud(app, o, any_group, "OpenStack project, name or id");
   add_deploy(app, o.host, o.openstack);
   add_ssh(app, o.host);
   add_check(app, o.openstack);

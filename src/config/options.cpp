@@ -5,7 +5,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cctype>
 #include <cstring>
+#include <sstream>
 
 #include "base/error.hpp"
 #include "config/flags.hpp"
@@ -31,6 +33,7 @@ constexpr Variable variables[] = {
     {"--vmware-path", "VMFERRY_VMWARE_PATH"},
     {"--vmware-ca", "VMFERRY_VMWARE_CA", "--vmware-insecure"},
     {"--vmware-fingerprint", "VMFERRY_VMWARE_FINGERPRINT", "--vmware-insecure"},
+    {"--vddk-libdir", "VMFERRY_VDDK_LIBDIR"},
     {"--attach", "VMFERRY_ATTACH"},
     {"--storage-address", "VMFERRY_STORAGE_ADDRESS"},
     {"--brick-python", "VMFERRY_BRICK_PYTHON"},
@@ -40,6 +43,7 @@ constexpr Variable variables[] = {
     {"--metadata-url", "VMFERRY_METADATA_URL"},
     {"--device-dir", "VMFERRY_DEVICE_DIR"},
     {"--device-identity", "VMFERRY_DEVICE_IDENTITY"},
+    {"--proxy-root", "VMFERRY_PROXY_ROOT"},
 };
 
 void apply_environment(CLI::App& sub, const std::map<std::string, std::string>& environment) {
@@ -49,7 +53,14 @@ void apply_environment(CLI::App& sub, const std::map<std::string, std::string>& 
     if (!option || option->count() > 0 || found == environment.end() || found->second.empty()) continue;
     if (variable.unless && sub.get_option(variable.unless)->count() > 0) continue;
     option->add_result(found->second);
-    option->run_callback();
+    try {
+      option->run_callback();
+    } catch (const CLI::Error& e) {
+      // CLI11 names the flag, which was not given.
+      std::string why = e.what();
+      if (const std::string flag = std::string(variable.flag) + ": "; why.starts_with(flag)) why.erase(0, flag.size());
+      throw Error(Fault::config, fmt::format("the variable {}: {}", variable.name, why));
+    }
   }
 }
 
@@ -96,13 +107,19 @@ constexpr const char* check_footer =
     "a cutover it looks at those too. Exit code 1 when there is a problem.\n\n"
     "Example:\n"
     "  vmferry check --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local \\\n"
-    "    --vmware-password-file ~/.vcenter --vmware-path /DC0/vm/web01 --os-cloud mycloud --flavor m1.small";
+    "    --vmware-password-file ~/.vcenter --vmware-path /DC0/vm/web01 --os-cloud mycloud --flavor m1.small\n"
+    "  vmferry check transports --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local \\\n"
+    "    --vmware-password-file ~/.vcenter --vmware-path /DC0/vm/web01";
 constexpr const char* abort_footer =
     "Removes our snapshot, detaches the volumes and deletes the ports that vmferry made. The volumes stay unless --delete-volumes.\n\n"
     "Example:\n  vmferry abort --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local --vmware-path web01 --delete-volumes";
 constexpr const char* inventory_footer =
     "Example:\n  vmferry inventory --vmware-endpoint vcenter.example --vmware-username admin@vsphere.local";
-constexpr const char* status_footer = "Example:\n  vmferry status --watch";
+constexpr const char* status_footer =
+    "The jobs are those of this host's journal; nothing is asked of vSphere or OpenStack, unless --volumes says so.\n\n"
+    "Example:\n"
+    "  vmferry status --watch\n"
+    "  vmferry status --volumes --os-cloud mycloud       also what migratekit or another host has begun";
 constexpr const char* limits_footer =
     "What all runs on this host share. A change acts at once, also on copies that run; without a flag it is shown.\n\n"
     "Example:\n"
@@ -111,8 +128,14 @@ constexpr const char* limits_footer =
     "  vmferry limits --esxi-connections 8               to each ESXi host";
 constexpr const char* evidence_footer =
     "Writes what the journal tells of a migration as a page (HTML) and as JSON: disks, bytes, change ids, digests, how long everything took.\n"
-    "Nothing is asked of vSphere or OpenStack. Every migrate, cutover and verify writes it too, into the folder evidence of the state folder.\n\n"
+    "Nothing is asked of vSphere or OpenStack. Every migrate, cutover, verify and abort writes it too, into the folder evidence of the state folder.\n\n"
     "Example:\n  vmferry evidence --vmware-path /DC0/vm/web01 --out ~/handover";
+constexpr const char* heat_template_footer =
+    "Prints a template for Heat (HOT) of a VM that was cut over: its server, ports and volumes as resources with external_id. A stack of it\n"
+    "can refer to them; it does not make, change or delete them. Drawn from the journal, nothing is asked of vSphere or OpenStack.\n\n"
+    "Example:\n"
+    "  vmferry heat-template --vmware-path /DC0/vm/web01 > web01.yaml\n"
+    "  openstack stack create --wait --template web01.yaml web01";
 constexpr const char* lab_footer =
     "A vCenter, an OpenStack and a busy guest on this machine, to play with.\n\n"
     "  up [--dir DIR] [--esxi] [--disks 192M,96M] [--writer-rate MB/S]   start it, print the commands to try\n"
@@ -127,6 +150,7 @@ struct Parser {
   CLI::App app{"Moves running virtual machines from VMware vSphere to OpenStack with almost no downtime.", "vmferry"};
   Options options;
   Raw raw;
+  std::string check_what;
   std::vector<std::pair<Verb, CLI::App*>> verbs;
 
   Parser() {
@@ -145,7 +169,7 @@ struct Parser {
       add_vmware(*sub, options, raw);
       add_target(*sub, options, raw);
       add_copy(*sub, options, raw);
-      if (sub == migrate || sub == cutover)
+      if (sub != verify)
         sub->add_option(
                "--audit", raw.audit,
                "Percent of what change tracking calls unchanged to read and compare in each cycle (default 0.5)")
@@ -170,6 +194,11 @@ struct Parser {
     verify->add_flag("--repair", options.verify.repair, "Copy what differs once more");
     add_cutover(*cutover, options, raw);
     add_cutover(*check, options, raw);
+    // Looked at by finish_check(): CLI11 would complain of the value of a misspelt flag first.
+    check
+        ->add_option("what", check_what,
+                     "transports: read a little of each disk by every transport, from a snapshot that is removed again")
+        ->type_name("");
     check->add_flag("--print-role", options.print_role,
                     "Print the vSphere role that is needed, as govc commands, and end");
     CLI::App* abort =
@@ -182,16 +211,27 @@ struct Parser {
     CLI::App* inventory = add(Verb::inventory, "inventory", "List the VMs of the endpoint", inventory_footer);
     add_vmware(*inventory, options, raw);
     CLI::App* status = add(Verb::status, "status", "Show the jobs of this host", status_footer);
-    status->add_flag("--all", options.all, "Aborted jobs too");
-    status->add_flag("--watch", options.watch, "Refresh every two seconds until Ctrl-C");
+    CLI::Option* all = status->add_flag("--all", options.all, "Aborted jobs too");
+    status->add_flag("--watch", options.watch, "Refresh every two seconds (with --volumes: ten) until Ctrl-C");
+    CLI::Option* volumes = status->add_flag(
+        "--volumes", options.volumes,
+        "Instead: the volumes of the project that hold moved disks, whichever host or program made them");
+    add_cloud(*status, options, target_group, "OpenStack project, name or id, whose volumes are listed");
+    for (const char* flag : {"--os-cloud", "--project"}) status->get_option(flag)->needs(volumes);
+    all->excludes(volumes);
     CLI::App* limits =
         add(Verb::limits, "limits", "Show or change what the copies of this host may use", limits_footer);
     add_limits(*limits, options, raw);
     CLI::App* evidence =
         add(Verb::evidence, "evidence", "Show what was done to a VM, when, and how that is known", evidence_footer);
     add_evidence(*evidence, options);
-    for (CLI::App* sub : {migrate, cutover, verify, check, abort, host, inventory, status, limits, evidence})
+    CLI::App* heat_template = add(Verb::heat_template, "heat-template",
+                                  "Print a template for Heat of a VM that was moved", heat_template_footer);
+    add_chosen_job(*heat_template, options);
+    for (CLI::App* sub :
+         {migrate, cutover, verify, check, abort, host, inventory, status, limits, evidence, heat_template})
       add_general(*sub, options);
+    heat_template->remove_option(heat_template->get_option("--json"));  // it is YAML
     CLI::App* lab = add(Verb::lab, "lab", "A lab on this machine: up, down, status", lab_footer);
     lab->prefix_command();
     CLI::App* complete = add(Verb::completion, "completion", "Print a completion script",
@@ -221,9 +261,37 @@ struct Parser {
 
 namespace {
 
+// Of what CLI11 did not expect, what was misspelt: the flag's value stands there too, since nothing takes it.
+std::string misspelt(const std::string& what) {
+  std::istringstream words(what.substr(what.rfind(": ") + 2));
+  std::string word;
+  while (words >> word)
+    if (word.starts_with('-')) break;
+  return word.substr(0, word.find('='));
+}
+
+// What the flag takes, of which CLI11 says only that it cannot have this value.
+std::string meaning_of(const CLI::ParseError& e, const CLI::App& sub) {
+  const bool of_a_value = dynamic_cast<const CLI::ConversionError*>(&e) ||
+                          dynamic_cast<const CLI::ValidationError*>(&e) ||
+                          dynamic_cast<const CLI::ArgumentMismatch*>(&e);
+  if (!of_a_value) return "";
+  const std::string what = e.what();
+  for (const CLI::Option* option : sub.get_options()) {
+    const std::string name = option->get_name();
+    const auto at = what.find(name);
+    if (name.empty() || at == std::string::npos) continue;
+    if (const char next = what.c_str()[at + name.size()]; std::isalnum(static_cast<unsigned char>(next)) || next == '-')
+      continue;
+    return fmt::format("  {} {}: {}\n", name, option->get_type_name(), option->get_description());
+  }
+  return "";
+}
+
 // CLI11's sentence, with what was probably meant and where to read on.
-std::string explain_usage(Parser& parser, const CLI::ParseError& e) {
-  std::string command, text = fmt::format("error: {}\n", e.what());
+std::string explain_usage(Parser& parser, const CLI::ParseError& e, const std::string& first_word) {
+  const std::string what = e.what();
+  std::string command, meaning;
   std::vector<std::string> known;
   for (const auto& [verb, sub] : parser.verbs) {
     if (!sub->parsed()) {
@@ -231,17 +299,28 @@ std::string explain_usage(Parser& parser, const CLI::ParseError& e) {
       continue;
     }
     command = " " + sub->get_name();
+    meaning = meaning_of(e, *sub);
     known.clear();
     for (const CLI::Option* option : sub->get_options())
       for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
     break;
   }
-  if (const std::string what = e.what(); what.find("not expected") != std::string::npos) {
-    const std::string word = what.substr(what.rfind(' ') + 1);
+  std::string text = fmt::format("error: {}\n{}", what, meaning);
+  if (dynamic_cast<const CLI::ExtrasError*>(&e)) {
+    const std::string word = command.empty() && !first_word.starts_with('-') ? first_word : misspelt(what);
+    text = fmt::format("error: {} was not expected\n", word);
     if (const auto near = plan::nearest(word, known, 1); !near.empty())
       text += fmt::format("did you mean {}?\n", near.front());
+  } else if (what.find("At Most 1 required") != std::string::npos) {
+    text = fmt::format("error: {} is given twice\n{}", what.substr(0, what.find(':')), meaning);
   }
   return text + fmt::format("see vmferry{} --help\n", command);
+}
+
+void finish_check(const std::string& what, Options& o) {
+  o.try_transports = what == "transports";
+  if (!what.empty() && !o.try_transports)
+    throw Error(Fault::usage, fmt::format("check {}: give transports, or flags alone; see vmferry check --help", what));
 }
 
 }  // namespace
@@ -257,7 +336,7 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
     const int code = parser.app.exit(e, out, err);
     parsed.finished = true;
     parsed.exit_code = code == 0 ? 0 : exit_code(Fault::usage);
-    parsed.text = code == 0 ? out.str() : explain_usage(parser, e);
+    parsed.text = code == 0 ? out.str() : explain_usage(parser, e, argc > 1 ? argv[1] : "");
     return parsed;
   }
   wipe_password(argc, argv);
@@ -269,6 +348,7 @@ Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& en
       password_file_flag = !o.vmware.password_file.empty();
       if (verb == Verb::host) finish_host(*sub, o);
       apply_environment(*sub, environment);
+      if (verb == Verb::check) finish_check(parser.check_what, o);
       if (verb == Verb::check && o.print_role) continue;  // asks nobody
       if (verb == Verb::migrate || verb == Verb::cutover || verb == Verb::verify || verb == Verb::check ||
           verb == Verb::abort || verb == Verb::inventory)
@@ -313,7 +393,12 @@ Words words() {
   }
   for (const char* action : {"destroy", "check", "deploy"})
     w.flags["host"].insert(w.flags["host"].begin(), {action, ""});
-  w.flags["lab"] = {{"up", "Start the lab"}, {"down", "End it"}, {"status", "Show it"}};
+  w.flags["check"].insert(w.flags["check"].begin(), {"transports", ""});
+  w.flags["lab"] = {{"up", "Start the lab"},
+                    {"down", "End it"},
+                    {"status", "Show it"},
+                    {"ctl", "Control it"},
+                    {"replay", "Answer from a recording"}};
   w.flags["completion"] = {{"bash", ""}, {"zsh", ""}, {"fish", ""}};
   return w;
 }
@@ -347,7 +432,7 @@ std::string completion(const std::string& shell) {
       text += fmt::format("    {}) words={} ;;\n", command, quoted(join(flags)));
     text +=
         "    esac\n  fi\n  case ${COMP_WORDS[COMP_CWORD-1]} in\n"
-        "    --*-dir|--*-file|--vmware-ca|--record|--out|--public-key|--user-data) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n  esac\n"
+        "    --*-dir|--*-file|--local-disk-path|--esxi-ssh-key|--esxi-ssh-known-hosts|--vmware-ca|--record|--out|--public-key|--user-data) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n  esac\n"
         "  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _vmferry vmferry\n";
   } else if (shell == "zsh") {
     text = "#compdef vmferry\n_vmferry() {\n  local -a list\n  if (( CURRENT == 2 )); then\n    list=(";

@@ -28,9 +28,20 @@ enum class Verb {
   inventory,
   limits,
   evidence,
+  heat_template,
   lab,
   completion,
   version
+};
+
+// How --transport ssh logs in to an ESXi host.
+struct EsxiSsh {
+  std::string host;  // empty: as vSphere names the host
+  int port = 22;
+  std::string user = "root";
+  std::filesystem::path password_file;
+  std::filesystem::path identity;
+  std::filesystem::path known_hosts;
 };
 
 struct Vmware {
@@ -43,9 +54,21 @@ struct Vmware {
   std::filesystem::path ca_file;
   std::string fingerprint;  // SHA-256 of the certificate
   bool insecure = false;
-  std::string transport = "https";            // "https" or "file"
-  std::filesystem::path datastore_directory;  // for "file"
-  std::string compression;                    // accepted for migratekit's sake; only VDDK compresses
+  std::vector<std::string> transports;                      // to read disks by, in this order; empty: the best
+  std::filesystem::path datastore_directory;                // for "file": of datastores that have none of their own
+  std::map<std::string, std::filesystem::path> datastores;  // for "file", by name
+  EsxiSsh esxi_ssh;                                         // for "ssh"
+  std::filesystem::path vddk_libdir;                        // for "vddk": where VMware's library is
+  std::string vddk_transports;                              // for "vddk": VDDK's own modes, "nbdssl:nbd"
+  std::string proxy_vm;                                     // for "hotadd"; empty = this host
+  std::filesystem::path proxy_root = "/";                   // what stands for / when its devices are looked for
+  std::string proxy_ssh;                                    // USER@HOST of a proxy that is not this host
+  int proxy_ssh_port = 22;
+  std::filesystem::path proxy_ssh_key;
+  std::filesystem::path proxy_ssh_known_hosts;
+  std::string compression;  // only VDDK compresses
+  // Whether --transport allows that one.
+  bool may_read_by(const std::string& name) const;
 };
 
 // One --existing-volume: see openstack::ExistingVolume.
@@ -142,9 +165,11 @@ struct Options {
   job::VerifyOptions verify;
   bool delete_volumes = false;    // abort
   bool print_role = false;        // check
+  bool try_transports = false;    // check transports
   bool watch = false;             // status
   bool all = false;               // status: aborted jobs too
-  std::string job;                // evidence: its id, or how that begins
+  bool volumes = false;           // status: what lies in the cloud, instead
+  std::string job;                // evidence, heat-template: its id, or how that begins
   std::filesystem::path out;      // evidence: the folder it goes to; empty = into the state folder
   bool again = false;             // migrate, cutover: after a finished cutover
   std::vector<std::string> rest;  // lab: its own arguments; completion: the shell
@@ -161,7 +186,7 @@ struct Parsed {
 // Reads the arguments; a password in them is overwritten in place (so that `ps` shows nothing) after it was taken.
 Parsed parse(int argc, char** argv, const std::map<std::string, std::string>& environment);
 
-// One --network-mapping: "mac=..,network-id=..,subnet-id=..[,ip=..]...". Error(usage) naming what is wrong.
+// One --network-mapping: "mac=..,network-id=..[,subnet-id=..][,ip=..]...". Error(usage) naming what is wrong.
 target::NetworkChoice parse_network_mapping(const std::string& text);
 
 // "64M", "1GiB", "500k" as bytes. Error(usage).

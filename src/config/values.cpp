@@ -17,11 +17,23 @@ std::string lower(std::string text) {
   return text;
 }
 
+// Nothing when it is none, or too large.
+std::optional<std::uint64_t> size_of(const std::string& text) {
+  static const std::regex form("([0-9]{1,15})([kKmMgGtT]?)(i?[bB])?");
+  std::smatch m;
+  if (!std::regex_match(text, m, form)) return std::nullopt;
+  const std::uint64_t bytes = std::stoull(m[1]);
+  const char unit = m[2].length() ? static_cast<char>(std::tolower(m[2].str()[0])) : '\0';
+  const int shift = unit == 'k' ? 10 : unit == 'm' ? 20 : unit == 'g' ? 30 : unit == 't' ? 40 : 0;
+  if (shift > 0 && bytes > (UINT64_MAX >> shift)) return std::nullopt;
+  return bytes << shift;
+}
+
 std::uint64_t parse_in_flight(const std::string& text) {
-  const std::uint64_t bytes = parse_size(text);
-  if (bytes < (1 << 20) || bytes > (1 << 30))
+  const auto bytes = size_of(text);
+  if (!bytes || *bytes < (1 << 20) || *bytes > (1 << 30))
     throw Error(Fault::usage, fmt::format("--esxi-in-flight {}: give 1M to 1G", text));
-  return bytes;
+  return *bytes;
 }
 
 void finish_flavors(Options& o, const Raw& raw) {
@@ -67,6 +79,57 @@ void finish_existing_volumes(Options& o, const Raw& raw) {
   }
 }
 
+// DIR, or NAME=DIR; a name of a datastore has no slash.
+void finish_local_disk_paths(Options& o, const Raw& raw) {
+  for (const std::string& text : raw.local_disk_paths) {
+    const std::size_t equals = text.find('=');
+    const bool named = equals != std::string::npos && text.find('/') > equals;
+    const std::string name = named ? text.substr(0, equals) : "", directory = named ? text.substr(equals + 1) : text;
+    if (directory.empty() || (named && name.empty()))
+      throw Error(Fault::usage, fmt::format("--local-disk-path {}: give DIR or NAME=DIR", text));
+    if (named ? !o.vmware.datastores.emplace(name, directory).second : !o.vmware.datastore_directory.empty())
+      throw Error(Fault::usage,
+                  fmt::format("--local-disk-path {}: a folder is given already for {}; for several datastores give "
+                              "NAME=DIR",
+                              text, named ? name : "datastores without a name"));
+    if (!named) o.vmware.datastore_directory = directory;
+  }
+}
+
+// HOST, HOST:PORT, [ADDRESS]:PORT or a bare IPv6 address.
+void finish_esxi_ssh(Options& o, const Raw& raw) {
+  EsxiSsh& ssh = o.vmware.esxi_ssh;
+  if (raw.esxi_ssh_address.empty()) return;
+  static const std::regex form("(?:\\[([0-9a-fA-F:.]+)\\]|([^:/@\\s]+))(?::([0-9]{1,5}))?|([0-9a-fA-F:.]+)");
+  std::smatch parts;
+  if (!std::regex_match(raw.esxi_ssh_address, parts, form) || (parts[3].matched && std::stoi(parts[3]) > 65535))
+    throw Error(Fault::usage, fmt::format("--esxi-ssh-address {}: give HOST or HOST:PORT", raw.esxi_ssh_address));
+  ssh.host = parts[1].matched ? parts[1] : parts[2].matched ? parts[2] : parts[4];
+  if (parts[3].matched) ssh.port = std::stoi(parts[3]);
+}
+
+void finish_proxy(Options& o, const Raw& raw) {
+  config::Vmware& wish = o.vmware;
+  if (!wish.may_read_by("hotadd") && (!wish.proxy_vm.empty() || !raw.proxy_ssh.empty()))
+    throw Error(Fault::usage, "--proxy-vm and --proxy-ssh go with the transport hotadd, which --transport leaves out");
+  if (raw.proxy_ssh.empty()) {
+    if (!wish.proxy_ssh_key.empty() || !wish.proxy_ssh_known_hosts.empty())
+      throw Error(Fault::usage, "--proxy-ssh-key and --proxy-ssh-known-hosts go with --proxy-ssh USER@HOST only");
+    return;
+  }
+  // The port stands behind the last colon; an IPv6 address in brackets has colons of its own.
+  static const std::regex form(R"(([^@\s-][^@\s]*@)?(\[[0-9A-Fa-f:.]+\]|[^@:\s-][^@:\s]*)(:([0-9]{1,5}))?)");
+  std::smatch parts;
+  if (!std::regex_match(raw.proxy_ssh, parts, form))
+    throw Error(Fault::usage, fmt::format("--proxy-ssh {}: give USER@HOST or USER@HOST:PORT", raw.proxy_ssh));
+  std::string host = parts[2].str();
+  if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
+  wish.proxy_ssh = parts[1].str() + host;
+  if (parts[4].matched) wish.proxy_ssh_port = std::stoi(parts[4].str());
+  if (wish.proxy_ssh_port < 1 || wish.proxy_ssh_port > 65535)
+    throw Error(Fault::usage, fmt::format("--proxy-ssh {}: there is no such port", raw.proxy_ssh));
+}
+
 void finish_server_metadata(Options& o, const Raw& raw) {
   for (const std::string& text : raw.server_metadata) {
     const std::size_t equals = text.find('=');
@@ -81,14 +144,48 @@ void finish_server_metadata(Options& o, const Raw& raw) {
 
 }  // namespace
 
+std::string what_is_wrong_with_endpoint(const std::string& endpoint) {
+  if (endpoint.find('/') != std::string::npos)
+    return fmt::format("{}: give the host alone (vcenter.example or vcenter.example:443), without https:// and path",
+                       endpoint);
+  static const std::regex form(R"((\[[0-9A-Fa-f:.]+\]|[^:@?#\s\[\]]+)(:([0-9]{1,5}))?)");
+  std::smatch parts;
+  const bool good = std::regex_match(endpoint, parts, form) &&
+                    (!parts[3].matched || (std::stoi(parts[3]) >= 1 && std::stoi(parts[3]) <= 65535));
+  if (good) return "";
+  return fmt::format("{}: give HOST or HOST:PORT, an IPv6 address in brackets; a port is 1 to 65535", endpoint);
+}
+
 // Bytes a second; 0: no limit.
 std::uint64_t parse_rate(const char* flag, const std::string& text) {
   if (text == "none") return 0;
-  const std::uint64_t bytes = parse_size(text);
-  if (bytes < 64 * 1024)
-    throw Error(Fault::usage, fmt::format("{} {}: give at least 64K (a second), or none", flag, text));
-  return bytes;
+  const auto bytes = size_of(text);
+  if (!bytes || *bytes < 64 * 1024)
+    throw Error(Fault::usage,
+                fmt::format("{} {}: give a size of at least 64K (a second), 50M or 1GiB, or none", flag, text));
+  return *bytes;
 }
+
+bool Vmware::may_read_by(const std::string& name) const {
+  return transports.empty() || std::find(transports.begin(), transports.end(), name) != transports.end();
+}
+
+namespace {
+
+void finish_transports(Options& o, const Raw& raw) {
+  for (const std::string& name : raw.transports) {
+    if (name == "auto" && raw.transports.size() > 1)
+      throw Error(Fault::usage,
+                  "--transport: auto stands alone; without it the transports are tried in the order given");
+    if (std::find(o.vmware.transports.begin(), o.vmware.transports.end(), name) == o.vmware.transports.end())
+      o.vmware.transports.push_back(name);
+  }
+  if (o.vmware.transports == std::vector<std::string>{"auto"}) o.vmware.transports.clear();
+  if (!o.vmware.transports.empty() && o.vmware.may_read_by("file") && raw.local_disk_paths.empty())
+    throw Error(Fault::usage, "--transport file needs --local-disk-path DIR, the mount point of the VM's datastore");
+}
+
+}  // namespace
 
 void finish(Options& o, Raw& raw) {
   finish_server_metadata(o, raw);
@@ -105,8 +202,9 @@ void finish(Options& o, Raw& raw) {
   o.cutover.shutdown_patience = std::chrono::seconds(raw.shutdown_timeout);
   o.cutover.availability_zone = o.openstack.availability_zone;
   o.disk_bus = lower(o.disk_bus);
+  o.vmware.compression = lower(o.vmware.compression);
   if (!raw.request_size.empty()) {
-    const std::uint64_t bytes = parse_size(raw.request_size);
+    const std::uint64_t bytes = size_of(raw.request_size).value_or(0);
     // NFC through vCenter refuses larger reads ("Failed to allocate"), and everything must stay sector-aligned.
     if (bytes < 64 * 1024 || bytes > 2 * 1024 * 1024 || bytes % 65536 != 0)
       throw Error(Fault::usage,
@@ -116,9 +214,12 @@ void finish(Options& o, Raw& raw) {
   if (!raw.bandwidth.empty()) o.bandwidth = parse_rate("--bandwidth", raw.bandwidth);
   if (!raw.host_bandwidth.empty()) o.limits.host_bandwidth = parse_rate("--host-bandwidth", raw.host_bandwidth);
   if (!raw.esxi_in_flight.empty()) o.limits.esxi_in_flight = parse_in_flight(raw.esxi_in_flight);
-  if (o.vmware.transport == "file" && o.vmware.datastore_directory.empty())
-    throw Error(Fault::usage, "--transport file needs --datastore-dir DIR, the mount point of the VM's datastore");
-  if (!o.vmware.datastore_directory.empty()) o.vmware.transport = "file";
+  finish_local_disk_paths(o, raw);
+  finish_transports(o, raw);
+  if (!o.vmware.vddk_transports.empty() && !o.vmware.may_read_by("vddk"))
+    throw Error(Fault::usage, "--vddk-transports goes with the transport vddk, which --transport leaves out");
+  finish_esxi_ssh(o, raw);
+  finish_proxy(o, raw);
   const bool folder = (o.target.starts_with("local:") || o.target.starts_with("image:")) && o.target.size() > 6;
   if (o.target != "openstack" && !folder)
     throw Error(Fault::usage, fmt::format("--target {}: give openstack, image:DIR or local:DIR", o.target));
@@ -129,14 +230,10 @@ void finish(Options& o, Raw& raw) {
     throw Error(
         Fault::usage,
         "--vmware-insecure accepts any certificate, so --vmware-ca and --vmware-fingerprint make no sense beside it");
-  if (o.to_openstack())
-    for (const target::NetworkChoice& choice : o.cutover.networks)
-      if (choice.subnet.empty())
-        throw Error(Fault::usage, fmt::format("--network-mapping mac={}: subnet-id= is missing", choice.mac));
   if (o.verb == Verb::cutover && o.cutover.networks.empty())
     throw Error(
         Fault::usage,
-        "cutover needs a --network-mapping mac=MAC,network-id=ID,subnet-id=ID for each network adapter of the VM");
+        "cutover needs a --network-mapping mac=MAC,network-id=ID[,subnet-id=ID] for each network adapter of the VM");
 }
 
 target::NetworkChoice parse_network_mapping(const std::string& text) {
@@ -187,15 +284,8 @@ target::NetworkChoice parse_network_mapping(const std::string& text) {
 }
 
 std::uint64_t parse_size(const std::string& text) {
-  static const std::regex form("([0-9]{1,15})([kKmMgGtT]?)(i?[bB])?");
-  std::smatch m;
-  if (!std::regex_match(text, m, form))
-    throw Error(Fault::usage, fmt::format("\"{}\" is no size (64K, 2M, 1GiB)", text));
-  std::uint64_t bytes = std::stoull(m[1]);
-  const char unit = m[2].length() ? static_cast<char>(std::tolower(m[2].str()[0])) : '\0';
-  const int shift = unit == 'k' ? 10 : unit == 'm' ? 20 : unit == 'g' ? 30 : unit == 't' ? 40 : 0;
-  if (shift > 0 && bytes > (UINT64_MAX >> shift)) throw Error(Fault::usage, fmt::format("\"{}\" is too large", text));
-  return bytes << shift;
+  if (const auto bytes = size_of(text)) return *bytes;
+  throw Error(Fault::usage, fmt::format("\"{}\" is no size (64K, 2M, 1GiB)", text));
 }
 
 }  // namespace vmferry::config

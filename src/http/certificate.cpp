@@ -64,6 +64,15 @@ bool is_for(X509* certificate, const std::string& host) {
          X509_check_ip_asc(certificate, host.c_str(), 0) == 1;
 }
 
+std::string thumbprint_of(const X509* certificate) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int bytes = 0;
+  if (X509_digest(certificate, EVP_sha1(), digest.data(), &bytes) != 1) return {};
+  std::string text;
+  for (unsigned int i = 0; i < bytes; ++i) text += fmt::format("{}{:02X}", i == 0 ? "" : ":", digest[i]);
+  return text;
+}
+
 }  // namespace
 
 Certificate certificate(const std::string& url, const Trust& trust, std::stop_token stop) {
@@ -110,6 +119,7 @@ Certificate certificate(const std::string& url, const Trust& trust, std::stop_to
   if (!peer.accepted || !x509)
     throw Error(Fault::config, fmt::format("{} shows no certificate; its address must start with https://", at));
   result.names_host = is_for(x509.get(), host);
+  result.thumbprint = thumbprint_of(x509.get());
   return result;
 }
 

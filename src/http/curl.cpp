@@ -15,6 +15,7 @@
 
 #include "base/finally.hpp"
 #include "base/sync.hpp"
+#include "http/download.hpp"
 #include "http/http.hpp"
 #include "http/tls.hpp"
 
@@ -65,12 +66,21 @@ std::string url_part(CURLU* url, CURLUPart part) {
   return copy;
 }
 
-// Never the whole URL in messages: it may hold a user's password.
+// Of a URL what messages may show: neither a user's password nor what a query tells.
+std::string shown(const std::string& text) {
+  const std::size_t scheme = text.find("://"), begin = scheme == std::string::npos ? 0 : scheme + 3;
+  // The last '@' of all: a password that was not encoded may hold any sign.
+  const std::string rest = text.substr(std::max(begin, text.rfind('@') + 1));
+  return text.substr(0, begin) + rest.substr(0, rest.find_first_of("/?#"));
+}
+
 Origin origin_of(const std::string& text) {
   const std::unique_ptr<CURLU, decltype(&curl_url_cleanup)> url(curl_url(), &curl_url_cleanup);
   if (!url || curl_url_set(url.get(), CURLUPART_URL, text.c_str(), 0) != CURLUE_OK)
     throw Error(Fault::config,
-                "an address is not a URL of the form https://HOST[:PORT]/PATH; check the configured endpoints");
+                fmt::format("'{}' is not the beginning of a URL of the form https://HOST[:PORT]/PATH; check the "
+                            "configured endpoints",
+                            shown(text)));
   const std::string scheme = url_part(url.get(), CURLUPART_SCHEME);
   if (scheme != "https" && scheme != "http")
     throw Error(Fault::config,
@@ -91,8 +101,10 @@ struct Exchange {
   bool repeatable = false;  // libcurl may send it again by itself
   bool too_large = false;
   Upload* upload = nullptr;
-  std::uint64_t uploaded = 0;     // bytes read from it
-  std::exception_ptr unreadable;  // what the upload threw
+  std::uint64_t uploaded = 0;  // bytes read from it
+  Download* download = nullptr;
+  bool ok = false;            // the answer's status is 200
+  std::exception_ptr thrown;  // what upload or download threw
   std::array<char, CURL_ERROR_SIZE> detail{};
 };
 
@@ -103,6 +115,7 @@ std::size_t on_header(char* data, std::size_t one, std::size_t count, void* user
     while (!line.empty() && (line.back() == '\r' || line.back() == '\n')) line.remove_suffix(1);
     if (line.starts_with("HTTP/")) {
       x.response.headers.clear();  // what came with a 100 Continue
+      x.ok = line.find(" 200") != std::string_view::npos;
       return one * count;
     }
     const std::size_t colon = line.find(':');
@@ -117,9 +130,20 @@ std::size_t on_header(char* data, std::size_t one, std::size_t count, void* user
   }
 }
 
+std::size_t on_piece(Exchange& x, std::string_view piece) noexcept {
+  try {
+    x.download->write(piece);
+    return piece.size();
+  } catch (...) {
+    x.thrown = std::current_exception();
+    return 0;
+  }
+}
+
 std::size_t on_body(char* data, std::size_t one, std::size_t count, void* user) noexcept {
   try {
     Exchange& x = *static_cast<Exchange*>(user);
+    if (x.download != nullptr && x.ok) return on_piece(x, {data, one * count});
     if (x.response.body.size() + one * count > largest_body) {
       x.too_large = true;
       return 0;
@@ -138,7 +162,7 @@ std::size_t on_upload(char* into, std::size_t one, std::size_t count, void* user
     x.uploaded += got;
     return got;
   } catch (...) {
-    x.unreadable = std::current_exception();
+    x.thrown = std::current_exception();
     return CURL_READFUNC_ABORT;
   }
 }
@@ -337,6 +361,7 @@ std::string remedy(CURLcode code) {
   if (code == CURLE_SSL_CERTPROBLEM)
     throw Error(Fault::config, fmt::format("the client certificate {} (key {}) for {} cannot be used: {}",
                                            trust.client_certificate.string(), trust.client_key.string(), at, detail));
+  if (peer.refused_ours) throw judge.refusal_of_ours(at);
   if (peer.seen && (!peer.accepted || code == CURLE_PEER_FAILED_VERIFICATION)) throw judge.refusal(at, origin.host);
   if (x.too_large)
     throw Broken(
@@ -383,7 +408,10 @@ void add_headers(const Request& request, CurlHeaders& out) {
 
 void set_upload(CURL* easy, const Request& request, Exchange& x) {
   constexpr long at_once = 1L << 20;
+  // A busy service takes longer than libcurl's one second to refuse. What never answers an Expect costs this once.
+  constexpr long refusal_ms = 10'000;
   x.upload = request.upload;
+  set(easy, CURLOPT_EXPECT_100_TIMEOUT_MS, refusal_ms);
   set(easy, CURLOPT_UPLOAD, 1L);
   set(easy, CURLOPT_UPLOAD_BUFFERSIZE, at_once);
   set(easy, CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(request.upload->bytes()));
@@ -391,13 +419,19 @@ void set_upload(CURL* easy, const Request& request, Exchange& x) {
   set(easy, CURLOPT_READDATA, static_cast<void*>(&x));
   set(easy, CURLOPT_SEEKFUNCTION, &on_rewind);
   set(easy, CURLOPT_SEEKDATA, static_cast<void*>(&x));
-  // A second without a byte is slow; only so many of them in a row are too slow.
+}
+
+// A second without a byte is slow; only so many of them in a row are too slow.
+void set_patience_with_silence(CURL* easy, const Request& request) {
   set(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
   set(easy, CURLOPT_LOW_SPEED_TIME, static_cast<long>(request.timeout.count() / 1000));
 }
 
 void set_request(CURL* easy, const Request& request, Exchange& x) {
-  if (request.upload == nullptr) set(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout.count()));
+  if (request.upload != nullptr || x.download != nullptr)
+    set_patience_with_silence(easy, request);
+  else
+    set(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout.count()));
   // A kept connection may have been closed by the other side a moment ago, which looks just like a lost reply; libcurl
   // then sends the request again, POST or not (Curl_retry_request in its lib/transfer.c), and we could not tell whether
   // the first one was acted on. What must not run twice therefore starts on a connection of its own.
@@ -428,12 +462,15 @@ class CurlTransport final : public Transport {
                    {{"service", options_.trust.who}});
   }
 
-  Response send(const Request& request, std::stop_token stop) override {
+  Response send(const Request& request, std::stop_token stop) override { return exchange(request, nullptr, stop); }
+
+  Response exchange(const Request& request, Download* download, std::stop_token stop) {
     const Origin origin = origin_of(request.url);
     std::unique_ptr<Line> line = take();
     const Finally give_back([&] { give(std::move(line)); });
     Exchange x;
-    x.repeatable = repeatable(request);
+    x.repeatable = repeatable(request) && download == nullptr;
+    x.download = download;
     CurlHeaders headers;
     add_headers(request, headers);
     set_basics(*line, options_, request.url, x);
@@ -456,7 +493,7 @@ class CurlTransport final : public Transport {
                         {"result", outcome},
                         {"ms", fmt::format("{}", took.count())},
                         {"bytes", fmt::format("{}", x.response.body.size())}});
-    if (x.unreadable) std::rethrow_exception(x.unreadable);
+    if (x.thrown) std::rethrow_exception(x.thrown);
     if (code != CURLE_OK) fail(code, x, line->judge(), options_, origin, request.timeout);
     x.response.status = static_cast<int>(status);
     return std::move(x.response);
@@ -489,6 +526,11 @@ class CurlTransport final : public Transport {
 
 std::unique_ptr<Transport> curl(CurlOptions options, log::Log& log) {
   return std::make_unique<CurlTransport>(std::move(options), log);
+}
+
+Response download(const CurlOptions& options, const Request& request, Download& into, log::Log& log,
+                  std::stop_token stop) {
+  return CurlTransport(options, log).exchange(request, &into, stop);
 }
 
 Fingerprints fingerprints(const std::string& url, const Trust& trust, std::stop_token stop) {

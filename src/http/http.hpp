@@ -82,7 +82,8 @@ struct Trust {
   std::filesystem::path ca_file;             // PEM bundle; empty = the system's
   std::filesystem::path client_certificate;  // PEM, optional
   std::filesystem::path client_key;
-  std::string ca_flag = {};  // the flag that gives the CA: "--vmware-ca"; for messages
+  std::string ca_flag = {};      // the flag that gives the CA: "--vmware-ca"; for messages
+  std::string client_flag = {};  // what gives the client certificate and its key; for messages
 };
 
 struct CurlOptions {

@@ -1,4 +1,5 @@
-// Certificate verification on OpenSSL's own hooks (SSL_CTX_set_cert_verify_callback(3)).
+// Certificate verification on OpenSSL's own hooks (SSL_CTX_set_cert_verify_callback(3), SSL_CTX_set_cert_cb(3),
+// SSL_CTX_set_info_callback(3)).
 #include "http/tls.hpp"
 
 #include <fmt/format.h>
@@ -66,12 +67,53 @@ std::vector<std::string> host_names(const X509* certificate) {
   return names;
 }
 
+// The alerts with which a server refuses a client for its certificate, or for having none (RFC 8446, section 6.2;
+// before TLS 1.3 a missing one is a handshake failure).
+bool is_about_certificates(int alert) noexcept {
+  switch (alert) {
+    case SSL_AD_HANDSHAKE_FAILURE:
+    case SSL_AD_BAD_CERTIFICATE:
+    case SSL_AD_UNSUPPORTED_CERTIFICATE:
+    case SSL_AD_CERTIFICATE_REVOKED:
+    case SSL_AD_CERTIFICATE_EXPIRED:
+    case SSL_AD_CERTIFICATE_UNKNOWN:
+    case SSL_AD_UNKNOWN_CA:
+    case SSL_AD_ACCESS_DENIED:
+    case SSL_AD_CERTIFICATE_REQUIRED:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Where an SSL_CTX keeps its judge: the information callback is given nothing else.
+int place_of_judge() {
+  static const int place = SSL_CTX_get_ex_new_index(0, nullptr, nullptr, nullptr, nullptr);
+  return place;
+}
+
 }  // namespace
 
 CertificateJudge::CertificateJudge(const Trust& trust) : trust_(trust), pin_(normalized_pin(trust)) {}
 
 void CertificateJudge::take_over(void* ssl_ctx) {
-  SSL_CTX_set_cert_verify_callback(static_cast<SSL_CTX*>(ssl_ctx), &CertificateJudge::verify, this);
+  auto* context = static_cast<SSL_CTX*>(ssl_ctx);
+  SSL_CTX_set_cert_verify_callback(context, &CertificateJudge::verify, this);
+  SSL_CTX_set_cert_cb(context, &CertificateJudge::wanted, this);
+  SSL_CTX_set_ex_data(context, place_of_judge(), this);
+  SSL_CTX_set_info_callback(context, &CertificateJudge::heard);
+}
+
+// A client is asked for its certificate only when the server wants one.
+int CertificateJudge::wanted(SSL* /*connection*/, void* self) noexcept {
+  static_cast<CertificateJudge*>(self)->peer_.wants_ours = true;
+  return 1;
+}
+
+void CertificateJudge::heard(const SSL* connection, int what, int value) noexcept {
+  if (what != SSL_CB_READ_ALERT || !is_about_certificates(value & 0xff)) return;
+  if (auto* self = static_cast<CertificateJudge*>(SSL_CTX_get_ex_data(SSL_get_SSL_CTX(connection), place_of_judge())))
+    self->peer_.refused_ours = self->peer_.wants_ours;
 }
 
 int CertificateJudge::verify(X509_STORE_CTX* chain, void* self) noexcept {
@@ -135,6 +177,16 @@ Error CertificateJudge::refusal(const std::string& at, const std::string& host) 
       fmt::format("{} shows a certificate nobody here vouches for ({}; SHA-256 {}). If you have checked it, {}, or {}.",
                   at, peer_.problem, peer_.sha256, pin_it, give_ca),
       "certificate_unknown");
+}
+
+Error CertificateJudge::refusal_of_ours(const std::string& at) const {
+  const std::string with = trust_.client_flag.empty() ? "" : fmt::format(" with {}", trust_.client_flag);
+  if (trust_.client_certificate.empty())
+    return Error(Fault::auth, fmt::format("{} wants a client certificate: give one{}", at, with), "client_certificate");
+  return Error(Fault::auth,
+               fmt::format("{} does not accept the client certificate {}: give another one{}, of a CA that it knows",
+                           at, trust_.client_certificate.string(), with),
+               "client_certificate");
 }
 
 }  // namespace vmferry::http

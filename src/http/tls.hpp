@@ -8,6 +8,7 @@
 #include "http/http.hpp"
 
 struct x509_store_ctx_st;  // OpenSSL's X509_STORE_CTX
+struct ssl_st;             // OpenSSL's SSL
 
 namespace vmferry::http {
 
@@ -18,6 +19,8 @@ struct PeerCertificate {
   std::string sha1;
   std::string problem;             // OpenSSL's words for why it was refused
   std::vector<std::string> names;  // the hosts it was made for
+  bool wants_ours = false;         // it asked for a client certificate
+  bool refused_ours = false;       // and said that it is wrong, or missing
 };
 
 class CertificateJudge {
@@ -33,9 +36,13 @@ class CertificateJudge {
   const PeerCertificate& peer() const noexcept { return peer_; }
   // The error for a certificate that was refused: at = "vCenter at host:443".
   Error refusal(const std::string& at, const std::string& host) const;
+  // The error for ours, when the other side refused it.
+  Error refusal_of_ours(const std::string& at) const;
 
  private:
   static int verify(x509_store_ctx_st* chain, void* self) noexcept;
+  static int wanted(ssl_st* connection, void* self) noexcept;
+  static void heard(const ssl_st* connection, int what, int value) noexcept;
   bool judge(x509_store_ctx_st* chain);
 
   const Trust& trust_;

@@ -38,7 +38,6 @@ enum class Backing { flat, sparse, se_sparse, rdm_physical, rdm_virtual, raw_dev
 
 struct Disk {
   DiskKey key;
-  std::string object_id;       // VirtualDisk.diskObjectId, "1-2000": what migratekit names volumes by
   std::string label;           // "Hard disk 1"
   std::uint64_t capacity = 0;  // bytes
   Backing backing = Backing::flat;
@@ -51,6 +50,8 @@ struct Disk {
   int unit = 0;
   std::string controller;             // "pvscsi", "lsilogic", "ide", "sata", "nvme"...
   std::optional<ChangeId> change_id;  // as the configuration it was read from says (live or snapshot)
+  std::string uuid;                   // the backing's, "6000C293-a221-..."; empty when not said
+  std::string content_id;             // the backing's: 32 hex digits on ESXi; sure only of what nobody writes to
   bool operator==(const Disk&) const = default;
 };
 

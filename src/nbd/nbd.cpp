@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <libnbd.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -254,6 +255,10 @@ void Handle::drain(std::chrono::milliseconds deadline) noexcept {
     if (left.count() <= 0) return;
     if (!poll(std::min(left, slice)) && dead()) return;
   }
+}
+
+void Handle::give_up() noexcept {
+  if (const int socket = fd(); socket >= 0) ::shutdown(socket, SHUT_RDWR);
 }
 
 }  // namespace vmferry::nbd

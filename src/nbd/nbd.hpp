@@ -66,6 +66,9 @@ class Handle {
   // Lets every request finish (their callbacks run), at most `deadline`. nbdkit 1.32 aborts when a client vanishes with
   // requests in flight (fixed in nbdkit by 9d82aa4f), so nobody closes a busy connection.
   void drain(std::chrono::milliseconds deadline) noexcept;
+  // For a server that hangs: the connection ends here and now, with everything in flight failed (poll() or the notify
+  // functions find it dead). An nbdkit 1.32 may abort by it, see above, which ends what hangs in it.
+  void give_up() noexcept;
 
  private:
   struct State;

@@ -2,6 +2,7 @@
 // long as its owner. Nobody else builds a command line of nbdkit or qemu-nbd.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -45,6 +46,7 @@ struct Recipe {
   std::string plugin;                                           // "curl", "file"
   std::vector<std::string> filters;                             // outermost first
   std::vector<std::pair<std::string, std::string>> parameters;  // key=value, never a secret
+  std::chrono::milliseconds grace{2000};                        // to close what it has open, once it is told to end
   int threads = 16;                                             // nbdkit -t: requests served at once per connection
   std::vector<process::PassedFd> fds;                           // descriptors the parameters name
 };
@@ -73,8 +75,14 @@ class Export {
 Export serve(process::Runner& runner, const Recipe& recipe, const std::filesystem::path& directory, log::Log& log,
              std::stop_token stop);
 
-// The same for an image that nbdkit has no plugin for (qcow2, with what lies below it): served by qemu-nbd.
-Export serve_image(process::Runner& runner, const std::filesystem::path& file, const std::string& format,
-                   const std::filesystem::path& directory, log::Log& log, std::stop_token stop);
+// An image that nbdkit has no plugin for: qcow2 with what lies below it, VMDK.
+struct Image {
+  std::filesystem::path file;  // "/dev/fd/N" for a descriptor in `fds`
+  std::string format;
+  std::vector<process::PassedFd> fds;
+};
+// The same for it, by qemu-nbd.
+Export serve_image(process::Runner& runner, const Image& image, const std::filesystem::path& directory, log::Log& log,
+                   std::stop_token stop);
 
 }  // namespace vmferry::nbdkit

@@ -21,7 +21,6 @@ namespace {
 constexpr std::size_t kept_lines = 12;
 constexpr std::size_t longest_line = 500;
 constexpr std::chrono::seconds ready_deadline{60};  // a plugin may log in to something far away in its .get_ready
-constexpr std::chrono::seconds grace{2};
 
 std::filesystem::path own_folder(const std::filesystem::path& directory) {
   std::error_code error;
@@ -60,6 +59,7 @@ struct Export::State {
   std::string program;
   std::filesystem::path folder;
   nbd::Uri uri;
+  std::chrono::milliseconds grace = Recipe().grace;
   Sync<std::deque<std::string>> words;
   log::Log* log = nullptr;
   std::unique_ptr<process::Child> child;
@@ -124,8 +124,9 @@ struct Server {
   using CommandLine = std::function<process::Command(const std::string& socket, const std::string& pid_file)>;
 
   static Export start(process::Runner& runner, const CommandLine& command_line, const std::filesystem::path& directory,
-                      log::Log& log, std::stop_token stop) {
+                      log::Log& log, std::stop_token stop, std::chrono::milliseconds grace = Recipe().grace) {
     auto state = std::make_unique<Export::State>();
+    state->grace = grace;
     state->log = &log;
     state->folder = own_folder(directory);
     const std::filesystem::path socket = state->folder / "s", pid_file = state->folder / "pid";
@@ -165,17 +166,18 @@ Export serve(process::Runner& runner, const Recipe& recipe, const std::filesyste
     command.fds = recipe.fds;
     return command;
   };
-  return Server::start(runner, command_line, directory, log, stop);
+  return Server::start(runner, command_line, directory, log, stop, recipe.grace);
 }
 
-Export serve_image(process::Runner& runner, const std::filesystem::path& file, const std::string& format,
-                   const std::filesystem::path& directory, log::Log& log, std::stop_token stop) {
+Export serve_image(process::Runner& runner, const Image& image, const std::filesystem::path& directory, log::Log& log,
+                   std::stop_token stop) {
   const auto command_line = [&](const std::string& socket, const std::string& pid_file) {
     process::Command command;
     command.program = "qemu-nbd";
     // qemu-nbd(8): without --persistent it ends with its first client; the pid file is written once it listens.
-    command.args = {"--read-only",        "--persistent",           "--shared=16", "--format=" + format,
-                    "--socket=" + socket, "--pid-file=" + pid_file, file.string()};
+    command.args = {"--read-only",        "--persistent",           "--shared=16",      "--format=" + image.format,
+                    "--socket=" + socket, "--pid-file=" + pid_file, image.file.string()};
+    command.fds = image.fds;
     return command;
   };
   return Server::start(runner, command_line, directory, log, stop);

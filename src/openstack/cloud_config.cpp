@@ -358,6 +358,7 @@ http::Trust trust(const CloudConfig& config) {
   trust.who = "OpenStack";
   trust.pin_flag = fmt::format("the variable {} with", fingerprint_variable);
   trust.ca_flag = "OS_CACERT or cacert in clouds.yaml:";
+  trust.client_flag = "OS_CERT and OS_KEY, or cert and key in clouds.yaml";
   trust.insecure = config.insecure;
   trust.sha256 = config.fingerprint;
   trust.ca_file = config.ca_file;

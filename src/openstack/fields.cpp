@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
@@ -63,6 +65,11 @@ std::string Fields::text(std::string_view key) const {
 std::int64_t Fields::number(std::string_view key, std::int64_t otherwise) const {
   const nlohmann::json* value = node_->child(key);
   if (value == nullptr) return otherwise;
+  // A subnet of IPv6 has more addresses than fit here: then it is as many as do.
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  if (value->is_number_unsigned())
+    return static_cast<std::int64_t>(std::min<std::uint64_t>(value->get<std::uint64_t>(), most));
+  if (value->is_number_float() && value->get<double>() >= 0x1p63) return most;
   if (value->is_number_integer()) return value->get<std::int64_t>();
   if (value->is_string()) {
     const std::string& text = value->get_ref<const std::string&>();
@@ -79,10 +86,16 @@ bool Fields::flag(std::string_view key) const {
 }
 
 Fields Fields::at(std::string_view key) const {
-  static const nlohmann::json none = nlohmann::json::object();
   const nlohmann::json* value = node_->child(key);
   if (value != nullptr && !value->is_object()) node_->wrong(key, "an object");
-  return Fields(std::make_shared<const Node>(Node{node_->document, value != nullptr ? value : &none, node_->what}));
+  return at_if_object(key);
+}
+
+Fields Fields::at_if_object(std::string_view key) const {
+  static const nlohmann::json none = nlohmann::json::object();
+  const nlohmann::json* value = node_->child(key);
+  if (value == nullptr || !value->is_object()) value = &none;
+  return Fields(std::make_shared<const Node>(Node{node_->document, value, node_->what}));
 }
 
 std::vector<Fields> Fields::each(std::string_view key) const {

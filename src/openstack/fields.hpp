@@ -21,6 +21,7 @@ class Fields {
   std::int64_t number(std::string_view key, std::int64_t otherwise = 0) const;  // also of a text that is a number
   bool flag(std::string_view key) const;                                        // true, "true", "True"
   Fields at(std::string_view key) const;                               // an object; absent = one with no fields
+  Fields at_if_object(std::string_view key) const;                     // the same; something else = no fields, too
   std::vector<Fields> each(std::string_view key) const;                // a list of objects; absent = none
   std::vector<std::string> texts(std::string_view key) const;          // a list of texts
   std::map<std::string, std::string> map(std::string_view key) const;  // an object of texts

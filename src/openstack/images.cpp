@@ -96,6 +96,21 @@ void send(Service& service, const ImageId& id, const std::string& place, http::U
   service.call(call, stop);
 }
 
+// The same in the middle of a long wait: that Glance, or what is in front of it, does not answer for a while is no news
+// of the image. Nothing then; `gone` tells an image that is not there.
+std::optional<Image> glance_at(Service& service, const ImageId& id, bool& gone, std::stop_token stop) {
+  gone = false;
+  try {
+    auto found = look_up(service, id, stop);
+    gone = !found;
+    return found;
+  } catch (const Error& e) {
+    if (e.fault() != Fault::unavailable && e.fault() != Fault::timeout) throw;
+    service.log().warning("the image cannot be looked at now", {{"image", id.value}, {"reason", e.what()}});
+    return std::nullopt;
+  }
+}
+
 // Glance tells why an import failed only in the image's tasks, since 2.12 (docs.openstack.org/api-ref/image/v2/, "Show
 // tasks associated with image"). Nothing when they may not be read.
 std::string reason_for(Service& service, const ImageId& id, std::stop_token stop) {
@@ -192,7 +207,8 @@ void import_staged(Service& service, const ImageId& id, std::stop_token stop) {
           return true;
         },
         [&]() -> std::optional<bool> {
-          const auto now = look_up(service, id, stop);
+          bool gone = false;
+          const auto now = glance_at(service, id, gone, stop);
           if (now && now->status != "uploading") return true;
           return std::nullopt;
         },
@@ -204,12 +220,27 @@ void import_staged(Service& service, const ImageId& id, std::stop_token stop) {
   }
 }
 
+bool wait_until_staged(Service& service, const ImageId& id, std::uint64_t bytes, std::chrono::seconds patience,
+                       std::stop_token stop) {
+  return poll(
+      service, patience,
+      [&] {
+        bool gone = false;
+        const auto now = glance_at(service, id, gone, stop);
+        return now && now->status == "uploading" && now->bytes == static_cast<std::int64_t>(bytes);
+      },
+      stop);
+}
+
 Image wait_until_active(Service& service, const ImageId& id, std::chrono::seconds patience, std::stop_token stop) {
   Image now;
+  now.status = "as it was";
   const bool reached = poll(
       service, patience,
       [&] {
-        auto found = look_up(service, id, stop);
+        bool gone = false;
+        auto found = glance_at(service, id, gone, stop);
+        if (!found && !gone) return false;
         now = found ? *std::move(found) : Image{};
         if (now.status == "active") return true;
         const bool under_way = now.status == "saving" || now.status == "uploading" || now.status == "importing";

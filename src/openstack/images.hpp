@@ -60,6 +60,10 @@ void put_data(Service& image, const ImageId& id, http::Upload& data, std::stop_t
 void stage_data(Service& image, const ImageId& id, http::Upload& data, std::stop_token stop);
 // Begins it; what was staged becomes the image.
 void import_staged(Service& image, const ImageId& id, std::stop_token stop);
+// Glance writes down the size when all of it is staged. False = the time is up. Calls that are not answered are no
+// news, here and in the next.
+bool wait_until_staged(Service& image, const ImageId& id, std::uint64_t bytes, std::chrono::seconds patience,
+                       std::stop_token stop);
 // Error(unavailable) with Glance's reason at once when it cannot become active any more.
 Image wait_until_active(Service& image, const ImageId& id, std::chrono::seconds patience, std::stop_token stop);
 // Waits until it is gone. Already gone is success. Error(conflict): its store says that it is in use.

@@ -102,8 +102,8 @@ KeyPair get(Service& compute, const std::string& name, std::stop_token stop) {
     names.push_back(item.at("keypair").text("name"));
   throw Error(Fault::config,
               fmt::format("this user has no key pair '{}'{}; key pairs belong to one user each: import the key with "
-                          "--public-key FILE",
-                          name, names.empty() ? "" : fmt::format(", but has: {}", fmt::join(names, ", "))));
+                          "`openstack keypair create --public-key FILE {}`",
+                          name, names.empty() ? "" : fmt::format(", but has: {}", fmt::join(names, ", ")), name));
 }
 
 KeyPair ensure(Service& compute, const std::string& name, const std::string& public_key, std::stop_token stop) {

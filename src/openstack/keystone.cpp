@@ -286,8 +286,10 @@ http::Response Session::send(http::Request request, std::stop_token stop) {
     return transport_->send(request, stop);
   };
   http::Response response = send_with(token);
-  // Twice: the new token may be one that another thread was given just before the old ones were revoked.
-  for (int renewals = 0; response.status == 401 && renewals < 2; ++renewals) {
+  // More than once: the new token may be one that another thread was given just before the old ones were revoked, and
+  // an administrator who revokes tokens may do so a few times in a row.
+  constexpr int most = 3;
+  for (int renewals = 0; response.status == 401 && renewals < most; ++renewals) {
     log_.info("OpenStack refused the token", {{"url", request.url}});
     token = renewed(token.generation, stop);
     response = send_with(token);

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "base/error.hpp"
 
 namespace vmferry::openstack::networks {
@@ -34,6 +36,16 @@ Fields pick(Service& service, const std::string& key, const std::string& kind, c
                                          filter.empty() ? "" : " in that network", fmt::join(names, ", ")));
 }
 
+Subnet subnet(const Fields& item) {
+  // is_auto_address_subnet of neutron/common/ipv6_utils.py.
+  bool automatic = false;
+  for (const char* mode : {"ipv6_address_mode", "ipv6_ra_mode"})
+    if (const std::string set = item.text(mode); set == "slaac" || set == "dhcpv6-stateless") automatic = true;
+  return {item.text("id"), item.text("name"), item.text("network_id"), item.text("cidr"), automatic};
+}
+
+std::string in_network(const Network& of) { return "network_id=" + http::encode(of.id); }
+
 }  // namespace
 
 Network find(Service& network, const std::string& id_or_name, std::stop_token stop) {
@@ -42,26 +54,42 @@ Network find(Service& network, const std::string& id_or_name, std::stop_token st
 }
 
 Subnet find_subnet(Service& network, const Network& of, const std::string& id_or_name, std::stop_token stop) {
-  const Fields item = pick(network, "subnets", "subnet", "network_id=" + http::encode(of.id), id_or_name, stop);
-  return {item.text("id"), item.text("name"), item.text("network_id"), item.text("cidr")};
+  return subnet(pick(network, "subnets", "subnet", in_network(of), id_or_name, stop));
 }
 
-std::optional<std::uint64_t> free_addresses(Service& network, const std::string& network_id,
-                                            const std::string& subnet_id, std::stop_token stop) {
+std::vector<Subnet> subnets_of(Service& network, const Network& of, std::stop_token stop) {
+  std::vector<Subnet> all;
+  for (const Fields& item : network.list("/subnets?" + in_network(of), "subnets", "list subnets", stop))
+    all.push_back(subnet(item));
+  return all;
+}
+
+std::vector<FreeAddresses> free_addresses(Service& network, const std::string& network_id, std::stop_token stop) {
   Call call;
   call.path = "/network-ip-availabilities/" + http::encode(network_id);
   call.doing = "show the free addresses of network " + network_id;
   call.accept = {403, 404};
   const http::Response response = network.call(call, stop);
   // Neutron leaves the data in the body of its refusal: the status alone counts.
-  if (response.status != 200) return std::nullopt;
+  if (response.status != 200) return {};
   const Fields availability = Fields::parse(response.body, "Neutron's answer").at("network_ip_availability");
-  for (const Fields& subnet : availability.each("subnet_ip_availability")) {
-    if (subnet.text("subnet_id") != subnet_id) continue;
-    const std::int64_t left = subnet.number("total_ips") - subnet.number("used_ips");
-    return left > 0 ? static_cast<std::uint64_t>(left) : 0;
-  }
-  return std::nullopt;
+  std::vector<FreeAddresses> all;
+  for (const Fields& of : availability.each("subnet_ip_availability"))
+    all.push_back({of.text("subnet_id"), of.text("cidr"), of.number("ip_version"),
+                   std::max<std::int64_t>(of.number("total_ips") - of.number("used_ips"), 0)});
+  return all;
+}
+
+std::optional<std::int64_t> room(Service& network, const std::string& project_id, const std::string& kind,
+                                 std::stop_token stop) {
+  // https://docs.openstack.org/api-ref/network/v2/#show-quota-details-for-a-tenant
+  const Fields quota =
+      network.get("/quotas/" + http::encode(project_id) + "/details.json", "show the project's network quota", stop)
+          .at("quota")
+          .at(kind);
+  const std::int64_t limit = quota.number("limit", -1);
+  if (limit < 0) return std::nullopt;
+  return limit - quota.number("used") - quota.number("reserved");
 }
 
 SecurityGroup find_security_group(Service& network, const std::string& id_or_name, std::stop_token stop) {

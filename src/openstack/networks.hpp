@@ -22,6 +22,14 @@ struct Subnet {
   std::string name;
   std::string network;
   std::string cidr;
+  bool automatic = false;  // its addresses come from the ports' MACs (SLAAC): none can be asked for
+};
+
+struct FreeAddresses {
+  std::string subnet;  // id
+  std::string cidr;
+  std::int64_t family = 0;  // 4, 6
+  std::int64_t left = 0;    // at most what fits here
 };
 
 struct SecurityGroup {
@@ -35,10 +43,14 @@ namespace networks {
 Network find(Service& network, const std::string& id_or_name, std::stop_token stop);
 // Only of that network; Error(config) when it belongs to another.
 Subnet find_subnet(Service& network, const Network& of, const std::string& id_or_name, std::stop_token stop);
-// Addresses of the subnet that are not given away; nothing when the cloud does not tell (by default it tells
+std::vector<Subnet> subnets_of(Service& network, const Network& of, std::stop_token stop);
+// Of each subnet, addresses that are not given away; nothing when the cloud does not tell (by default it tells
 // administrators only).
-std::optional<std::uint64_t> free_addresses(Service& network, const std::string& network_id,
-                                            const std::string& subnet_id, std::stop_token stop);
+std::vector<FreeAddresses> free_addresses(Service& network, const std::string& network_id, std::stop_token stop);
+// How many more of "port", "security_group", "security_group_rule" or "floatingip" the project may have; nothing when
+// there is no limit.
+std::optional<std::int64_t> room(Service& network, const std::string& project_id, const std::string& kind,
+                                 std::stop_token stop);
 SecurityGroup find_security_group(Service& network, const std::string& id_or_name, std::stop_token stop);
 
 }  // namespace networks

@@ -1,9 +1,11 @@
 // Neutron ports, docs.openstack.org/api-ref/network/v2/#ports.
 #include "openstack/ports.hpp"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <nlohmann/json.hpp>
 
@@ -99,25 +101,15 @@ std::optional<Port> find_by_mac(Service& network, const std::string& network_id,
 
 std::optional<Port> find_by_ip(Service& network, const std::string& network_id, const std::string& ip,
                                std::stop_token stop) {
+  const std::string wanted = canonical(ip);
   const std::string query =
-      "/ports?network_id=" + http::encode(network_id) + "&fixed_ips=" + http::encode("ip_address=" + ip);
+      "/ports?network_id=" + http::encode(network_id) + "&fixed_ips=" + http::encode("ip_address=" + wanted);
   for (const Fields& item : network.list(query, "ports", "list ports", stop)) {
     Port port = read(item);
     for (const FixedIp& fixed : port.fixed_ips)
-      if (fixed.ip == ip) return port;
+      if (fixed.ip == wanted) return port;
   }
   return std::nullopt;
-}
-
-std::optional<std::int64_t> room(Service& network, const std::string& project_id, std::stop_token stop) {
-  // https://docs.openstack.org/api-ref/network/v2/#show-quota-details-for-a-tenant
-  const Fields port =
-      network.get("/quotas/" + http::encode(project_id) + "/details.json", "show the project's network quota", stop)
-          .at("quota")
-          .at("port");
-  const std::int64_t limit = port.number("limit", -1);
-  if (limit < 0) return std::nullopt;
-  return limit - port.number("used") - port.number("reserved");
 }
 
 std::vector<Port> find_by_description(Service& network, const std::string& description, const std::string& project,
@@ -198,6 +190,20 @@ void remove(Service& network, const PortId& id, std::stop_token stop) {
   call.idempotent = true;
   call.accept = {404};
   network.call(call, stop);
+}
+
+std::string canonical(const std::string& ip) {
+  std::array<unsigned char, 16> bytes{};
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  if (::inet_pton(AF_INET6, ip.c_str(), bytes.data()) != 1) return ip;
+  return ::inet_ntop(AF_INET6, bytes.data(), text.data(), text.size());
+}
+
+std::string address(const Port& port) {
+  const auto v4 = std::find_if(port.fixed_ips.begin(), port.fixed_ips.end(),
+                               [](const FixedIp& fixed) { return fixed.ip.find(':') == std::string::npos; });
+  if (v4 != port.fixed_ips.end()) return v4->ip;
+  return port.fixed_ips.empty() ? "" : port.fixed_ips.front().ip;
 }
 
 }  // namespace vmferry::openstack::ports

@@ -55,8 +55,6 @@ std::optional<Port> find_by_mac(Service& network, const std::string& network_id,
                                 std::stop_token stop);
 std::optional<Port> find_by_ip(Service& network, const std::string& network_id, const std::string& ip,
                                std::stop_token stop);
-// How many more ports the project may have; nothing when there is no limit.
-std::optional<std::int64_t> room(Service& network, const std::string& project_id, std::stop_token stop);
 // Every port with exactly that description. `project`: only its own, since an administrator sees all; empty = all.
 std::vector<Port> find_by_description(Service& network, const std::string& description, const std::string& project,
                                       std::stop_token stop);
@@ -69,6 +67,10 @@ Port create(Service& network, const PortWish& wish, std::stop_token stop);
 // The ports that the server has.
 std::vector<Port> of_server(Service& network, const ServerId& server, std::stop_token stop);
 void remove(Service& network, const PortId& id, std::stop_token stop);  // already gone is success
+// As Neutron stores and compares addresses: one of IPv6 can be written in many ways. Other text as it is.
+std::string canonical(const std::string& ip);
+// By which it is spoken to: its first one of IPv4, which more places reach, or else its first. Empty: it has none.
+std::string address(const Port& port);
 
 }  // namespace ports
 }  // namespace vmferry::openstack

@@ -29,6 +29,11 @@ Server read(const Fields& f) {
   server.task = f.text("OS-EXT-STS:task_state");
   server.fault = f.at("fault").text("message");
   server.availability_zone = f.text("OS-EXT-AZ:availability_zone");
+  server.flavor = f.at("flavor").text("original_name");
+  if (server.flavor.empty()) server.flavor = f.at("flavor").text("id");
+  server.image = f.at_if_object("image").text("id");
+  for (const Fields& volume : f.each("os-extended-volumes:volumes_attached"))
+    if (volume.flag("delete_on_termination")) server.own_volumes.push_back(VolumeId{volume.text("id")});
   server.metadata = f.map("metadata");
   if (server.id.empty()) throw Error(Fault::data, "Nova showed a server without an id");
   return server;
@@ -67,14 +72,8 @@ void add_image(json& server, const Service& compute, const ServerWish& wish) {
   }
   json device{{"source_type", "image"}, {"destination_type", "volume"},        {"uuid", wish.image_id},
               {"boot_index", 0},        {"volume_size", wish.boot_volume_gib}, {"delete_on_termination", true}};
-  if (!wish.boot_volume_type.empty()) {
-    if (compute.microversion() < Microversion{2, 67})
-      throw Error(
-          Fault::unsupported,
-          fmt::format("this cloud's Nova (microversion {}) cannot choose the type of a boot volume: leave it out",
-                      compute.microversion().text()));
-    device["volume_type"] = wish.boot_volume_type;
-  }
+  check_boot_volume(compute, wish.boot_volume_type);
+  if (!wish.boot_volume_type.empty()) device["volume_type"] = wish.boot_volume_type;
   server["block_device_mapping_v2"] = json::array({std::move(device)});
 }
 
@@ -138,7 +137,13 @@ Server create(Service& compute, const ServerWish& wish, std::stop_token stop) {
     if (found.empty()) return std::nullopt;
     return found.front().id;
   };
-  return get(compute, make_once<ServerId>(compute, doing, post, look, stop), stop);
+  const ServerId id = make_once<ServerId>(compute, doing, post, look, stop);
+  // One that somebody has deleted by now was there: who waits for it hears of that.
+  if (auto server = look_up(compute, id, stop)) return *std::move(server);
+  Server gone;
+  gone.id = id;
+  gone.name = wish.name;
+  return gone;
 }
 
 std::optional<Server> look_up(Service& compute, const ServerId& id, std::stop_token stop) {
@@ -234,6 +239,13 @@ void check_wish(const Service& compute, const std::string& host, const std::vect
   };
   if (!host.empty()) need({2, 74}, "--server-host");
   if (!tags.empty()) need({2, 52}, "--server-tag");
+}
+
+void check_boot_volume(const Service& compute, const std::string& type) {
+  if (type.empty() || compute.microversion() >= Microversion{2, 67}) return;
+  throw Error(Fault::unsupported,
+              fmt::format("this cloud's Nova (microversion {}) cannot choose the type of a boot volume: leave it out",
+                          compute.microversion().text()));
 }
 
 void check_availability_zone(Service& compute, const std::string& name, std::stop_token stop) {

@@ -21,6 +21,9 @@ struct Server {
   std::string task;    // OS-EXT-STS:task_state
   std::string fault;   // Nova's words when status is ERROR
   std::string availability_zone;
+  std::string flavor;                 // its name; before microversion 2.47 its id
+  std::string image;                  // id; empty: it runs from a volume
+  std::vector<VolumeId> own_volumes;  // deleted with it; Nova says so from microversion 2.3 on
   Metadata metadata;
 };
 
@@ -60,6 +63,7 @@ void remove(Service& compute, const ServerId& id, std::chrono::seconds patience,
 std::string find_group(Service& compute, const std::string& id_or_name, std::stop_token stop);
 // Error(unsupported) when this cloud's Nova is too old for a wish.
 void check_wish(const Service& compute, const std::string& host, const std::vector<std::string>& tags);
+void check_boot_volume(const Service& compute, const std::string& type);  // empty: any will do
 // Error(config) naming the zones there are.
 void check_availability_zone(Service& compute, const std::string& name, std::stop_token stop);
 

@@ -2,6 +2,7 @@
 // its pages, its errors as Fault. Knows no resource.
 #pragma once
 
+#include <compare>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -22,7 +23,11 @@ std::string_view to_string(ServiceKind kind) noexcept;
 struct Microversion {
   int major = 0;
   int minor = 0;
-  auto operator<=>(const Microversion&) const = default;
+  bool operator==(const Microversion&) const = default;
+  // Not defaulted: clang-tidy 14 takes the comparison with 0 in that for a null pointer.
+  std::strong_ordering operator<=>(const Microversion& other) const {
+    return major == other.major ? minor <=> other.minor : major <=> other.major;
+  }
   std::string text() const;
 };
 
@@ -31,7 +36,7 @@ struct Call {
   std::string path;                // below the endpoint, with its query: "/volumes/detail"
   std::string body;                // JSON
   http::Upload* upload = nullptr;  // instead of it: bytes
-  std::string doing;               // for messages: "create volume 'web01-1-2000'"
+  std::string doing;               // for messages: "create volume 'web01-2000'"
   // May be repeated when its reply was lost (GET always is).
   bool idempotent = false;
   // Statuses to be returned instead of thrown, besides 2xx.

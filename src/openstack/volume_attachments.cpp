@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/machine.hpp"
 #include "openstack/errors.hpp"
 #include "openstack/once.hpp"
 
@@ -337,7 +338,7 @@ std::optional<CinderAttachment> look_up(Service& service, const std::string& id,
 
 bool same_machine(const std::string& host, const std::string& other) {
   const auto machine = [](const std::string& text) { return text.substr(text.rfind('/') + 1); };
-  return !host.empty() && machine(host) == machine(other);
+  return same_machine_mark(machine(host), machine(other));
 }
 
 std::optional<Recorded> recorded(Service& service, const Volume& of, std::stop_token stop) {

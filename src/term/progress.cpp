@@ -16,6 +16,7 @@
 namespace vmferry::term {
 
 void Pace::add(double seconds, std::uint64_t done) {
+  if (!samples_.empty() && done < samples_.back().done) samples_.clear();  // something else is read by now
   if (!samples_.empty() && seconds - samples_.back().at < 0.2) {
     if (samples_.size() > 1) {
       samples_.back().done = done;
@@ -209,9 +210,9 @@ class Bars final : public Watching {
       std::string out;
       if (painted_ > 0) out += fmt::format("\x1b[{}A", painted_);
       out += "\r\x1b[J";
-      if (!above.empty()) out += above + "\n";
-      painted_ = 0;
       const Screen screen = screen_of(fd_);
+      if (!above.empty()) out += wrapped(above, screen.columns) + "\n";
+      painted_ = 0;
       const auto width = static_cast<std::size_t>(screen.columns > 1 ? screen.columns - 1 : 79);
       if (!step_.empty()) {
         const double took = since_epoch(clock_) - step_began_;
@@ -310,7 +311,7 @@ class Json final : public job::Observer {
  private:
   void emit(nlohmann::json event) noexcept {
     try {
-      event["at"] = std::chrono::duration_cast<std::chrono::milliseconds>(clock_.wall().time_since_epoch()).count();
+      event["at"] = now_ms(clock_);
       // Names from outside may hold bytes that are not UTF-8: replaced, not thrown at.
       const std::string text = event.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
       std::scoped_lock lock(mutex_);

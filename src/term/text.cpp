@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 
 namespace vmferry::term {
 
@@ -60,7 +61,14 @@ Screen screen_of(int fd) {
 }
 
 std::size_t width_of(const std::string& text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+  std::size_t width = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\x1b')
+      i = std::min(text.find('m', i), text.size());
+    else
+      width += (text[i] & 0xc0) != 0x80;
+  }
+  return width;
 }
 
 std::string shortened(const std::string& text, std::size_t width) {
@@ -74,22 +82,98 @@ std::string shortened(const std::string& text, std::size_t width) {
   return width == 0 ? "" : out + "…";
 }
 
+namespace {
+
+std::string wrapped_line(const std::string& line, std::size_t columns, std::size_t hang) {
+  std::string out;
+  std::size_t at = line.find_first_not_of(' '), taken = 0;
+  if (at == std::string::npos || width_of(line) <= columns) return line;
+  out = line.substr(0, at);
+  taken = at;
+  for (bool first = true; at < line.size(); first = false) {
+    // A word, and the blanks before it (two in a row are columns, and stay).
+    const std::size_t begin = line.find_first_not_of(' ', at);
+    if (begin == std::string::npos) break;
+    const std::size_t end = std::min(line.find(' ', begin), line.size());
+    const std::string word = line.substr(begin, end - begin);
+    if (!first && taken + (begin - at) + width_of(word) > columns) {
+      out += "\n" + std::string(hang, ' ');
+      taken = hang;
+    } else {
+      out.append(begin - at, ' ');
+      taken += begin - at;
+    }
+    out += word;
+    taken += width_of(word);
+    at = end;
+  }
+  return out;
+}
+
+template <class F>
+std::string each_line(const std::string& text, F&& change) {
+  std::string out;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    out += change(text.substr(at, end - at));
+    if (end < text.size()) out += '\n';
+    at = end + 1;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string wrapped(const std::string& text, int columns, std::optional<std::size_t> hang) {
+  if (columns <= 0) return text;
+  return each_line(text, [&](const std::string& line) {
+    const std::size_t own = std::min(line.find_first_not_of(' '), line.size());
+    return wrapped_line(line, static_cast<std::size_t>(columns), hang.value_or(own + 2));
+  });
+}
+
+std::string wrapped_help(const std::string& text, int columns) {
+  constexpr std::size_t meaning = 30;  // where CLI11 begins it, on the option's line or below
+  return each_line(text, [&](const std::string& line) {
+    const bool has_meaning =
+        line.size() > meaning && line[0] == ' ' && line[meaning - 1] == ' ' && line[meaning] != ' ';
+    if (has_meaning) return wrapped(line, columns, meaning);
+    return line.starts_with(' ') ? line : wrapped(line, columns, 0);
+  });
+}
+
+std::string plain(std::string text) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    // U+0080 to U+009F, which are C2 80 to C2 9F, act as ESC does.
+    const bool second = i + 1 < text.size() && c == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0;
+    if (second) text.erase(i, 1);
+    if (second || c < 0x20 || c == 0x7f) text[i] = '?';
+  }
+  return text;
+}
+
 std::string table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows,
-                  int columns) {
+                  int columns, const std::vector<std::string>& whole) {
+  constexpr std::size_t narrowest = 4;
   std::vector<std::size_t> widths;
   for (const std::string& cell : header) widths.push_back(width_of(cell));
   for (const auto& row : rows)
     for (std::size_t i = 0; i < row.size() && i < widths.size(); ++i) widths[i] = std::max(widths[i], width_of(row[i]));
-  const auto total = [&] {
-    std::size_t sum = widths.empty() ? 0 : 2 * (widths.size() - 1);
-    for (const std::size_t w : widths) sum += w;
-    return sum;
+  const auto total = [](const std::vector<std::size_t>& of) {
+    return std::accumulate(of.begin(), of.end(), of.empty() ? std::size_t{0} : 2 * (of.size() - 1));
   };
-  while (columns > 0 && total() > static_cast<std::size_t>(columns)) {
-    const auto widest = std::max_element(widths.begin(), widths.end());
-    if (*widest <= 4) break;
+  std::vector<std::size_t> fitting = widths;
+  while (columns > 0 && total(fitting) > static_cast<std::size_t>(columns)) {
+    std::size_t* widest = nullptr;
+    for (std::size_t i = 0; i < fitting.size(); ++i)
+      if (std::find(whole.begin(), whole.end(), header[i]) == whole.end() && fitting[i] > narrowest &&
+          (!widest || fitting[i] > *widest))
+        widest = &fitting[i];
+    if (!widest) break;
     --*widest;
   }
+  if (whole.empty() || total(fitting) <= static_cast<std::size_t>(columns)) widths = fitting;
   std::string text;
   const auto line = [&](const std::vector<std::string>& row) {
     std::string out;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,16 +17,27 @@ struct Screen {
   bool terminal = false;  // a person watches
   bool colour = false;    // terminal, TERM is not dumb, NO_COLOR is not set
   int columns = 80;
+  int width() const noexcept { return terminal ? columns : 0; }  // for table() and wrapped(): files get whole lines
 };
 Screen screen_of(int fd);
 
 // Columns as wide as needed, shortened from the widest down when the screen is narrower; no borders, two spaces apart.
-// `columns` 0 = never shorten. Every line ends with a newline.
+// `columns` 0 = never shorten. Columns that are `whole` by their heading are to be copied: they are never shortened,
+// and where they leave too little room, nothing is. Every line ends with a newline.
 std::string table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows,
-                  int columns);
+                  int columns, const std::vector<std::string>& whole = {});
 
-// Characters on the screen, not bytes (UTF-8).
+// Characters on the screen, not bytes (UTF-8); colours take none.
 std::size_t width_of(const std::string& text);
 std::string shortened(const std::string& text, std::size_t width);  // "long-na…"
+// For names that others gave: what a terminal would obey becomes '?'.
+std::string plain(std::string text);
+
+// Lines broken between words where they are longer than the screen; what goes on is indented by `hang`, or by two more
+// than its line when that is not given. Words are never broken: they can be copied. `columns` 0 = as it is.
+std::string wrapped(const std::string& text, int columns, std::optional<std::size_t> hang = {});
+// Options and what they mean in two columns, the second one wrapped within itself; of the rest what begins at the edge,
+// so that examples can be copied.
+std::string wrapped_help(const std::string& text, int columns);
 
 }  // namespace vmferry::term

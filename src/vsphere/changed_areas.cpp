@@ -64,7 +64,10 @@ ChangedPage query_changed_areas(Session& session, const model::VmId& vm, const S
                                 model::DiskKey disk, std::uint64_t start, const std::string& since,
                                 std::stop_token stop) {
   Call call("QueryChangedDiskAreas", Moref{"VirtualMachine", vm.value});
-  call.object("snapshot", Moref{"VirtualMachineSnapshot", snapshot.value}).number("deviceKey", disk.value);
+  // "If not set, changes are computed against the 'current' snapshot of the virtual machine", which "will only work for
+  // virtual machines that are powered off" (QueryChangedDiskAreasRequestType in the API reference).
+  if (!snapshot.empty()) call.object("snapshot", Moref{"VirtualMachineSnapshot", snapshot.value});
+  call.number("deviceKey", disk.value);
   call.number("startOffset", static_cast<std::int64_t>(start)).text("changeId", since);
   return parse_changed_page(session.call(call, Repeat::freely, stop, slow_query)["returnval"]);
 }

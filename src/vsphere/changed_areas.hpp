@@ -40,7 +40,8 @@ class ChangedAreas {
   std::uint64_t covered_ = 0;
 };
 
-// `since`: a changeId's text, or "*" for the allocated areas.
+// `since`: a changeId's text, or "*" for the allocated areas. An empty `snapshot` is the machine as it is now, which
+// must be off.
 ChangedPage query_changed_areas(Session& session, const model::VmId& vm, const SnapshotId& snapshot,
                                 model::DiskKey disk, std::uint64_t start, const std::string& since,
                                 std::stop_token stop);

@@ -105,7 +105,6 @@ std::uint64_t capacity_of(const Node& device, model::DiskKey key) {
 model::Disk parse_disk(const Node& device, const std::map<std::int32_t, Controller>& controllers) {
   model::Disk disk;
   disk.key.value = narrow(device["key"].integer_or(0), "device key");
-  disk.object_id = device["diskObjectId"].text();
   disk.label = device["deviceInfo"]["label"].text();
   disk.capacity = capacity_of(device, disk.key);
   const Node backing = device["backing"];
@@ -118,6 +117,8 @@ model::Disk parse_disk(const Node& device, const std::map<std::int32_t, Controll
   const std::string sharing = backing["sharing"].text();
   disk.shared = !sharing.empty() && sharing != "sharingNone";
   if (const Node change = backing["changeId"]) disk.change_id = model::ChangeId::parse(change.text());
+  disk.uuid = backing["uuid"].text();
+  disk.content_id = backing["contentId"].text();
   disk.unit = narrow(device["unitNumber"].integer_or(0), "unitNumber");
   const auto controller = controllers.find(narrow(device["controllerKey"].integer_or(0), "controllerKey"));
   if (controller != controllers.end()) {
@@ -202,6 +203,12 @@ std::vector<std::int32_t> boot_order_of(const Node& options) {
 }
 
 }  // namespace
+
+std::string controller_kind(const std::string& type) {
+  for (const ControllerKind& known : controller_kinds)
+    if (known.type == type) return std::string(known.kind);
+  return {};
+}
 
 std::string unescape_name(const std::string& stored) {
   std::string name;

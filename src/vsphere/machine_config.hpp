@@ -19,6 +19,9 @@ model::Vm parse_machine(const ObjectProperties& properties);
 std::vector<model::Disk> parse_disks(const std::vector<Node>& devices,
                                      const std::vector<std::int32_t>& boot_order = {});
 
+// model::Disk::controller for a type of vSphere ("ParaVirtualSCSIController": "pvscsi"); empty for what is none.
+std::string controller_kind(const std::string& type);
+
 // A VirtualMachineSnapshotInfo as a list, parents first.
 std::vector<model::Snapshot> parse_snapshots(const Node& info);
 

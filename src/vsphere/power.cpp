@@ -44,10 +44,10 @@ void shut_down_guest(Session& session, const model::VmId& vm, std::stop_token st
 void power_off(Session& session, const model::VmId& vm, std::stop_token stop) {
   const auto deadline = session.clock().mono() + blocked_patience;
   for (int lost = 0; power_state(session, vm, stop) != model::Power::off;) {
-    if (await_unfinished(session, vm_ref(vm), {"powerOff"}, stop)) continue;
+    if (await_unfinished(session, vm_ref(vm), {"powerOff"}, std::nullopt, stop)) continue;
     try {
       const Node started = session.call(Call("PowerOffVM_Task", vm_ref(vm)), Repeat::never, stop);
-      await(session, started["returnval"].moref(), fmt::format("PowerOffVM_Task on {}", vm.value), stop);
+      await(session, started["returnval"].moref(), fmt::format("PowerOffVM_Task on {}", vm.value), std::nullopt, stop);
     } catch (const http::Broken& broken) {
       if (!broken.may_have_acted() || ++lost > lost_replies) throw;
       sleep_or_cancel(session.clock(), 2s, stop);
@@ -58,7 +58,8 @@ void power_off(Session& session, const model::VmId& vm, std::stop_token stop) {
         throw;
       }
       if (e.name() != "TaskInProgress" || session.clock().mono() > deadline) throw;
-      if (!await_unfinished(session, vm_ref(vm), {}, stop)) sleep_or_cancel(session.clock(), blocked_pause, stop);
+      if (!await_unfinished(session, vm_ref(vm), {}, std::nullopt, stop))
+        sleep_or_cancel(session.clock(), blocked_pause, stop);
     }
   }
 }

@@ -43,7 +43,7 @@ std::optional<SnapshotId> existing(Session& session, const model::VmId& vm, cons
 std::optional<SnapshotId> settled(Session& session, const model::VmId& vm, const SnapshotWish& wish,
                                   std::stop_token stop) {
   if (auto found = existing(session, vm, wish, stop)) return found;
-  if (!await_unfinished(session, vm_ref(vm), creating(), stop)) return std::nullopt;
+  if (!await_unfinished(session, vm_ref(vm), creating(), std::nullopt, stop)) return std::nullopt;
   return existing(session, vm, wish, stop);
 }
 
@@ -61,7 +61,8 @@ std::optional<SnapshotId> after_a_lost_reply(Session& session, const model::VmId
 void wait_for_others(Session& session, const model::VmId& vm, const FaultError& refusal,
                      std::chrono::steady_clock::time_point deadline, std::stop_token stop) {
   if (session.clock().mono() > deadline) throw refusal;
-  if (!await_unfinished(session, vm_ref(vm), {}, stop)) sleep_or_cancel(session.clock(), blocked_pause, stop);
+  if (!await_unfinished(session, vm_ref(vm), {}, std::nullopt, stop))
+    sleep_or_cancel(session.clock(), blocked_pause, stop);
 }
 
 bool gone(Session& session, const model::VmId& vm, const SnapshotId& snapshot, std::stop_token stop) {
@@ -74,12 +75,13 @@ bool gone(Session& session, const model::VmId& vm, const SnapshotId& snapshot, s
 }
 
 // Runs a task on the VM that changes nothing when it is done twice.
-void run_repeatable(Session& session, const model::VmId& vm, const Call& call, const char* what, std::stop_token stop) {
+void run_repeatable(Session& session, const model::VmId& vm, const Call& call, const char* what, Patience patience,
+                    std::stop_token stop) {
   const auto deadline = session.clock().mono() + blocked_patience;
   for (;;) {
     try {
       const Moref task = session.call(call, Repeat::freely, stop)["returnval"].moref();
-      await(session, task, fmt::format("{} on {}", what, vm.value), stop);
+      await(session, task, fmt::format("{} on {}", what, vm.value), patience, stop);
       return;
     } catch (const FaultError& e) {
       if (e.name() != "TaskInProgress") throw;
@@ -111,7 +113,8 @@ SnapshotId create_snapshot(Session& session, const model::VmId& vm, const Snapsh
           .flag("memory", false)
           .flag("quiesce", wish.quiesce);
       const Moref task = session.call(call, Repeat::never, stop)["returnval"].moref();
-      const SnapshotId id{await(session, task, fmt::format("CreateSnapshot_Task on {}", vm.value), stop).moref().value};
+      const SnapshotId id{
+          await(session, task, fmt::format("CreateSnapshot_Task on {}", vm.value), std::nullopt, stop).moref().value};
       if (!id.empty()) return id;
       if (auto found = existing(session, vm, wish, stop)) return *found;
       throw Error(Fault::data, fmt::format("{} says it made a snapshot of {}, but names none and shows none",
@@ -139,13 +142,14 @@ void remove_snapshot(Session& session, const model::VmId& vm, const SnapshotId& 
     try {
       if (!snapshots(session, vm, stop).find(snapshot)) return;
       // Perhaps ours already, from a call whose reply was lost or a run that died: consolidation may take hours.
-      if (await_unfinished(session, vm_ref(vm), removing(), stop)) {
+      if (await_unfinished(session, vm_ref(vm), removing(), std::nullopt, stop)) {
         if (!snapshots(session, vm, stop).find(snapshot)) return;
       }
       Call call("RemoveSnapshot_Task", snapshot_ref(snapshot));
       call.flag("removeChildren", false).flag("consolidate", true);
       const Moref task = session.call(call, Repeat::never, stop)["returnval"].moref();
-      await(session, task, fmt::format("RemoveSnapshot_Task on {} of {}", snapshot.value, vm.value), stop);
+      await(session, task, fmt::format("RemoveSnapshot_Task on {} of {}", snapshot.value, vm.value), std::nullopt,
+            stop);
       return;
     } catch (const http::Broken& broken) {
       if (!broken.may_have_acted() || ++lost > lost_replies) throw;
@@ -183,7 +187,7 @@ std::optional<std::vector<model::Disk>> frozen_disks(Session& session, const Sna
 void enable_tracking(Session& session, const model::VmId& vm, std::stop_token stop) {
   Call call("ReconfigVM_Task", vm_ref(vm));
   call.open("spec").flag("changeTrackingEnabled", true).close();
-  run_repeatable(session, vm, call, "ReconfigVM_Task (changeTrackingEnabled)", stop);
+  run_repeatable(session, vm, call, "ReconfigVM_Task (changeTrackingEnabled)", reconfiguration_patience, stop);
 }
 
 bool consolidation_needed(Session& session, const model::VmId& vm, std::stop_token stop) {
@@ -192,7 +196,8 @@ bool consolidation_needed(Session& session, const model::VmId& vm, std::stop_tok
 }
 
 void consolidate_disks(Session& session, const model::VmId& vm, std::stop_token stop) {
-  run_repeatable(session, vm, Call("ConsolidateVMDisks_Task", vm_ref(vm)), "ConsolidateVMDisks_Task", stop);
+  run_repeatable(session, vm, Call("ConsolidateVMDisks_Task", vm_ref(vm)), "ConsolidateVMDisks_Task", std::nullopt,
+                 stop);
 }
 
 }  // namespace vmferry::vsphere
