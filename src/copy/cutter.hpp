@@ -16,7 +16,7 @@ struct Chunk {
   ByteRange read;                 // aligned for the server, at most one request long
   std::vector<ByteRange> wanted;  // what of it is written: rising, inside `read`
   int attempts = 0;               // reads of it that failed
-  std::uint64_t fresh_after = 0;  // only on a connection with a higher number: the earlier ones failed it
+  std::uint64_t fresh_after = 0;  // only on a connection ordered later: the earlier ones failed it
 };
 
 struct Cut {

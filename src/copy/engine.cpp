@@ -25,9 +25,7 @@ constexpr std::uint64_t clear_slice = 256 * mib;     // so that a cancel is not 
 constexpr std::uint64_t sector = 512;                // VDDK reads whole sectors only
 constexpr std::uint64_t chunk = Digests::chunk;
 constexpr std::chrono::milliseconds progress_cadence{100};
-constexpr std::chrono::milliseconds first_back_off{500}, longest_back_off{30000};
 constexpr std::chrono::seconds drain_patience{20};
-constexpr std::chrono::milliseconds limits_cadence{500};
 
 // Measured: a delta is done soonest with little memory (first touch dominates), a full copy wants more in flight.
 std::size_t arena_bytes(const Tuning& tuning) {
@@ -46,11 +44,6 @@ Tuning sane(Tuning tuning) {
   tuning.request = std::clamp<std::uint32_t>(tuning.request / unit * unit, 64 * 1024, 32 * mib);
   if (tuning.digests) tuning.granule = chunk;
   return tuning;
-}
-
-std::uint64_t share_of_connection(const Tuning& tuning) {
-  const std::uint64_t share = arena_bytes(tuning) / static_cast<unsigned>(tuning.connections);
-  return tuning.permits ? std::min(share, tuning.permits->bytes_under_way()) : share;
 }
 
 // Whole chunks of what has digests; a target may be larger.
@@ -86,10 +79,12 @@ Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning,
       log_(log),
       user_stop_(std::move(stop)),
       size_(source.bytes()),
+      costly_(source.costly()),
       total_(work.total()),
       sink_(target, log),
       arena_(arena_bytes(tuning_)),
-      lane_bytes_(share_of_connection(tuning_)),
+      counted_(tuning_.permits && source.way().counted),
+      lane_bytes_(share_of_connection()),
       unit_(tuning_.digests ? chunk : sector),
       cutter_({tuning_.request, tuning_.merge_gap, unit_, size_}),
       covered_(already_done(tuning_, target.bytes())),
@@ -98,6 +93,11 @@ Engine::Engine(Source& source, Target& target, Work& work, const Tuning& tuning,
       done_(covered_.intersect(RangeSet(std::array{ByteRange{0, size_}})).bytes()) {}
 
 Engine::~Engine() = default;
+
+std::uint64_t Engine::share_of_connection() const {
+  const std::uint64_t share = arena_bytes(tuning_) / static_cast<unsigned>(tuning_.connections);
+  return counted_ ? std::min(share, tuning_.permits->bytes_under_way()) : share;
+}
 
 // ---- the other threads ----
 
@@ -133,13 +133,37 @@ void Engine::connect_on_order(std::stop_token stop) {
     }
     try {
       if (after.count() > 0) sleep_or_cancel(clock_, after, stop);
+      source_.prepare(progress_, stop);
       auto handle = source_.connect(stop);
       inbox_.lock()->connected = std::move(handle);
     } catch (...) {
-      inbox_.lock()->refused = std::current_exception();
+      const std::exception_ptr reason = deeper_reason(std::current_exception(), stop);
+      inbox_.lock()->refused = reason;
     }
     doorbell_.ring();
   }
+}
+
+bool Engine::in_doubt(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const BytesInDoubt&) {
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
+// A source whose bytes are gone explains every refusal better than its server does.
+std::exception_ptr Engine::deeper_reason(std::exception_ptr refusal, std::stop_token stop) {
+  try {
+    source_.check(std::move(stop));
+  } catch (const Error& error) {
+    if (error.fault() == Fault::conflict && !in_doubt(refusal)) return std::current_exception();
+  } catch (...) {
+    // Stopped: the refusal is as good a reason.
+  }
+  return refusal;
 }
 
 void Engine::checkpoint(const RangeSet& ranges) {
@@ -227,61 +251,6 @@ void Engine::take_piece(const std::vector<ByteRange>& piece) {
     cutter_.add(fresh.ranges());
 }
 
-void Engine::take_connection(std::unique_ptr<nbd::Handle> handle) {
-  ordered_ = false;
-  refusals_ = 0;
-  if (handle->bytes() < size_)
-    throw Error(Fault::data,
-                fmt::format("the disk copied to {} has {} bytes, but its server shows only {}: it is another disk, "
-                            "or it was cut",
-                            target_.name(), size_, handle->bytes()));
-  if (!shaped_) {
-    const std::uint64_t align = std::max<std::uint64_t>(handle->minimum_block(), unit_);
-    const std::uint64_t request = std::min<std::uint64_t>(tuning_.request, handle->maximum_read()) / align * align;
-    if (request == 0)
-      throw Error(Fault::unsupported,
-                  fmt::format("the server of the disk copied to {} takes reads of at most {} bytes in blocks "
-                              "of {}: nothing can be read",
-                              target_.name(), handle->maximum_read(), align));
-    cutter_.reshape({request, tuning_.merge_gap, align, size_});
-    shaped_ = true;
-  }
-  auto lane = std::make_unique<Lane>();
-  lane->number = ++lane_numbers_;
-  lane->handle = std::move(handle);
-  lane->permit = std::move(permit_);
-  lanes_.push_back(std::move(lane));
-  log_.debug(fmt::format("connection {} to the disk copied to {} is open", lane_numbers_, target_.name()));
-}
-
-void Engine::take_refusal(std::exception_ptr reason) {
-  ordered_ = false;
-  permit_.reset();
-  const int usable = usable_lanes();
-  try {
-    std::rethrow_exception(reason);
-  } catch (Error& error) {
-    if (usable > 0 && !starved_fresh_) {
-      lane_limit_ = usable;  // it was only for speed
-      log_.info(fmt::format("the disk copied to {} gets no more than {} connections: {}", target_.name(), usable,
-                            error.what()));
-      return;
-    }
-    const bool later =
-        error.fault() == Fault::unavailable || error.fault() == Fault::timeout || error.fault() == Fault::tool;
-    if (!later) throw error.during(fmt::format("connecting to the disk copied to {}", target_.name()));
-    ++refusals_;
-    log_.warning(fmt::format("no connection to the disk copied to {} (attempt {} of {}): {}", target_.name(), refusals_,
-                             tuning_.attempts, error.what()));
-    if (refusals_ < tuning_.attempts) return;
-    const std::uint64_t offset = retries_.empty() ? (held_ ? held_->read.offset : 0) : retries_.front().read.offset;
-    throw Error(Fault::unavailable,
-                fmt::format("the disk copied to {} cannot be read at offset {}: no connection after {} "
-                            "attempts, the last one said: {}",
-                            target_.name(), offset, refusals_, error.what()));
-  }
-}
-
 // ---- planning ----
 
 void Engine::clear(ByteRange range, bool is_work) {
@@ -321,6 +290,7 @@ void Engine::ask_extents() {
   ByteRange range = unmapped_.front();
   range.length = std::min(range.length, extent_window);
   asking_ = true;
+  busy(*lane);
   lane->handle->extents(range, [this, range, lane](int error, const std::vector<nbd::Extent>& extents) {
     on_extents(range, *lane, error, extents);
   });
@@ -329,6 +299,7 @@ void Engine::ask_extents() {
 void Engine::on_extents(ByteRange asked, Lane& lane, int error, const std::vector<nbd::Extent>& extents) {
   asking_ = false;
   if (draining_) return;
+  lane.heard = clock_.mono();
   std::uint64_t known = asked.offset;
   std::vector<ByteRange> data;
   for (const nbd::Extent& extent : extents) {
@@ -439,6 +410,7 @@ void Engine::start(Chunk chunk, Lane& lane, std::span<std::byte> buffer) {
   flights_.push_front({std::move(chunk), buffer, &lane});
   const auto flight = flights_.begin();
   ++report_.requests;
+  busy(lane);
   lane.reading += flight->chunk.read.length;
   if (tuning_.throttle) tuning_.throttle->take(flight->chunk.read.length, clock_.mono());
   lane.handle->read(buffer, flight->chunk.read.offset, [this, flight](int error) { on_read(flight, error); });
@@ -448,6 +420,7 @@ void Engine::on_read(std::list<Flight>::iterator flight, int error) {
   Flight landed = std::move(*flight);
   flights_.erase(flight);
   landed.lane->reading -= landed.chunk.read.length;
+  landed.lane->heard = clock_.mono();
   if (draining_) return;  // the buffer goes with the arena
   if (error != 0) {
     landed.lane->retiring = true;
@@ -465,6 +438,7 @@ void Engine::on_read(std::list<Flight>::iterator flight, int error) {
 void Engine::retry_later(Chunk chunk, int error) {
   ++chunk.attempts;
   const ByteRange range = chunk.read;
+  source_.failed(range);
   if (chunk.attempts >= tuning_.attempts) {
     fail(std::make_exception_ptr(
         Error(Fault::unavailable,
@@ -477,80 +451,9 @@ void Engine::retry_later(Chunk chunk, int error) {
   log_.warning(fmt::format("reading {} bytes at offset {} of the disk copied to {} failed ({}), attempt {} of {}",
                            range.length, range.offset, target_.name(), strerror(error), chunk.attempts,
                            tuning_.attempts));
-  chunk.fresh_after = lane_numbers_;
+  // Not on one that is being opened either: it was ordered without a pause, and would only fail it once more.
+  chunk.fresh_after = orders_;
   retries_.push_back(std::move(chunk));
-}
-
-// ---- connections ----
-
-int Engine::usable_lanes() const {
-  return static_cast<int>(std::count_if(lanes_.begin(), lanes_.end(), [](const auto& lane) { return lane->usable(); }));
-}
-
-// True when something had finished.
-bool Engine::tend_lanes() {
-  bool any = false;
-  for (const auto& lane : lanes_) any = lane->handle->deliver() || any;
-  lanes_.remove_if([](const auto& lane) { return !lane->usable() && lane->handle->in_flight() == 0; });
-  return any;
-}
-
-std::chrono::milliseconds Engine::back_off(int failures) const {
-  if (failures <= 0) return std::chrono::milliseconds(0);
-  return std::min(first_back_off * (1 << std::min(failures - 1, 16)), longest_back_off);
-}
-
-// Others may have all connections that there are. Asked for now and then, not with each turn of the loop. `needed`: the
-// copy cannot go on without it.
-bool Engine::permitted(bool needed) {
-  if (!tuning_.permits) return true;
-  const auto now = clock_.mono();
-  auto& ask_at = needed ? ask_needed_at_ : ask_further_at_;
-  if (now < ask_at) return false;
-  permit_ = tuning_.permits->ask(needed);
-  if (permit_ == nullptr) ask_at = now + limits_cadence;
-  return permit_ != nullptr;
-}
-
-// The limits may be changed while the copy runs. It keeps one connection, whatever they are.
-void Engine::heed_limits() {
-  if (!tuning_.permits || clock_.mono() - heeded_ < limits_cadence) return;
-  heeded_ = clock_.mono();
-  lane_bytes_ = share_of_connection(tuning_);
-  int usable = usable_lanes();
-  for (const auto& lane : lanes_) {
-    if (usable <= 1 || !lane->usable() || !lane->permit || !lane->permit->recalled()) continue;
-    lane->retiring = true;
-    --usable;
-  }
-}
-
-void Engine::order_connection() {
-  if (ordered_) return;
-  const int usable = usable_lanes();
-  const bool needed = usable == 0 || starved_fresh_;
-  const bool helpful = starved_ && usable < lane_limit_;
-  if (!needed && !helpful) return;
-  if (!permitted(needed)) {
-    // Nobody may wait for others while he holds what they wait for: what failed goes again on a connection that is
-    // there. A failure costs that one, and whoever has none left is next.
-    if (usable > 0)
-      for (Chunk& chunk : retries_) chunk.fresh_after = 0;
-    else if (!std::exchange(waits_, true))
-      progress_.waiting(tuning_.permits->reason());
-    return;
-  }
-  waits_ = false;
-  int failures = refusals_;
-  if (needed)
-    for (const Chunk& chunk : retries_) failures = std::max(failures, chunk.attempts);
-  {
-    auto order = order_.lock();
-    order->open = true;
-    order->after = back_off(failures);
-  }
-  ordered_ = true;
-  order_given_.notify_one();
 }
 
 // ---- the loop ----
@@ -590,7 +493,10 @@ void Engine::wait() {
     polled.push_back(lane.get());
   }
   const auto pause = throttled().count();
+  const bool source_bound = pause == 0 && !flights_.empty() && writing_ == 0 && clearing_ == 0;
+  const auto began = clock_.mono();
   ::poll(fds.data(), fds.size(), pause > 0 ? static_cast<int>(std::min<std::int64_t>(pause, 1000)) : 1000);
+  if (source_bound) watch_pace(clock_.mono() - began);
   if (fds[0].revents != 0) doorbell_.clear();
   for (std::size_t i = 0; i < polled.size(); ++i) {
     const short happened = fds[i + 1].revents;
@@ -598,6 +504,17 @@ void Engine::wait() {
     if ((happened & (POLLIN | POLLHUP | POLLERR)) != 0) polled[i]->handle->notify_readable();
     if ((happened & (POLLOUT | POLLHUP | POLLERR)) != 0) polled[i]->handle->notify_writable();
   }
+}
+
+// What was read while something else was waited for counts too, so that a source looks faster rather than slower.
+void Engine::watch_pace(std::chrono::steady_clock::duration waited) {
+  source_bound_ += waited;
+  if (source_bound_ < tuning_.pace_over) return;
+  const std::uint64_t bytes = report_.read - std::exchange(paced_from_, report_.read);
+  const std::uint64_t requests = report_.requests - std::exchange(paced_requests_, report_.requests);
+  const bool large = bytes >= requests * (tuning_.request / 2);
+  report_.pace = large ? static_cast<double>(bytes) / std::chrono::duration<double>(source_bound_).count() : 0;
+  source_bound_ = {};
 }
 
 void Engine::loop() {
@@ -614,6 +531,7 @@ void Engine::loop() {
     if (complete()) return;
     order_checkpoint();
     heed_limits();
+    heed_silence();
     if (tend_lanes()) continue;  // some reads ended the moment they were started: their connection is dead
     order_connection();
     wait();
@@ -645,8 +563,8 @@ void Engine::last_checkpoint() noexcept {
 
 Report Engine::run() {
   started_ = told_ = checkpointed_ = clock_.mono();
-  const Writers::Settings settings{writer_threads, tuning_.granule, tuning_.whole_disk && target_.known_zero(),
-                                   tuning_.digests, tuning_.skip_equal};
+  const Writers::Settings settings{writer_threads,  tuning_.granule,    tuning_.whole_disk && target_.known_zero(),
+                                   tuning_.digests, tuning_.skip_equal, tuning_.unequal};
   writers_ = std::make_unique<Writers>(
       sink_, settings,
       [this](Written job) {
@@ -678,11 +596,22 @@ Report Engine::run() {
   lanes_.clear();
   // What failed beside the last bytes is a failure all the same.
   if (outcome == nullptr) outcome = inbox_.lock()->failure;
+  if (const std::exception_ptr refused = inbox_.lock()->refused; refused && in_doubt(refused)) outcome = refused;
   if (outcome != nullptr) {
+    // Whatever ended it: bytes that the disk never had must not be gone on from.
+    if (in_doubt(outcome)) std::rethrow_exception(outcome);
+    try {
+      source_.check(user_stop_);
+    } catch (const BytesInDoubt&) {
+      throw;
+    } catch (...) {
+      // What ended the copy is the better reason.
+    }
     last_checkpoint();
     std::rethrow_exception(outcome);
   }
 
+  source_.check(user_stop_);
   sink_.flush();
   sink_.check();
   tell_progress(true);

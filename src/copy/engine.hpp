@@ -36,11 +36,12 @@ class Engine {
  private:
   // One connection.
   struct Lane {
-    std::uint64_t number = 0;        // rises with each connection opened
+    std::uint64_t number = 0;        // of the order that it was opened for
     std::unique_ptr<Permit> permit;  // null: none is needed. Given back after the handle is closed
     std::unique_ptr<nbd::Handle> handle;
-    std::uint64_t reading = 0;  // bytes
-    bool retiring = false;      // it failed a read: gets no more, closed when its last one is back
+    std::uint64_t reading = 0;                      // bytes
+    std::chrono::steady_clock::time_point heard{};  // of the last answer; when it was idle, of the question after it
+    bool retiring = false;                          // it failed a read: gets no more, closed when its last one is back
     bool usable() const noexcept { return !retiring && !handle->dead(); }
   };
   // A read under way.
@@ -67,6 +68,8 @@ class Engine {
 
   void produce(std::stop_token stop);
   void connect_on_order(std::stop_token stop);
+  static bool in_doubt(const std::exception_ptr& failure);
+  std::exception_ptr deeper_reason(std::exception_ptr refusal, std::stop_token stop);
   void keep_checkpoints(std::stop_token stop);
   void checkpoint(const RangeSet& ranges);
   void fail(std::exception_ptr reason);
@@ -78,7 +81,10 @@ class Engine {
   void take_piece(const std::vector<ByteRange>& piece);
   void take_connection(std::unique_ptr<nbd::Handle> handle);
   void take_refusal(std::exception_ptr reason);
+  std::uint64_t share_of_connection() const;  // of the arena, bytes
   bool tend_lanes();
+  void busy(Lane& lane) const;
+  void heed_silence();
   void ask_extents();
   void on_extents(ByteRange asked, Lane& lane, int error, const std::vector<nbd::Extent>& extents);
   void clear_outside();
@@ -91,11 +97,13 @@ class Engine {
   void on_read(std::list<Flight>::iterator flight, int error);
   void retry_later(Chunk chunk, int error);
   void order_connection();
+  void see_whether_counted();
   bool permitted(bool needed);
   void heed_limits();
   int usable_lanes() const;
   bool complete() const;
   void wait();
+  void watch_pace(std::chrono::steady_clock::duration waited);
   void tell_progress(bool last);
   void order_checkpoint();
   void drain() noexcept;
@@ -110,11 +118,13 @@ class Engine {
   log::Log& log_;
   const std::stop_token user_stop_;
   const std::uint64_t size_;
+  const bool costly_;                         // a connection is made for work that is there, not for work that may come
   const std::optional<std::uint64_t> total_;  // asked before another thread works with work_
 
   Doorbell doorbell_;
   Sink sink_;
   Arena arena_;
+  bool counted_;              // a connection needs a permit
   std::uint64_t lane_bytes_;  // one connection's share of it
   const std::uint64_t unit_;  // of reads
   Cutter cutter_;
@@ -134,7 +144,7 @@ class Engine {
   std::uint64_t completed_bytes_ = 0;
   bool checkpointing_ = false;
   std::chrono::steady_clock::time_point checkpointed_;
-  std::uint64_t lane_numbers_ = 0;
+  std::uint64_t orders_ = 0;  // connections asked for so far
   int lane_limit_;
   std::unique_ptr<Permit> permit_;  // for the connection that is being opened
   std::chrono::steady_clock::time_point ask_needed_at_{}, ask_further_at_{};
@@ -158,6 +168,8 @@ class Engine {
   std::uint64_t done_ = 0;  // bytes of work
   std::chrono::steady_clock::time_point started_;
   std::chrono::steady_clock::time_point told_;
+  std::chrono::steady_clock::duration source_bound_{0};  // since the last pace was taken
+  std::uint64_t paced_from_ = 0, paced_requests_ = 0;    // what was read then
 
   // Last: their threads use everything above.
   std::unique_ptr<Writers> writers_;

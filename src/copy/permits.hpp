@@ -5,6 +5,8 @@
 #include <memory>
 #include <string>
 
+#include "base/error.hpp"
+
 namespace vmferry::copy {
 
 // Given back by its destructor, and by the end of the process, however that comes.
@@ -13,6 +15,13 @@ class Permit {
   virtual ~Permit() = default;
   // The limit was lowered since: it should be given back when that does not stop the copy.
   virtual bool recalled() const = 0;
+};
+
+// Thrown by Source::connect() in the place of a first connection that needs a permit where none did before: the
+// source's way is counted from now on, and the next call, which comes with a permit, may connect.
+class PermitNeeded : public Error {
+ public:
+  using Error::Error;
 };
 
 // Thread-safe; nothing blocks.

@@ -35,6 +35,7 @@ class Reading {
   Reading(const Target& target, Digests& digests, const Selection& selection, Progress& progress, std::stop_token stop)
       : target_(target), digests_(digests), selection_(selection), progress_(progress), stop_(std::move(stop)) {
     if (selection_.changed) wanted_ = digests_.not_read_back();
+    always_ = selection_.always.aligned(Digests::chunk, digests_.bytes());
   }
 
   Verified all() {
@@ -61,7 +62,8 @@ class Reading {
         if (at >= digests_.bytes()) return;
         if (stop_.stop_requested()) throw Cancelled();
         const ByteRange range{at, std::min(request, digests_.bytes() - at)};
-        if (chosen(at)) compare(range, buffer);
+        const bool sampled = chosen(at);
+        if (sampled || !always_.intersect(RangeSet(std::span(&range, 1))).empty()) compare(range, sampled, buffer);
         progress_.advanced(done_ += range.length, digests_.bytes());
       }
     } catch (...) {
@@ -71,18 +73,19 @@ class Reading {
     }
   }
 
-  void compare(ByteRange range, std::span<std::byte> buffer) {
+  void compare(ByteRange range, bool sampled, std::span<std::byte> buffer) {
     constexpr std::uint64_t chunk = Digests::chunk;
     const std::vector<Digest> known = digests_.read(range.offset, (range.length + chunk - 1) / chunk);
     const auto part = [&](std::size_t i) {
       return ByteRange{range.offset + i * chunk, std::min(chunk, range.length - i * chunk)};
     };
     const auto wanted = [&](std::size_t i) {
-      return known[i].known() && (!selection_.changed || wanted_.contains(part(i)));
+      const bool chosen = sampled && (!selection_.changed || wanted_.contains(part(i)));
+      return known[i].known() && (chosen || always_.contains(part(i)));
     };
     Verified found;
     for (std::size_t i = 0; i < known.size(); ++i)
-      if (!known[i].known()) found.unknown += part(i).length;
+      if (sampled && !known[i].known()) found.unknown += part(i).length;
     // Neighbours in one read.
     for (std::size_t i = 0, end = 0; i < known.size(); i = std::max(end, i + 1)) {
       for (end = i; end < known.size() && wanted(end);) ++end;
@@ -139,6 +142,7 @@ class Reading {
   Digests& digests_;
   const Selection selection_;
   RangeSet wanted_;  // of a selection of what changed
+  RangeSet always_;
   Progress& progress_;
   const std::stop_token stop_;
   std::atomic<std::uint64_t> next_{0}, done_{0};

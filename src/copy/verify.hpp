@@ -17,6 +17,7 @@ struct Selection {
   double sample = 1;       // at least this part of the chunks (0 to 1), spread at random; 1 = all
   std::uint64_t seed = 0;  // the same chunks for the same seed
   bool changed = false;    // only those that were not read back since they were written
+  RangeSet always = {};    // whatever the others leave out; whole chunks of it
 };
 
 // Reads from the medium, as far as the kernel can be told to drop what it has cached, and marks what is right as read

@@ -78,6 +78,7 @@ void Writers::apply_digested(const WriteJob& job, const Run& run, Written& resul
     if (equal) {
       result.equal += part.length;
     } else {
+      if (settings_.unequal) settings_.unequal();
       apply(job, {part, run.zero}, result, stop);
       kept.keep(from, std::span(digests).subspan(begin, end - begin));
     }

@@ -45,6 +45,7 @@ class Writers {
     bool skip_zeroes = false;  // the target reads zero there already
     Digests* digests = nullptr;
     bool skip_equal = false;
+    std::function<void()> unequal;  // see Tuning
   };
   // `done` and `failed` are called from the writing threads.
   Writers(Sink& sink, Settings settings, std::function<void(Written)> done,

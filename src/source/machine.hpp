@@ -25,6 +25,8 @@ struct FrozenDisk {
   std::optional<model::ChangeId> change_id;  // nothing when tracking is off for it
   std::string file;                          // the frozen backing file, source's spelling
   bool has_parent = false;                   // it is a redo layer above another snapshot's file
+  std::string uuid{};                        // the disk's own, in the source's spelling; empty when not said
+  std::string content_id{};                  // the frozen bytes', in the source's spelling; empty when not said
   bool operator==(const FrozenDisk&) const = default;
 };
 
@@ -78,6 +80,9 @@ class Machine {
   // the whole disk.
   virtual std::unique_ptr<copy::Work> changed(const Point& point, model::DiskKey disk,
                                               const std::optional<model::ChangeId>& since, std::stop_token stop) = 0;
+  // Whether anything was written to the disk since then, asked of the machine as it is now: it must be off. Throws
+  // HistoryLost when the source cannot say.
+  virtual bool written_since(const model::Disk& disk, const model::ChangeId& since, std::stop_token stop) = 0;
   // Returns once the machine is confirmed off. Already off is success. Error(timeout) when a guest shutdown takes
   // longer than `patience` and `how` does not allow more.
   virtual void power_off(Stop how, std::chrono::seconds patience, std::stop_token stop) = 0;

@@ -32,12 +32,13 @@ constexpr const char* migrations[] = {
     " created_at INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0) STRICT;"
     "CREATE UNIQUE INDEX job_open ON job (source, vm, target) WHERE closed = 0;"
     "CREATE TABLE fact (job TEXT NOT NULL REFERENCES job (id), number INTEGER NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL,"
-    " PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID;"};
+    " PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID;",
+    // 2
+    "CREATE TABLE folder (id TEXT NOT NULL) STRICT;"
+    "INSERT INTO folder VALUES (lower(hex(randomblob(8))));"};
 constexpr int newest = static_cast<int>(std::size(migrations));
 
-std::int64_t now_ms(const Clock& clock) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch()).count();
-}
+constexpr const char* journal_name = "journal.sqlite";
 
 // SQLite's own errors, in words that name the file and the remedy.
 [[noreturn]] void explain(const std::filesystem::path& file, const SQLite::Exception& e) {
@@ -64,15 +65,19 @@ std::int64_t now_ms(const Clock& clock) {
   throw Error(Fault::unavailable, fmt::format("the journal {} failed: {}", file.string(), e.what()));
 }
 
+}  // namespace
+
 void make_private_directory(const std::filesystem::path& directory) {
+  // "a/b/" names b; its parent is not "a/b".
+  const std::filesystem::path named = directory.has_filename() ? directory : directory.parent_path();
   std::error_code problem;
-  const bool existed = std::filesystem::exists(directory, problem);
-  if (!existed) {
-    std::filesystem::create_directories(directory, problem);
+  if (!std::filesystem::exists(named, problem)) {
+    if (named.has_parent_path()) std::filesystem::create_directories(named.parent_path(), problem);
+    if (!problem && ::mkdir(named.c_str(), 0700) != 0 && errno != EEXIST)
+      problem.assign(errno, std::generic_category());
     if (problem)
       throw Error(Fault::config, fmt::format("cannot make the state folder {} ({}): choose another with --state-dir",
                                              directory.string(), problem.message()));
-    std::filesystem::permissions(directory, std::filesystem::perms::owner_all, problem);
   }
   if (!std::filesystem::is_directory(directory))
     throw Error(Fault::config, fmt::format("{} is not a folder: choose another with --state-dir", directory.string()));
@@ -82,18 +87,31 @@ void make_private_directory(const std::filesystem::path& directory) {
                             directory.string(), std::strerror(errno)));
 }
 
+namespace {
+
 // The file exists with the right mode before SQLite sees it, so that no moment of another mode exists; SQLite gives its
-// -wal and -shm files the same mode.
+// -wal and -shm files the same mode. One that is there is not opened: closing it would give up the locks that this
+// process has on it (https://www.sqlite.org/howtocorrupt.html, 2.2), and others would take the log away that is still
+// written to.
 void make_private_file(const std::filesystem::path& file) {
-  const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0)
+  const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd >= 0)
+    ::close(fd);
+  else if (errno != EEXIST)
     throw Error(errno == ENOSPC ? Fault::quota : Fault::config,
-                fmt::format("cannot open {} ({}): choose a writable folder with --state-dir", file.string(),
+                fmt::format("cannot make {} ({}): choose a writable folder with --state-dir", file.string(),
                             std::strerror(errno)));
-  ::close(fd);
 }
 
 }  // namespace
+
+bool has_journal(const std::filesystem::path& directory) {
+  std::error_code unseen;
+  return std::filesystem::status(directory / journal_name, unseen).type() != std::filesystem::file_type::not_found;
+}
+
+// For another process to end what it does with the journal.
+constexpr std::chrono::milliseconds patience{20000};
 
 struct Store::State {
   std::filesystem::path file;
@@ -113,8 +131,24 @@ struct Store::State {
     }
   }
 
+  // Where two make a journal at once, or one opens it while the last other one takes its log away, SQLite refuses
+  // without waiting: https://www.sqlite.org/c3ref/busy_handler.html, https://www.sqlite.org/wal.html#busy. Nobody holds
+  // a lock for longer than a statement, so that the next try can succeed.
   void open() {
-    db = std::make_unique<SQLite::Database>(file.string(), SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE, 20000);
+    const auto give_up = clock.mono() + patience;
+    for (;;) {
+      try {
+        return try_to_open();
+      } catch (const SQLite::Exception& e) {
+        if (e.getErrorCode() != SQLITE_BUSY || clock.mono() >= give_up) throw;
+      }
+      clock.sleep(std::chrono::milliseconds(20), {});
+    }
+  }
+
+  void try_to_open() {
+    db = std::make_unique<SQLite::Database>(file.string(), SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE,
+                                            static_cast<int>(patience.count()));
     db->exec("PRAGMA journal_mode=WAL");
     db->exec("PRAGMA synchronous=FULL");
     db->exec("PRAGMA foreign_keys=ON");
@@ -144,7 +178,7 @@ constexpr const char* job_columns = "id, source, vm, vm_name, target, created_at
 
 Store::Store(const std::filesystem::path& directory, Clock& clock) {
   make_private_directory(directory);
-  const std::filesystem::path file = directory / "journal.sqlite";
+  const std::filesystem::path file = directory / journal_name;
   make_private_file(file);
   state_ = std::make_unique<State>(file, clock);
   try {
@@ -157,6 +191,10 @@ Store::Store(const std::filesystem::path& directory, Clock& clock) {
 Store::~Store() = default;
 
 const std::filesystem::path& Store::file() const noexcept { return state_->file; }
+
+std::string Store::id() const {
+  return state_->guarded([](SQLite::Database& db) { return db.execAndGet("SELECT id FROM folder").getString(); });
+}
 
 std::vector<JobRow> Store::jobs() const {
   return state_->guarded([&](SQLite::Database& db) {

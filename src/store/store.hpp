@@ -31,6 +31,7 @@ class Store {
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
+  std::string id() const;            // of this folder: random, the same wherever it is mounted
   std::vector<JobRow> jobs() const;  // oldest first
   // The unfinished job of that machine on that target, if any.
   std::optional<JobRow> find(const std::string& source, const model::VmId& vm, const std::string& target) const;
@@ -45,6 +46,13 @@ class Store {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Whether that folder has a journal (or it cannot be told: then Store says why), without making one.
+bool has_journal(const std::filesystem::path& directory);
+
+// With mode 0700 when it is not there yet (what is above it has the usual mode). Error(config) when it cannot be made
+// or written.
+void make_private_directory(const std::filesystem::path& directory);
 
 // Held while a process works on a job. A second one gets Error(conflict) with the first's pid and host.
 class JobLock {

@@ -1,211 +1,288 @@
-// Disks that lie in a folder here: the mount point of a datastore, or copies of flat VMDK and raw files.
+// Disks that lie in folders here: datastores that are mounted, or copies of their files.
 #include <errno.h>
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <mutex>
-#include <variant>
 
 #include "base/error.hpp"
-#include "base/fd.hpp"
 #include "source/vmware/datastore_path.hpp"
 #include "source/vmware/descriptor.hpp"
 #include "source/vmware/transport.hpp"
+#include "source/vmware/vmdk.hpp"
 
 namespace vmferry::source::vmware {
 
 namespace {
 
-constexpr std::size_t largest_descriptor = 1 << 20;
-
-// Either the file with the bytes or a sentence that says why there is none.
-using Found = std::variant<std::filesystem::path, std::string>;
-
-// The beginning of a file, or nothing with errno.
-std::optional<std::string> head_of(const std::filesystem::path& file, std::size_t bytes) {
-  const Fd fd(open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return std::nullopt;
-  std::string text(bytes, '\0');
-  std::size_t have = 0;
-  while (have < bytes) {
-    const ssize_t got = read(fd.get(), text.data() + have, bytes - have);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return std::nullopt;
-    if (got == 0) break;
-    have += static_cast<std::size_t>(got);
-  }
-  text.resize(have);
-  return text;
+const std::filesystem::path& folder_of(const FileOptions& options, const std::string& datastore) {
+  const auto own = options.datastores.find(datastore);
+  return own != options.datastores.end() ? own->second : options.directory;
 }
 
-bool is_redo_kind(const std::string& kind) { return kind == "VMFSSPARSE" || kind == "SESPARSE"; }
+std::string named(const FrozenDisk& disk) { return fmt::format("disk {} ({})", model::to_string(disk.key), disk.file); }
 
-// One flat extent that starts at the file's beginning is all that can be served as raw bytes.
-Found extent_of(const std::filesystem::path& file, const Descriptor& descriptor) {
-  if (descriptor.has_parent)
-    return fmt::format(
-        "{} is a layer above another file (its parentCID is set), which cannot be read alone; remove or consolidate "
-        "the snapshots below it",
-        file.string());
-  if (descriptor.extents.size() != 1)
-    return fmt::format("{} describes {} extents (type {}); only disks with one flat extent can be read from files",
-                       file.string(), descriptor.extents.size(),
-                       descriptor.create_type.empty() ? "unknown" : descriptor.create_type);
-  const DescriptorExtent& extent = descriptor.extents.front();
-  if (is_redo_kind(extent.kind))
-    return fmt::format(
-        "{} is a redo layer ({}), which cannot be read alone; remove or consolidate the snapshots below it",
-        file.string(), extent.kind);
-  if ((extent.kind != "VMFS" && extent.kind != "FLAT") || extent.offset != 0)
-    return fmt::format(
-        "{} is of type {} (extent {} at sector {}); only flat disks (vmfs, monolithicFlat) can be read from files: "
-        "convert it, for example with `qemu-img convert -O raw`",
-        file.string(), descriptor.create_type, extent.kind, extent.offset);
-  const std::filesystem::path name = extent.file;
-  // A descriptor is data from elsewhere: it shall not lead out of its folder.
-  if (name.has_parent_path() || name.empty())
-    return fmt::format("{} names the extent '{}', which is not a file of the same folder", file.string(), extent.file);
-  return file.parent_path() / name;
+// A copy of a disk's files has its uuid, unless somebody gave it another (`vmkfstools -J setuuid`).
+std::optional<Refusal> not_its_own(const DiskFiles& files, const FrozenDisk& disk) {
+  const std::string expected = hex_digits(disk.uuid);
+  if (expected.size() != 32 || files.uuid.empty() || files.uuid == expected) return std::nullopt;
+  return Refusal{fmt::format(
+      "what lies at {} is another disk than {}: its descriptor has the uuid {}, the disk {}; give the folder with this "
+      "disk's files, --local-disk-path '{}=DIR'",
+      files.pieces.front().file.string(), named(disk), files.uuid, expected,
+      parse_datastore_path(disk.file).datastore)};
 }
 
-// What lies at `file`: a descriptor that points to the bytes, or the bytes.
-Found bytes_behind(const std::filesystem::path& file) {
-  if (file.extension() != ".vmdk" || file.string().ends_with("-flat.vmdk")) return file;
-  const auto head = head_of(file, largest_descriptor);
-  if (!head) {
-    if (errno != ENOENT) return fmt::format("{} cannot be read: {}", file.string(), strerror(errno));
-    return std::filesystem::path(flat_file(file.string()));  // copied without its descriptor
-  }
-  if (head->starts_with("KDMV"))
-    return fmt::format(
-        "{} is a sparse VMDK (monolithicSparse or streamOptimized), whose bytes are not flat; convert it, for example "
-        "with `qemu-img convert -O raw`",
-        file.string());
-  if (head->starts_with("COWD"))
-    return fmt::format(
-        "{} is a redo layer of a snapshot (vmfsSparse), which cannot be read alone; remove or consolidate the "
-        "snapshots below it",
-        file.string());
-  if (head->find("# Disk DescriptorFile") == std::string::npos)
-    return fmt::format("{} is neither a VMDK descriptor nor a flat extent", file.string());
-  return extent_of(file, parse_descriptor(*head));
-}
-
-class FileTransport final : public Transport {
- public:
-  FileTransport(std::filesystem::path directory, process::Runner& runner, std::filesystem::path run_directory,
-                log::Log& log)
-      : directory_(std::move(directory)), runner_(runner), run_directory_(std::move(run_directory)), log_(log) {}
-
-  std::string name() const override { return "file"; }
-
-  std::optional<std::string> refuses(const FrozenDisk& disk) const override {
-    const Found found = find(disk);
-    if (const auto* reason = std::get_if<std::string>(&found)) return *reason;
-    return std::nullopt;
-  }
-
-  std::unique_ptr<copy::Source> serve(const FrozenDisk& disk, std::stop_token stop) override;
-
- private:
-  Found find(const FrozenDisk& disk) const {
-    if (disk.has_parent)
-      return fmt::format(
-          "disk {} ({}) sits on the redo file of an earlier snapshot, which cannot be read from files; remove or "
-          "consolidate the VM's other snapshots, or use another transport",
-          model::to_string(disk.key), disk.file);
-    const std::filesystem::path relative =
-        std::filesystem::path(parse_datastore_path(disk.file).file).lexically_normal();
-    if (relative.empty() || relative.is_absolute() || *relative.begin() == "..")
-      return fmt::format("disk {} has the file name '{}', which is not one below a datastore",
-                         model::to_string(disk.key), disk.file);
-    // As on the datastore, or all disks side by side in one folder.
-    const std::filesystem::path places[] = {directory_ / relative, directory_ / relative.filename()};
-    std::string reason;
-    for (const std::filesystem::path& place : places) {
-      Found found = bytes_behind(place);
-      if (const auto* bytes = std::get_if<std::filesystem::path>(&found)) {
-        struct stat st {};
-        if (stat(bytes->c_str(), &st) == 0) return checked(disk, *bytes, st);
-        if (reason.empty()) reason = fmt::format("{} is not there ({})", bytes->string(), strerror(errno));
-      } else {
-        return found;
-      }
+std::variant<DiskFiles, Refusal> find(const FileOptions& options, const FrozenDisk& disk) {
+  if (disk.has_parent)
+    return Refusal{fmt::format(
+        "disk {} ({}) sits on the redo file of an earlier snapshot, which cannot be read from files; remove or "
+        "consolidate the VM's other snapshots, or use another transport",
+        model::to_string(disk.key), disk.file)};
+  const DatastorePath path = parse_datastore_path(disk.file);
+  const std::filesystem::path relative = std::filesystem::path(path.file).lexically_normal();
+  if (relative.empty() || relative.is_absolute() || *relative.begin() == "..")
+    return Refusal{fmt::format("disk {} has the file name '{}', which is not one below a datastore",
+                               model::to_string(disk.key), disk.file)};
+  const std::filesystem::path& directory = folder_of(options, path.datastore);
+  if (directory.empty())
+    return Refusal{
+        fmt::format("disk {} is {}, and where that datastore is mounted was not said: add "
+                    "--local-disk-path '{}=DIR'",
+                    model::to_string(disk.key), disk.file, path.datastore)};
+  // As on the datastore, or all disks side by side in one folder.
+  std::string reason;
+  for (const std::filesystem::path& place : {directory / relative, directory / relative.filename()}) {
+    auto found = find_files(place, disk.capacity);
+    if (const auto* refusal = std::get_if<Refusal>(&found)) {
+      if (!refusal->missing) return found;
+      if (reason.empty()) reason = refusal->reason;
+      continue;
     }
-    return fmt::format("disk {} ({}) was not found below {}: {}; is the datastore mounted there?",
-                       model::to_string(disk.key), disk.file, directory_.string(), reason);
+    if (auto refusal = not_its_own(std::get<DiskFiles>(found), disk)) return std::move(*refusal);
+    return found;
   }
+  return Refusal{fmt::format("disk {} ({}) was not found below {}: {}; is the datastore mounted there?",
+                             model::to_string(disk.key), disk.file, directory.string(), reason)};
+}
 
-  static Found checked(const FrozenDisk& disk, const std::filesystem::path& file, const struct stat& st) {
-    if (!S_ISREG(st.st_mode)) return fmt::format("{} is not a regular file", file.string());
-    const auto size = static_cast<std::uint64_t>(st.st_size);
-    if (size != disk.capacity)
-      return fmt::format("{} has {} bytes, but disk {} has {}: it is another disk, an incomplete copy or not flat",
-                         file.string(), size, model::to_string(disk.key), disk.capacity);
-    if (access(file.c_str(), R_OK) != 0)
-      return fmt::format("{} may not be read by this user: {}", file.string(), strerror(errno));
-    return file;
-  }
-
-  std::filesystem::path directory_;
-  process::Runner& runner_;
-  std::filesystem::path run_directory_;
-  log::Log& log_;
+// A file as the kernel knows it.
+struct Seen {
+  dev_t device = 0;
+  ino_t inode = 0;
+  timespec written{};
+  bool same_file(const Seen& other) const { return device == other.device && inode == other.inode; }
 };
 
-// The file behind an nbdkit that is started again when it died.
+std::vector<Seen> seen(const Pieces& pieces) {
+  std::vector<Seen> files;
+  for (const Piece& piece : pieces) {
+    struct stat st {};
+    if (stat(piece.file.c_str(), &st) != 0)
+      throw Error(Fault::unavailable, fmt::format("{} cannot be examined: {}", piece.file.string(), strerror(errno)));
+    files.push_back({st.st_dev, st.st_ino, st.st_mtim});
+  }
+  return files;
+}
+
+// Whether other files have taken the names of those that were served. A mount that was made anew has another device, a
+// FUSE file system may number its files anew, and NFS may show a time late: so only both, number and time, are proof.
+bool replaced(const std::vector<Seen>& served, const std::vector<Seen>& now) {
+  if (served.size() != now.size()) return true;
+  for (std::size_t i = 0; i < now.size(); ++i)
+    if (served[i].inode != now[i].inode &&
+        (served[i].written.tv_sec != now[i].written.tv_sec || served[i].written.tv_nsec != now[i].written.tv_nsec))
+      return true;
+  return false;
+}
+
+bool share_a_file(const std::vector<Seen>& some, const std::vector<Seen>& others) {
+  return std::any_of(some.begin(), some.end(), [&](const Seen& one) {
+    return std::any_of(others.begin(), others.end(), [&](const Seen& other) { return one.same_file(other); });
+  });
+}
+
+// Sizes alone do not tell the disks of a machine apart: no two may be read from one file, and a folder that was given
+// for every datastore may stand for one of them only, unless the files say which disk they are.
+void refuse_to_confuse(const FileOptions& options, const Point& point, const FrozenDisk& disk, const DiskFiles& files) {
+  const std::string datastore = parse_datastore_path(disk.file).datastore;
+  const bool sure = !files.uuid.empty() && files.uuid == hex_digits(disk.uuid);
+  for (const FrozenDisk& other : point.disks) {
+    if (other.key == disk.key) continue;
+    const std::string theirs = parse_datastore_path(other.file).datastore;
+    const std::string remedy = fmt::format(
+        "say where each datastore is mounted, or put each one's files into a folder of its own, laid out as on it: "
+        "--local-disk-path '{}=DIR'{}",
+        datastore, theirs == datastore ? "" : fmt::format(" --local-disk-path '{}=DIR'", theirs));
+    const auto found = find(options, other);
+    if (const auto* of_other = std::get_if<DiskFiles>(&found);
+        of_other != nullptr && share_a_file(seen(files.pieces), seen(of_other->pieces)))
+      throw Error(Fault::unsupported, fmt::format("{} and {} would both be read from {}: {}", named(disk), named(other),
+                                                  files.pieces.front().file.string(), remedy));
+    if (!sure && theirs != datastore && !options.datastores.contains(datastore) && !options.datastores.contains(theirs))
+      throw Error(Fault::unsupported,
+                  fmt::format("{} and {} lie on two datastores, and nothing in {} says which of them it is: {}",
+                              named(disk), named(other), files.pieces.front().file.string(), remedy));
+  }
+}
+
+// Said, and not refused, because it proves nothing: ESXi was seen to leave a flat disk's CID as it was while the live
+// contentId went on, and over a shutdown. So an equal one need not be new, nor another one old.
+void warn_of_age(const Point& point, const FrozenDisk& disk, const DiskFiles& files, log::Log& log) {
+  const std::string file = files.pieces.front().file.string();
+  if (!files.described && point.consistency != Consistency::powered_off)
+    log.warning(fmt::format(
+        "{} of a machine that runs is read from {}, which has no descriptor: its size is all that says that it is this "
+        "disk as the snapshot froze it. A copy made earlier must not be used: mount the datastore itself, or copy the "
+        "files while the machine is off and leave it off",
+        named(disk), file));
+  const std::string expected = hex_digits(disk.content_id);
+  if (files.content_id.empty() || expected.size() != 32 || expected.ends_with(files.content_id)) return;
+  log.warning(fmt::format(
+      "{} is read from {}, whose descriptor has the content id {}, while vSphere says {}: if this is not the datastore "
+      "itself it may be a copy of another moment, which must not be used",
+      named(disk), file, files.content_id, expected));
+}
+
+// The files behind a server that is started again when it died. After a failed read they are looked at once more.
 class FileSource final : public copy::Source {
  public:
-  FileSource(const std::filesystem::path& file, std::uint64_t bytes, process::Runner& runner,
-             std::filesystem::path run_directory, log::Log& log, std::stop_token stop)
-      : bytes_(bytes), runner_(runner), run_directory_(std::move(run_directory)), log_(log) {
-    recipe_.plugin = "file";
-    recipe_.parameters = {{"file", std::filesystem::absolute(file).string()}};
-    start(std::move(stop));
+  FileSource(FileOptions options, FrozenDisk disk, const DiskFiles& files, process::Runner& runner, log::Log& log,
+             std::stop_token stop)
+      : options_(std::move(options)), disk_(std::move(disk)), runner_(runner), log_(log), served_(seen(files.pieces)) {
+    start(files.pieces, std::move(stop));
   }
 
-  std::uint64_t bytes() const override { return bytes_; }
+  std::uint64_t bytes() const override { return disk_.capacity; }
+  void failed(ByteRange) noexcept override { doubtful_ = true; }
+
+  // Connections that stay open read what they opened, so a file that is replaced need not fail any read.
+  void check(std::stop_token) override {
+    std::scoped_lock lock(mutex_);
+    refuse_replaced();
+  }
 
   std::unique_ptr<nbd::Handle> connect(std::stop_token stop) override {
     std::scoped_lock lock(mutex_);
-    if (!export_ || !export_->alive()) start(stop);
+    const bool doubtful = doubtful_.exchange(false);
+    if (doubtful || !export_ || !export_->alive()) try {
+        look_again(doubtful, stop);
+      } catch (...) {
+        doubtful_ = doubtful;  // nothing was found out
+        throw;
+      }
+    std::unique_ptr<nbd::Handle> handle;
     try {
-      return std::make_unique<nbd::Handle>(export_->uri(), stop);
+      handle = std::make_unique<nbd::Handle>(export_->uri(), stop);
     } catch (const Error& error) {
-      throw Error(error.fault(), fmt::format("{}; nbdkit said: {}", error.what(), export_->last_words()));
+      throw Error(error.fault(), fmt::format("{}; its server said: {}", error.what(), export_->last_words()));
     }
+    if (handle->bytes() != disk_.capacity) {
+      const Pieces pieces = look();  // says which file is another one now
+      throw Error(
+          Fault::data,
+          fmt::format("{} is served with {} bytes from {}, but the disk has {}: the file is damaged, or another "
+                      "disk; copy it anew, or use another transport",
+                      named(disk_), handle->bytes(), pieces.front().file.string(), disk_.capacity));
+    }
+    refuse_replaced();  // its server may have opened another file than the one before
+    return handle;
   }
 
  private:
-  void start(std::stop_token stop) {
-    export_.reset();
-    export_.emplace(nbdkit::serve(runner_, recipe_, run_directory_, log_, std::move(stop)));
+  Pieces look() const {
+    auto found = find(options_, disk_);
+    if (const auto* refusal = std::get_if<Refusal>(&found)) throw Error(Fault::unsupported, refusal->reason);
+    return std::get<DiskFiles>(std::move(found)).pieces;
   }
 
-  std::uint64_t bytes_;
+  void refuse_replaced() const {
+    try {
+      const Pieces pieces = look();
+      refuse_replaced(pieces, seen(pieces));
+    } catch (const copy::BytesInDoubt&) {
+      throw;
+    } catch (const Error&) {
+      // Not to be seen at the moment: nothing says that what was read was not right.
+    }
+  }
+  void refuse_replaced(const Pieces& pieces, const std::vector<Seen>& now) const {
+    if (!replaced(served_, now)) return;
+    throw copy::BytesInDoubt(fmt::format(
+        "{} was replaced by another file while it was read for {}: leave the files alone while vmferry reads "
+        "them, and run the same command again, which copies all of this disk anew",
+        pieces.front().file.string(), named(disk_)));
+  }
+
+  // nbdkit opens its files for each connection. qemu-nbd holds them, and a handle that a network file system let go
+  // stale, or that belongs to a mount of before, stays so: then another server takes over.
+  void look_again(bool doubtful, const std::stop_token& stop) {
+    const Pieces pieces = look();
+    const std::vector<Seen> now = seen(pieces);
+    refuse_replaced(pieces, now);
+    const bool held = std::any_of(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.sparse; });
+    bool moved = false;
+    for (std::size_t i = 0; i < now.size(); ++i) moved = moved || !served_[i].same_file(now[i]);
+    if (!export_ || !export_->alive() || (doubtful && held) || moved) start(pieces, stop);
+    served_ = now;
+  }
+
+  // The server before may still answer others: were it ended, their reads would fail and end this one in turn. There
+  // are as many as reads that failed, which are few.
+  void start(const Pieces& pieces, std::stop_token stop) {
+    std::erase_if(replaced_, [](const nbdkit::Export& server) { return !server.alive(); });
+    nbdkit::Export made = serve_pieces(runner_, pieces, {}, options_.run_directory, log_, std::move(stop));
+    if (export_ && export_->alive()) replaced_.push_back(std::move(*export_));
+    export_.emplace(std::move(made));
+  }
+
+  const FileOptions options_;
+  const FrozenDisk disk_;
   process::Runner& runner_;
-  std::filesystem::path run_directory_;
   log::Log& log_;
-  nbdkit::Recipe recipe_;
+  std::atomic<bool> doubtful_{false};
   std::mutex mutex_;
+  std::vector<Seen> served_;
   std::optional<nbdkit::Export> export_;
+  std::vector<nbdkit::Export> replaced_;
 };
 
-std::unique_ptr<copy::Source> FileTransport::serve(const FrozenDisk& disk, std::stop_token stop) {
-  const Found found = find(disk);
-  if (const auto* reason = std::get_if<std::string>(&found)) throw Error(Fault::unsupported, *reason);
-  return std::make_unique<FileSource>(std::get<std::filesystem::path>(found), disk.capacity, runner_, run_directory_,
-                                      log_, std::move(stop));
-}
+class FileTransport final : public Transport {
+ public:
+  FileTransport(FileOptions options, process::Runner& runner, log::Log& log)
+      : options_(std::move(options)), runner_(runner), log_(log) {}
+
+  std::string name() const override { return "file"; }
+  bool counted() const override { return false; }
+
+  std::optional<std::string> refuses(const FrozenDisk& disk) const override {
+    const auto found = find(options_, disk);
+    if (const auto* refusal = std::get_if<Refusal>(&found)) return refusal->reason;
+    return std::nullopt;
+  }
+
+  std::unique_ptr<copy::Source> serve(const Point& point, const FrozenDisk& disk, std::stop_token stop) override {
+    const auto found = find(options_, disk);
+    if (const auto* refusal = std::get_if<Refusal>(&found)) throw Error(Fault::unsupported, refusal->reason);
+    const DiskFiles& files = std::get<DiskFiles>(found);
+    refuse_to_confuse(options_, point, disk, files);
+    warn_of_age(point, disk, files, log_);
+    return std::make_unique<FileSource>(options_, disk, files, runner_, log_, std::move(stop));
+  }
+
+ private:
+  const FileOptions options_;
+  process::Runner& runner_;
+  log::Log& log_;
+};
 
 }  // namespace
 
-std::unique_ptr<Transport> file_transport(std::filesystem::path directory, process::Runner& runner,
-                                          std::filesystem::path run_directory, log::Log& log) {
-  return std::make_unique<FileTransport>(std::move(directory), runner, std::move(run_directory), log);
+std::unique_ptr<Transport> file_transport(FileOptions options, process::Runner& runner, log::Log& log) {
+  return std::make_unique<FileTransport>(std::move(options), runner, log);
 }
 
 }  // namespace vmferry::source::vmware

@@ -2,23 +2,20 @@
 // inherited memory before each request that is a second or more after the last reading (nbdkit-curl-plugin(1),
 // cookie-script-renew), so a renewed session needs no new server. What went wrong is asked over our own HTTP, since NBD
 // knows only EIO.
-#include <errno.h>
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <mutex>
 
 #include "base/clock.hpp"
 #include "base/error.hpp"
-#include "base/fd.hpp"
 #include "http/certificate.hpp"
 #include "source/vmware/datastore_path.hpp"
+#include "source/vmware/endpoint.hpp"
+#include "source/vmware/flat_disk.hpp"
 #include "source/vmware/folder_status.hpp"
+#include "source/vmware/private_folder.hpp"
 #include "source/vmware/tcp_relay.hpp"
 #include "source/vmware/transport.hpp"
 
@@ -36,53 +33,17 @@ constexpr std::chrono::seconds probe_timeout{60};
 // which take seconds to load for each connection. Goes with the object.
 class TrustFolder {
  public:
-  explicit TrustFolder(const std::filesystem::path& directory, const std::string& pem = {}) {
-    std::error_code error;
-    std::filesystem::create_directories(directory, error);
-    std::string name = (directory / "tls-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) fail(directory, errno);
-    folder_ = name;
-    std::filesystem::create_directory(none(), error);
-    if (!pem.empty()) {
-      const Fd fd(open(certificate().c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-      if (!fd || write(fd.get(), pem.data(), pem.size()) != static_cast<ssize_t>(pem.size()))
-        error.assign(errno, std::generic_category());
-    }
-    if (!error) return;
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-    fail(directory, error.value());
+  explicit TrustFolder(const std::filesystem::path& directory, const std::string& pem = {})
+      : folder_(directory, "tls", "the server's certificate") {
+    folder_.make_folder("none");
+    if (!pem.empty()) folder_.write("server.pem", pem);
   }
-  ~TrustFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-  TrustFolder(const TrustFolder&) = delete;
-  TrustFolder& operator=(const TrustFolder&) = delete;
-  std::filesystem::path certificate() const { return folder_ / "server.pem"; }
-  std::filesystem::path none() const { return folder_ / "none"; }
+  std::filesystem::path certificate() const { return folder_.path() / "server.pem"; }
+  std::filesystem::path none() const { return folder_.path() / "none"; }
 
  private:
-  [[noreturn]] static void fail(const std::filesystem::path& directory, int error) {
-    throw Error(Fault::config, fmt::format("cannot keep the server's certificate in {}: {}; make that folder writable",
-                                           directory.string(), strerror(error)));
-  }
-  std::filesystem::path folder_;
+  PrivateFolder folder_;
 };
-
-struct Endpoint {
-  std::string host;
-  std::string port;
-};
-
-Endpoint parse_endpoint(std::string text) {
-  for (const std::string_view scheme : {"https://", "http://"})
-    if (text.starts_with(scheme)) text.erase(0, scheme.size());
-  text.resize(std::min(text.find('/'), text.size()));
-  const auto colon = text.rfind(':');
-  if (colon == std::string::npos || text.find(']', colon) != std::string::npos) return {text, "443"};
-  return {text.substr(0, colon), text.substr(colon + 1)};
-}
 
 std::string encode_path(const std::string& path) {
   std::string encoded;
@@ -93,19 +54,6 @@ std::string encode_path(const std::string& path) {
     at = end + 1;
   }
   return encoded;
-}
-
-std::optional<std::string> reason_against(const FrozenDisk& disk) {
-  if (disk.has_parent)
-    return fmt::format(
-        "disk {} ({}) sits on the redo file of another snapshot, which /folder cannot read; remove or consolidate that "
-        "snapshot, or use another transport",
-        model::to_string(disk.key), disk.file);
-  const DatastorePath path = parse_datastore_path(disk.file);
-  if (path.datastore.empty() || !std::string_view(path.file).ends_with(".vmdk"))
-    return fmt::format("disk {} has the file name '{}', which is not one on a datastore; use another transport",
-                       model::to_string(disk.key), disk.file);
-  return std::nullopt;
 }
 
 class FolderSource final : public copy::Source {
@@ -217,13 +165,13 @@ class FolderSource final : public copy::Source {
     }
     if (trust.sha256.empty()) {
       if (trust.ca_file.empty()) return;  // the system's certificates
-      trust_ = std::make_unique<TrustFolder>(std::filesystem::absolute(options_.run_directory));
+      trust_ = std::make_unique<TrustFolder>(options_.run_directory);
       recipe.parameters.emplace_back("cainfo", std::filesystem::absolute(trust.ca_file).string());
       recipe.parameters.emplace_back("capath", trust_->none().string());
       return;
     }
     const http::Certificate certificate = http::certificate(url(host), trust, stop);
-    trust_ = std::make_unique<TrustFolder>(std::filesystem::absolute(options_.run_directory), certificate.pem);
+    trust_ = std::make_unique<TrustFolder>(options_.run_directory, certificate.pem);
     recipe.parameters.emplace_back("cainfo", trust_->certificate().string());
     recipe.parameters.emplace_back("capath", trust_->none().string());
     if (certificate.names_host) return;
@@ -266,10 +214,10 @@ class HttpsTransport final : public Transport {
       : options_(std::move(options)), runner_(runner), log_(log) {}
 
   std::string name() const override { return "https"; }
-  std::optional<std::string> refuses(const FrozenDisk& disk) const override { return reason_against(disk); }
+  std::optional<std::string> refuses(const FrozenDisk& disk) const override { return no_flat_file(disk, "/folder"); }
 
-  std::unique_ptr<copy::Source> serve(const FrozenDisk& disk, std::stop_token stop) override {
-    if (const auto reason = reason_against(disk)) throw Error(Fault::unsupported, *reason);
+  std::unique_ptr<copy::Source> serve(const Point&, const FrozenDisk& disk, std::stop_token stop) override {
+    if (const auto reason = no_flat_file(disk, "/folder")) throw Error(Fault::unsupported, *reason);
     auto source = std::make_unique<FolderSource>(options_, disk, runner_, log_);
     try {
       source->open(std::move(stop));

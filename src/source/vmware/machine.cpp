@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <map>
 
 #include "base/sync.hpp"
 #include "vsphere/changed_areas.hpp"
@@ -177,6 +178,41 @@ class ChangedWork final : public copy::Work {
   bool given_up_ = false;
 };
 
+// What a transport reads of a snapshot, for as long as vSphere has that snapshot. A transport that reads files would
+// not notice: below a snapshot that was removed they are written again.
+class SnapshotSource final : public copy::Source {
+ public:
+  SnapshotSource(std::unique_ptr<copy::Source> inner, vsphere::Session& session, model::VmId vm, std::string name,
+                 SnapshotId snapshot)
+      : inner_(std::move(inner)),
+        session_(session),
+        vm_(std::move(vm)),
+        name_(std::move(name)),
+        snapshot_(std::move(snapshot)) {}
+
+  std::uint64_t bytes() const override { return inner_->bytes(); }
+  void prepare(copy::Progress& progress, std::stop_token stop) override { inner_->prepare(progress, std::move(stop)); }
+  bool costly() const override { return inner_->costly(); }
+  std::unique_ptr<nbd::Handle> connect(std::stop_token stop) override { return inner_->connect(std::move(stop)); }
+  std::unique_ptr<copy::Permit> permit() override { return inner_->permit(); }
+  void failed(ByteRange range) noexcept override { inner_->failed(range); }
+  copy::Way way() const override { return inner_->way(); }
+  void check(std::stop_token stop) override {
+    inner_->check(stop);
+    if (vsphere::snapshots(session_, vm_, stop).find(snapshot_)) return;
+    throw Error(Fault::conflict, fmt::format("snapshot {} of {} was removed by somebody else while it was being read; "
+                                             "run the same command again to continue with a new one",
+                                             snapshot_.value, name_));
+  }
+
+ private:
+  const std::unique_ptr<copy::Source> inner_;
+  vsphere::Session& session_;
+  const model::VmId vm_;
+  const std::string name_;
+  const SnapshotId snapshot_;
+};
+
 class VsphereMachine final : public Machine {
  public:
   VsphereMachine(vsphere::Session& session, MachineOptions options, std::unique_ptr<Transport> transport, log::Log& log)
@@ -191,6 +227,7 @@ class VsphereMachine final : public Machine {
   std::unique_ptr<copy::Source> serve(const Point& point, model::DiskKey disk, std::stop_token stop) override;
   std::unique_ptr<copy::Work> changed(const Point& point, model::DiskKey disk,
                                       const std::optional<model::ChangeId>& since, std::stop_token stop) override;
+  bool written_since(const model::Disk& disk, const model::ChangeId& since, std::stop_token stop) override;
   void power_off(Stop how, std::chrono::seconds patience, std::stop_token stop) override;
 
  private:
@@ -199,6 +236,7 @@ class VsphereMachine final : public Machine {
   SnapshotId take(const Tag& tag, bool quiesce, Consistency consistency, const std::string& remark,
                   std::stop_token stop);
   SnapshotId take_quiesced(const Tag& tag, const model::Vm& vm, Quiesce quiesce, std::stop_token stop);
+  void let_go(std::stop_token stop);
   void remove(const SnapshotId& snapshot, std::stop_token stop);
   std::string consolidate_after(bool needed_before, std::stop_token stop);
   void stop_guest(Stop how, std::chrono::seconds patience, std::stop_token stop);
@@ -214,6 +252,8 @@ class VsphereMachine final : public Machine {
   std::unique_ptr<Transport> transport_;
   log::Log& log_;
   Sync<std::string> name_;
+  // Whether consolidation was needed while that snapshot of ours was there. Of an earlier run's it is not known.
+  std::map<SnapshotId, bool> needed_before_;
 };
 
 model::Vm VsphereMachine::describe(std::stop_token stop) {
@@ -271,11 +311,12 @@ bool VsphereMachine::ensure_tracking(const Tag& tag, std::stop_token stop) {
     return std::all_of(of.disks.begin(), of.disks.end(),
                        [](const model::Disk& disk) { return !trackable(disk) || disk.change_id; });
   };
-  // A machine that is off has nothing to stun: the next snapshot makes tracking act.
-  if (vm.power != model::Power::on || acts(vm)) return true;
+  if (acts(vm)) return true;
+  // Also of a machine that is off: else its first snapshot has no change ids yet, and the cycle after it reads all
+  // again.
   activate_tracking(tag, stop);
   vm = describe(stop);
-  if (acts(vm)) return true;
+  if (acts(vm) || vm.power != model::Power::on) return true;
   log_.warning(
       "change tracking is switched on but does not act on every disk; snapshots that were there before can be the reason",
       {{"vm", vm.name}, {"snapshots", std::to_string(vm.snapshots.size())}});
@@ -337,6 +378,7 @@ Point VsphereMachine::freeze(const Tag& tag, Quiesce quiesce, std::stop_token st
     snapshot = take(tag, false, Consistency::powered_off, "", stop);
   else
     snapshot = take_quiesced(tag, vm, quiesce, stop);
+  needed_before_[snapshot] = vm.consolidation_needed;
   std::optional<Point> point = recall(snapshot, stop);
   if (!point)
     throw Error(Fault::conflict,
@@ -366,7 +408,8 @@ std::optional<Point> VsphereMachine::recall(const SnapshotId& snapshot, std::sto
     point.remark = mark->remark;
   }
   for (const model::Disk& disk : *disks)
-    point.disks.push_back({disk.key, disk.capacity, disk.change_id, disk.file, disk.has_parent});
+    point.disks.push_back(
+        {disk.key, disk.capacity, disk.change_id, disk.file, disk.has_parent, disk.uuid, disk.content_id});
   return point;
 }
 
@@ -374,22 +417,39 @@ std::string VsphereMachine::thaw(const SnapshotId& snapshot, const JobId& job, s
   try {
     const vsphere::SnapshotTree tree = vsphere::snapshots(session_, options_.vm, stop);
     const model::Snapshot* known = tree.find(snapshot);
-    if (!known) return {};
+    if (!known) {
+      let_go(stop);  // somebody removed it; what was opened of it may still be held
+      // Or we did, and were stopped before its files were merged.
+      return consolidate_after(needed_before_[snapshot], stop);
+    }
     const auto mark = parse_mark(*known);
     if (!mark || mark->tag.job != job)
       throw Error(Fault::conflict,
                   fmt::format("the snapshot {} ('{}') of {} is not one of this job's: it is left alone", snapshot.value,
                               known->name, options_.vm.value));
     const bool needed_before = vsphere::consolidation_needed(session_, options_.vm, stop);
+    needed_before_[snapshot] = needed_before;
     remove(snapshot, stop);
     return consolidate_after(needed_before, stop);
   } catch (const vsphere::FaultError& e) {
     if (e.name() != "ManagedObjectNotFound") throw;
+    let_go(stop);
     return {};  // gone, with its machine perhaps: what was wanted
   }
 }
 
+// What is not found there is another thing than the snapshot, whose removal may not be taken for done.
+void VsphereMachine::let_go(std::stop_token stop) {
+  try {
+    transport_->let_go(stop);
+  } catch (const vsphere::FaultError& e) {
+    if (e.name() != "ManagedObjectNotFound") throw;
+    throw Error(e.fault(), e.explain());
+  }
+}
+
 void VsphereMachine::remove(const SnapshotId& snapshot, std::stop_token stop) {
+  let_go(stop);
   try {
     vsphere::remove_snapshot(session_, options_.vm, snapshot, stop);
   } catch (const vsphere::FaultError& e) {
@@ -422,7 +482,8 @@ std::string VsphereMachine::consolidate_after(bool needed_before, std::stop_toke
 
 std::vector<SnapshotId> VsphereMachine::snapshots_of(const JobId& job, std::stop_token stop) {
   // A creation that was told to start and never waited for still makes its snapshot.
-  vsphere::await_unfinished(session_, vsphere::vm_ref(options_.vm), {"createSnapshot", "createSnapshotEx"}, stop);
+  vsphere::await_unfinished(session_, vsphere::vm_ref(options_.vm), {"createSnapshot", "createSnapshotEx"},
+                            std::nullopt, stop);
   std::vector<SnapshotId> ours;
   for (const model::Snapshot& snapshot : vsphere::snapshots(session_, options_.vm, stop).snapshots)
     if (const auto mark = parse_mark(snapshot); mark && mark->tag.job == job) ours.push_back(snapshot.id);
@@ -438,7 +499,8 @@ const FrozenDisk& must_have(const Point& point, model::DiskKey disk) {
 }
 
 std::unique_ptr<copy::Source> VsphereMachine::serve(const Point& point, model::DiskKey disk, std::stop_token stop) {
-  return transport_->serve(must_have(point, disk), stop);
+  return std::make_unique<SnapshotSource>(transport_->serve(point, must_have(point, disk), stop), session_, options_.vm,
+                                          name(), point.snapshot);
 }
 
 std::unique_ptr<copy::Work> VsphereMachine::changed(const Point& point, model::DiskKey disk,
@@ -455,6 +517,20 @@ std::unique_ptr<copy::Work> VsphereMachine::changed(const Point& point, model::D
     throw HistoryLost(fmt::format("the change history of disk {} is lost: it was begun anew in between (from {} to {})",
                                   disk.value, since->text(), frozen.change_id->text()));
   return std::make_unique<ChangedWork>(session_, options_.vm, point.snapshot, frozen, since);
+}
+
+bool VsphereMachine::written_since(const model::Disk& disk, const model::ChangeId& since, std::stop_token stop) {
+  try {
+    ChangedWork work(session_, options_.vm, {}, {disk.key, disk.capacity, since, disk.file, disk.has_parent, {}, {}},
+                     since);
+    while (const auto ranges = work.next(stop))
+      if (!ranges->empty()) return true;
+    return false;
+  } catch (const vsphere::FaultError& e) {
+    // A host that refuses this form of the question may still answer the one about a snapshot.
+    if (e.fault() == Fault::auth || e.name() == "ManagedObjectNotFound") throw;
+    throw HistoryLost(fmt::format("what was written to disk {} is not known: {}", disk.key.value, e.what()));
+  }
 }
 
 void VsphereMachine::stop_guest(Stop how, std::chrono::seconds patience, std::stop_token stop) {

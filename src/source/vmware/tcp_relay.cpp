@@ -17,6 +17,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/error.hpp"
@@ -26,6 +27,7 @@ namespace vmferry::source::vmware {
 namespace {
 
 constexpr std::size_t buffer_bytes = 256 * 1024;
+constexpr int pause_ms = 100;  // when there are no descriptors
 
 // Tries every address of the name, in the resolver's order.
 Fd connect_to(const std::string& host, const std::string& port) {
@@ -133,14 +135,23 @@ void TcpRelay::sweep(bool all) {
 }
 
 void TcpRelay::accept_clients() {
+  bool refused = false;
   for (;;) {
     pollfd fds[] = {{listener_.get(), POLLIN, 0}, {ending_.get(), POLLIN, 0}};
     if (::poll(fds, 2, -1) < 0 && errno != EINTR) return;
     if (fds[1].revents != 0) return;
     if (fds[0].revents == 0) continue;
+    sweep(false);  // of what has ended there may be descriptors that are missing
     Fd client(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!client) continue;
-    sweep(false);
+    if (!client) {
+      if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) continue;
+      // The client still waits, and would be there again at once.
+      if (!std::exchange(refused, true))
+        log_.warning(fmt::format("no connection to {}:{} can be taken now: {}", host_, port_, strerror(errno)));
+      if (::poll(&fds[1], 1, pause_ms) > 0) return;
+      continue;
+    }
+    refused = false;
     std::scoped_lock lock(mutex_);
     Pair& pair = pairs_.emplace_back();
     pair.client = std::move(client);
@@ -162,6 +173,10 @@ void TcpRelay::carry(Pair& pair) {
     pollfd fds[] = {{pair.client.get(), static_cast<short>(up.wants_from() | down.wants_to()), 0},
                     {server.get(), static_cast<short>(down.wants_from() | up.wants_to()), 0},
                     {ending_.get(), POLLIN, 0}};
+    // poll() tells of a hang-up whether it was asked to or not. Where nothing can be done about it before the other end
+    // has taken what is left, it is not looked at.
+    if (fds[0].events == 0 && up.full()) fds[0].fd = -1;
+    if (fds[1].events == 0 && down.full()) fds[1].fd = -1;
     if (::poll(fds, 3, -1) < 0 && errno != EINTR) break;
     if (fds[2].revents != 0) break;
     const short trouble = POLLERR | POLLNVAL;
@@ -170,9 +185,8 @@ void TcpRelay::carry(Pair& pair) {
     if (!broken && down.full() && (fds[0].revents & (POLLOUT | POLLHUP)) != 0) broken = !down.push();
     if (!broken && up.wants_from() != 0 && (fds[0].revents & (POLLIN | POLLHUP)) != 0) broken = !up.pull();
     if (!broken && down.wants_from() != 0 && (fds[1].revents & (POLLIN | POLLHUP)) != 0) broken = !down.pull();
-    // The other end is gone for good while nothing is left to carry to it.
-    if (((fds[0].revents | fds[1].revents) & POLLHUP) != 0 && !up.full() && !down.full() && (up.ended || down.ended))
-      break;
+    // One end is gone for good, and all that came from it was carried on.
+    if (((fds[0].revents & POLLHUP) != 0 && up.ended) || ((fds[1].revents & POLLHUP) != 0 && down.ended)) break;
   }
   shutdown(pair.client.get(), SHUT_RDWR);
   pair.done = true;
