@@ -59,7 +59,7 @@ class Overlays final : public Conversion {
   std::unique_ptr<copy::Source> open(model::DiskKey disk, std::stop_token stop) override {
     const Entry& entry = entries.at(disk);
     return std::make_unique<Overlay>(
-        nbdkit::serve_image(runner_, entry.file, "qcow2", options_.run_directory, log_, stop), entry.bytes);
+        nbdkit::serve_image(runner_, {entry.file, "qcow2", {}}, options_.run_directory, log_, stop), entry.bytes);
   }
 
   std::map<model::DiskKey, Entry> entries;
@@ -177,7 +177,9 @@ std::unique_ptr<Conversion> VirtV2v::convert(const model::Vm& vm, const std::vec
                                              std::stop_token stop) {
   clear();
   std::error_code problem;
-  std::filesystem::create_directories(options_.directory.parent_path(), problem);
+  const std::filesystem::path of_all_jobs = options_.directory.parent_path();
+  std::filesystem::create_directories(of_all_jobs.parent_path(), problem);
+  ::mkdir(of_all_jobs.c_str(), 0700);  // if it cannot be made, the next one says so
   if (::mkdir(options_.directory.c_str(), 0700) != 0)
     throw Error(Fault::config, fmt::format("cannot make {} for the conversion ({}): choose another --state-dir",
                                            options_.directory.string(), std::strerror(errno)));

@@ -23,8 +23,7 @@ struct Tag {
   model::VmId vm;
   std::string vm_name;
   model::DiskKey disk;
-  std::string disk_object_id;  // "1-2000"
-  std::string volume_name;     // migratekit's: slug of "<vm name>-<disk object id>"
+  std::string volume_name;  // migratekit's: slug of "<vm name>-<disk key>"
 };
 
 struct VolumeWish {
@@ -58,6 +57,9 @@ class Device : public copy::Target {
   virtual std::string path() const = 0;
 };
 
+// Error(conflict) when the tag of the volume as it was found is not the one that it carries now.
+void refuse_taken_away(const Volume& found, const std::string& job_now);
+
 struct NetworkChoice {  // one --network-mapping
   std::string mac;      // lower case
   std::string network;
@@ -83,6 +85,9 @@ struct LaunchWish {
   std::vector<PortId> ports;      // NIC order
   std::string flavor;             // id or name; empty or "auto" = the smallest that holds the machine
   std::string availability_zone;
+  // Called directly before the server is asked for, not when it is there already: what fails earlier has made nothing.
+  // What it throws ends the launch.
+  std::function<void()> before_asking = {};
 };
 
 struct Launched {
@@ -96,7 +101,8 @@ struct Arrival {
   model::Vm vm;
   std::vector<VolumeWish> volumes;
   std::vector<NetworkChoice> ports;
-  bool server = false;  // the machine itself, too: is there a flavor for it?
+  bool server = false;      // the machine itself, too: is there a flavor for it?
+  bool only_asked = false;  // nothing is about to begin: what is good to know is wanted, too
 };
 
 // A disk as it lies in the cloud, proven, for a volume to be made from.
@@ -108,6 +114,12 @@ struct SentImage {
   std::string algorithm;    // of `hash`; empty: nothing could be compared
   std::string hash;         // of what the cloud stores; computed here, and equal to what the cloud says
   std::string remark = {};  // for the user: what could not be proven
+};
+
+// How a disk is sent.
+struct Sending {
+  copy::Progress& progress;
+  std::shared_ptr<copy::Throttle> throttle = {};  // of what is sent; shared with others. Null: as fast as it goes
 };
 
 // How disks that are kept here come into a cloud: as images, of which it makes volumes. Everything carries the job's
@@ -131,9 +143,10 @@ class Delivery {
   // Deletes every image and volume that the job ever delivered, except these.
   virtual Swept sweep(const JobId& job, const Keep& keep, std::stop_token stop) = 0;
   // Sends all that the device holds as a new image; returns when the cloud has it and it is proven equal. `content` is
-  // kept with it. Error(data): what the cloud holds is not what was sent; Error(quota): no room, here or there.
-  virtual SentImage send(const VolumeWish& wish, const Device& device, const std::string& content,
-                         copy::Progress& progress, std::stop_token stop) = 0;
+  // kept with it. Error(data): what the cloud holds is not what was sent; Error(quota): no room, here or there. Several
+  // may be sent at once, by several threads.
+  virtual SentImage send(const VolumeWish& wish, const Device& device, const std::string& content, const Sending& how,
+                         std::stop_token stop) = 0;
   // Has the volume made of the image, once, and does not wait for it.
   virtual VolumeId order(const VolumeWish& wish, const ImageId& image, std::stop_token stop) = 0;
   // Until it can be used. Error(unavailable) with the cloud's reason when it cannot be any more.
@@ -151,6 +164,15 @@ class Cloud {
   // Errors of settings (flavor, network, type, subnet unknown; folder not writable) before anything is
   // changed.
   virtual void check_settings(std::stop_token stop) = 0;
+  // The same for who begins nothing: all of them, not the first alone.
+  virtual std::vector<plan::Finding> judge_settings(std::stop_token stop) {
+    try {
+      check_settings(stop);
+    } catch (const Error& e) {
+      return {{plan::Level::problem, "target", e.what(), "", e.fault()}};
+    }
+    return {};
+  }
   // Whether there is room for it: quotas, addresses, slots, space. Only asks; what cannot be asked is left out.
   virtual std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) = 0;
   // The volume of `tag`, if it exists. More than one is Error(conflict) that names them all.
@@ -172,7 +194,8 @@ class Cloud {
   virtual std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) = 0;
   // Makes what launch() will need beside volumes and ports, while the machine still runs: a flavor that was asked for.
   virtual void prepare_launch(const model::Vm&, std::stop_token) {}
-  // The server that launch() made for this job, whatever its state; nothing when there is none (any more).
+  // The server that launch() made for this job, whatever its state, and whatever it or the machine is called by now;
+  // nothing when there is none (any more).
   virtual std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) = 0;
   // Creates the server, or finds the one a lost reply left, and waits until it runs.
   virtual Launched launch(const LaunchWish& wish, std::stop_token stop) = 0;

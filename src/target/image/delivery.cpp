@@ -30,10 +30,10 @@ constexpr std::chrono::seconds late_patience(300);
 class ImageDelivery final : public Delivery {
  public:
   ImageDelivery(const Options& options, client::Cloud& cloud, process::Runner& runner, Clock& clock, log::Log& log)
-      : options_(options), cloud_(cloud), runner_(runner), clock_(clock), log_(log) {}
+      : options_(options), cloud_(cloud), runner_(runner), clock_(clock), log_(log), room_(options.directory) {}
 
   Swept sweep(const JobId& job, const Keep& keep, std::stop_token stop) override;
-  SentImage send(const VolumeWish& wish, const Device& device, const std::string& content, copy::Progress& progress,
+  SentImage send(const VolumeWish& wish, const Device& device, const std::string& content, const Sending& how,
                  std::stop_token stop) override;
   VolumeId order(const VolumeWish& wish, const ImageId& image, std::stop_token stop) override;
   void await(const VolumeWish& wish, const VolumeId& volume, std::stop_token stop) override;
@@ -46,7 +46,6 @@ class ImageDelivery final : public Delivery {
   client::ImageWish image_wish(const VolumeWish& wish, const std::string& content) const;
   SentImage attempt(const client::ImageWish& wish, Payload& payload, int sent_fd, const Device& device,
                     std::stop_token stop);
-  bool staged(const ImageId& image, std::uint64_t bytes, std::stop_token stop);
   client::Image upload(const ImageId& image, Payload& payload, std::stop_token stop);
   void prove(SentImage& sent, const client::Image& stored, Payload& payload, int sent_fd, const Device& device,
              std::stop_token stop) const;
@@ -56,6 +55,7 @@ class ImageDelivery final : public Delivery {
   process::Runner& runner_;
   Clock& clock_;
   log::Log& log_;
+  Room room_;
 };
 
 // ---- what is there
@@ -119,7 +119,7 @@ client::ImageWish ImageDelivery::image_wish(const VolumeWish& wish, const std::s
   make.name = wish.tag.volume_name;
   make.disk_format = options_.format;
   make.min_disk_gib = static_cast<std::int64_t>(plan::gib_for(wish.bytes));
-  make.properties = {{job_property, wish.tag.job.value}, {disk_property, wish.tag.disk_object_id}};
+  make.properties = {{job_property, wish.tag.job.value}, {disk_property, to_string(wish.tag.disk)}};
   make.tag = make.properties;
   if (!content.empty()) make.properties[content_property] = content;
   // Cinder takes these over to the volume (get_volume_image_metadata in cinder/volume/volume_utils.py).
@@ -127,23 +127,12 @@ client::ImageWish ImageDelivery::image_wish(const VolumeWish& wish, const std::s
   return make;
 }
 
-// Glance writes down the size when all of it is staged.
-bool ImageDelivery::staged(const ImageId& image, std::uint64_t bytes, std::stop_token stop) {
-  client::Service& service = cloud_.image(stop);
-  return client::poll(
-      service, late_patience,
-      [&] {
-        const auto now = client::images::look_up(service, image, stop);
-        return now && now->status == "uploading" && now->bytes == static_cast<std::int64_t>(bytes);
-      },
-      stop);
-}
-
 // Sends the bytes. Whatever goes wrong after the last of them was read may have gone right: then the image tells.
 client::Image ImageDelivery::upload(const ImageId& image, Payload& payload, std::stop_token stop) {
   client::Service& service = cloud_.image(stop);
   const bool importing = options_.method == Method::import ||
                          (options_.method == Method::automatic && client::images::may_import(service, stop));
+  const auto began = clock_.mono();
   try {
     if (importing)
       client::images::stage_data(service, image, payload, stop);
@@ -153,8 +142,11 @@ client::Image ImageDelivery::upload(const ImageId& image, Payload& payload, std:
     if (!payload.spent() || !client::may_have_acted(std::current_exception())) throw;
     log_.warning("the upload was not answered; looking whether it was done",
                  {{"image", image.value}, {"reason", e.what()}});
-    if (!importing) return client::images::wait_until_active(service, image, late_patience, stop);
-    if (!staged(image, payload.bytes(), stop)) throw;
+    // A gateway that holds the body back gives it to Glance when it has all of it, and does not wait for the end: that
+    // takes about as long once more.
+    const auto patience = late_patience + std::chrono::duration_cast<std::chrono::seconds>(clock_.mono() - began);
+    if (!importing) return client::images::wait_until_active(service, image, patience, stop);
+    if (!client::images::wait_until_staged(service, image, payload.bytes(), patience, stop)) throw;
   }
   if (importing) client::images::import_staged(service, image, stop);
   return client::images::wait_until_active(service, image, options_.patience, stop);
@@ -190,23 +182,23 @@ bool worth_another(const Error& e) {
 }
 
 SentImage ImageDelivery::send(const VolumeWish& wish, const Device& device, const std::string& content,
-                              copy::Progress& progress, std::stop_token stop) {
+                              const Sending& how, std::stop_token stop) {
   constexpr int attempts = 3;
   const client::ImageWish make = image_wish(wish, content);
   std::optional<Qcow2> qcow2;
   if (options_.format == "qcow2") {
-    progress.waiting("qemu-img makes a qcow2 file of it");
-    qcow2 = make_qcow2(runner_, device.fd(), options_.directory, stop);
+    how.progress.waiting("qemu-img makes a qcow2 file of it, when there is room for it");
+    qcow2 = make_qcow2(runner_, device.fd(), room_, stop);
   }
   const int sent_fd = qcow2 ? qcow2->fd.get() : device.fd();
-  Payload payload(sent_fd, qcow2 ? qcow2->bytes : device.bytes(), progress);
+  Payload payload(sent_fd, qcow2 ? qcow2->bytes : device.bytes(), how, clock_, stop);
   for (int number = 1;; ++number) {
     try {
       return attempt(make, payload, sent_fd, device, stop);
     } catch (const Error& e) {
       if (number == attempts || !worth_another(e)) throw;
       log_.warning("the image is sent again", {{"name", make.name}, {"reason", e.what()}});
-      progress.waiting(fmt::format("it is sent again: {}", e.what()));
+      how.progress.waiting(fmt::format("it is sent again: {}", e.what()));
     }
     sleep_or_cancel(clock_, std::chrono::seconds(2), stop);
   }
@@ -285,8 +277,11 @@ void ImageDelivery::await(const VolumeWish& wish, const VolumeId& volume, std::s
 void ImageDelivery::hand_over(const VolumeId& volume, std::stop_token stop) {
   client::Service& service = cloud_.volume(stop);
   const auto found = client::volumes::look_up(service, volume, stop);
-  if (found && found->metadata.contains(memory_key::image))
-    client::volumes::remove_metadata(service, volume, memory_key::image, stop);
+  if (!found || !found->metadata.contains(memory_key::image)) return;
+  // First what it is from now on: without either word it would seem to be empty.
+  client::volumes::update_metadata(service, volume, {{memory_key::moved, value(found->metadata, memory_key::job)}},
+                                   stop);
+  client::volumes::remove_metadata(service, volume, memory_key::image, stop);
 }
 
 void ImageDelivery::discard(const VolumeId& volume, const JobId& job, std::stop_token stop) {

@@ -42,6 +42,7 @@ class ImageCloud final : public Cloud {
     return fmt::format("{}, by images from {}", openstack_->describe(), folder_->describe());
   }
   void check_settings(std::stop_token stop) override;
+  std::vector<plan::Finding> judge_settings(std::stop_token stop) override;
   std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) override;
   Delivery* delivery() noexcept override { return delivery_.get(); }
 
@@ -75,6 +76,7 @@ class ImageCloud final : public Cloud {
   Launched launch(const LaunchWish& wish, std::stop_token stop) override { return openstack_->launch(wish, stop); }
 
  private:
+  void check_delivery(std::stop_token stop);
   std::vector<VolumeWish> to_deliver(const Arrival& arrival, std::stop_token stop);
   void judge_quota(const std::vector<VolumeWish>& wishes, std::vector<plan::Finding>& found, std::stop_token stop);
 
@@ -89,6 +91,22 @@ class ImageCloud final : public Cloud {
 void ImageCloud::check_settings(std::stop_token stop) {
   folder_->check_settings(stop);
   openstack_->check_settings(stop);
+  check_delivery(stop);
+}
+
+std::vector<plan::Finding> ImageCloud::judge_settings(std::stop_token stop) {
+  std::vector<plan::Finding> found = folder_->judge_settings(stop);
+  const std::vector<plan::Finding> there = openstack_->judge_settings(stop);
+  found.insert(found.end(), there.begin(), there.end());
+  try {
+    check_delivery(stop);
+  } catch (const Error& e) {
+    found.push_back({plan::Level::problem, "target", e.what(), "", e.fault()});
+  }
+  return found;
+}
+
+void ImageCloud::check_delivery(std::stop_token stop) {
   if (options_.format == "qcow2") check_qemu_img(runner_, stop);
   const bool importing = client::images::may_import(cloud_->image(stop), stop);
   if (options_.method == Method::import && !importing)
@@ -114,15 +132,15 @@ std::vector<VolumeWish> ImageCloud::to_deliver(const Arrival& arrival, std::stop
   std::vector<VolumeWish> wishes = arrival.volumes;
   if (wishes.empty() && arrival.server)
     for (const model::Disk& disk : arrival.vm.disks) {
-      const Tag tag{arrival.job, arrival.vm.id,  arrival.vm.name,
-                    disk.key,    disk.object_id, plan::volume_name(arrival.vm.name, disk.object_id)};
+      const Tag tag{arrival.job, arrival.vm.id, arrival.vm.name, disk.key,
+                    plan::volume_name(arrival.vm.name, to_string(disk.key))};
       if (folder_->find(tag, stop)) wishes.push_back({tag, disk.capacity, false, {}, plan::datastore_of(disk.file)});
     }
   if (wishes.empty() || arrival.job.empty()) return wishes;
   for (const client::Volume& made :
        client::volumes::find(cloud_->volume(stop), {{memory_key::job, arrival.job.value}}, stop))
     std::erase_if(wishes, [&](const VolumeWish& wish) {
-      return value(made.metadata, memory_key::disk) == wish.tag.disk_object_id &&
+      return memory_key::names(value(made.metadata, memory_key::disk), wish.tag.disk) &&
              made.metadata.contains(memory_key::image);
     });
   return wishes;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "copy/throttle.hpp"
 
 namespace vmferry::target::image {
 
@@ -75,8 +76,20 @@ std::optional<std::string> hash_of(int fd, std::uint64_t bytes, const std::strin
   return hasher->finish();
 }
 
-Payload::Payload(int fd, std::uint64_t bytes, copy::Progress& progress) : fd_(fd), bytes_(bytes), progress_(progress) {
+Payload::Payload(int fd, std::uint64_t bytes, const Sending& how, Clock& clock, std::stop_token stop)
+    : fd_(fd), bytes_(bytes), how_(how), clock_(clock), stop_(std::move(stop)) {
   hasher_ = Hasher::of("sha512");
+}
+
+// In short sleeps: the rate may be changed meanwhile.
+void Payload::wait_for_turn() {
+  constexpr std::chrono::nanoseconds longest = std::chrono::milliseconds(250);
+  for (;;) {
+    const auto now = clock_.mono();
+    const std::chrono::nanoseconds left = how_.throttle->open_at(now) - now;
+    if (left <= std::chrono::nanoseconds(0)) return;
+    sleep_or_cancel(clock_, std::min(left, longest), stop_);
+  }
 }
 
 std::size_t Payload::read(std::uint64_t offset, char* into, std::size_t size) {
@@ -84,13 +97,15 @@ std::size_t Payload::read(std::uint64_t offset, char* into, std::size_t size) {
     hasher_ = Hasher::of("sha512");
     hashed_ = 0;
   }
+  if (how_.throttle) wait_for_turn();
   const std::uint64_t wanted = std::min<std::uint64_t>(size, offset < bytes_ ? bytes_ - offset : 0);
   const std::size_t got = wanted == 0 ? 0 : read_at(fd_, into, wanted, offset);
+  if (how_.throttle) how_.throttle->take(got, clock_.mono());
   if (offset == hashed_ && hasher_) {
     hasher_->add(into, got);
     hashed_ += got;
   }
-  progress_.advanced(offset + got, bytes_);
+  how_.progress.advanced(offset + got, bytes_);
   return got;
 }
 

@@ -9,8 +9,9 @@
 #include <stop_token>
 #include <string>
 
-#include "copy/copy.hpp"
+#include "base/clock.hpp"
 #include "http/http.hpp"
+#include "target/cloud.hpp"
 
 namespace vmferry::target::image {
 
@@ -35,10 +36,11 @@ class Hasher {
 // Error(data).
 std::optional<std::string> hash_of(int fd, std::uint64_t bytes, const std::string& algorithm, std::stop_token stop);
 
-// `fd` is open for reading and outlives it.
+// `fd` is open for reading; it, and what else is given, outlives it. read() waits as `how.throttle` says, and throws
+// Cancelled when told to stop.
 class Payload final : public http::Upload {
  public:
-  Payload(int fd, std::uint64_t bytes, copy::Progress& progress);
+  Payload(int fd, std::uint64_t bytes, const Sending& how, Clock& clock, std::stop_token stop);
   std::uint64_t bytes() const override { return bytes_; }
   std::size_t read(std::uint64_t offset, char* into, std::size_t size) override;
   // All of it was read since it was last begun.
@@ -47,9 +49,13 @@ class Payload final : public http::Upload {
   std::optional<std::string> sha512();
 
  private:
+  void wait_for_turn();
+
   int fd_;
   std::uint64_t bytes_;
-  copy::Progress& progress_;
+  Sending how_;
+  Clock& clock_;
+  std::stop_token stop_;
   std::uint64_t hashed_ = 0;
   std::optional<Hasher> hasher_;
 };

@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
@@ -61,15 +62,41 @@ std::uint64_t required(process::Runner& runner, int raw, std::stop_token stop) {
 
 }  // namespace
 
-Qcow2 make_qcow2(process::Runner& runner, int raw, const std::filesystem::path& directory, std::stop_token stop) {
-  const std::uint64_t needed = required(runner, raw, stop);
-  struct statvfs space {};
-  if (::statvfs(directory.c_str(), &space) == 0 && space.f_bavail * space.f_frsize < needed)
+Room::Room(std::filesystem::path directory)
+    : directory_(std::move(directory)), free_([this] {
+        struct statvfs space {};
+        // What cannot be asked for is not refused.
+        return ::statvfs(directory_.c_str(), &space) == 0 ? space.f_bavail * space.f_frsize
+                                                          : std::numeric_limits<std::uint64_t>::max();
+      }) {}
+
+Room::Share Room::take(std::uint64_t bytes, std::stop_token stop) {
+  std::unique_lock lock(mutex_);
+  // Files that grow take from what is free now, not from what was: the sum of their shares is held against that.
+  const auto fits = [&] { return shares_ == 0 || (all_ >= taken_ && bytes <= all_ - taken_); };
+  if (!given_back_.wait(lock, stop, fits)) throw Cancelled();
+  if (shares_ == 0) all_ = free_();
+  if (bytes > all_ - taken_)
     throw Error(Fault::quota,
                 fmt::format("the qcow2 image needs {} bytes in {}, and {} are free: make room, or send the "
                             "disks as they are (--image-format raw)",
-                            needed, directory.string(), space.f_bavail * space.f_frsize));
-  Qcow2 made{nameless(directory), 0};
+                            bytes, directory_.string(), all_));
+  ++shares_;
+  taken_ += bytes;
+  return {*this, bytes};
+}
+
+void Room::give_back(std::uint64_t bytes) noexcept {
+  const std::scoped_lock lock(mutex_);
+  --shares_;
+  taken_ -= bytes;
+  given_back_.notify_all();
+}
+
+Qcow2 make_qcow2(process::Runner& runner, int raw, Room& room, std::stop_token stop) {
+  Qcow2 made;
+  made.share = room.take(required(runner, raw, stop), stop);
+  made.fd = nameless(room.directory());
   std::string complaint;
   const auto child = runner.start(qemu_img({"convert", "-O", "qcow2", source_of(raw), path_of(made.fd.get())}), nullptr,
                                   [&](std::string_view line) { complaint = line; });

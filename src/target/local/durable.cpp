@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -50,13 +51,34 @@ void make_directory(const std::filesystem::path& directory, unsigned mode) {
   if (!std::filesystem::is_directory(directory, ignored)) fail("create the folder", directory, ENOTDIR);
 }
 
+namespace {
+
+// The temporary file, empty, and for this writer alone until it has another name: several processes may write the same
+// file (`vmferry evidence` beside a run that ends). A name for each writer would leave one behind with each crash.
+Fd open_alone(const std::filesystem::path& temporary) {
+  for (;;) {
+    Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!fd) fail("write", temporary, errno);
+    // Where files cannot be locked at all, one writer is the rule.
+    while (::flock(fd.get(), LOCK_EX) != 0 && errno == EINTR) {
+    }
+    struct stat opened {
+    }, named{};
+    if (::fstat(fd.get(), &opened) != 0) fail("write", temporary, errno);
+    // While this one waited, another one may have given the file its name.
+    if (::lstat(temporary.c_str(), &named) != 0 || named.st_ino != opened.st_ino || named.st_dev != opened.st_dev)
+      continue;
+    if (::ftruncate(fd.get(), 0) != 0) fail("write", temporary, errno);
+    return fd;
+  }
+}
+
+}  // namespace
+
 void write_durably(const std::filesystem::path& path, std::string_view text) {
   std::filesystem::path temporary = path;
   temporary += ".new";
-  // What a crash left of an earlier attempt is ours and worthless.
-  if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) fail("write", temporary, errno);
-  Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!fd) fail("write", temporary, errno);
+  const Fd fd = open_alone(temporary);
   while (!text.empty()) {
     const ssize_t done = ::write(fd.get(), text.data(), text.size());
     if (done < 0 && errno == EINTR) continue;

@@ -99,6 +99,7 @@ class LocalCloud final : public Cloud {
  private:
   static VolumeId id_of(const Tag& tag) { return VolumeId{file_name(tag.vm_name) + "/" + file_name(tag.volume_name)}; }
   Files files_of(const VolumeId& id) const;
+  std::optional<fs::path> domain_of(const JobId& job) const;
   fs::path port_directory() const { return options_.directory / ".vmferry-ports"; }
   fs::path port_file(const std::string& mac) const;
   std::optional<Record> record_of(const Tag& tag, const Files& files) const;
@@ -171,12 +172,35 @@ fs::path LocalCloud::port_file(const std::string& mac) const {
   return port_directory() / (name + ".json");
 }
 
-std::optional<ServerId> LocalCloud::find_server(const JobId& job, const model::Vm& vm, std::stop_token) {
-  const std::string name = file_name(vm.name);
-  const fs::path file = options_.directory / name / (name + ".xml");
-  const auto text = read_whole(file);
-  if (!text || job_of_domain(*text) != job) return std::nullopt;
-  return ServerId{file.string()};
+// Nothing when it is no folder, or one that only others may look into.
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> entries;
+  std::error_code problem;
+  for (fs::directory_iterator at(folder, fs::directory_options::skip_permission_denied, problem), end;
+       !problem && at != end; at.increment(problem))
+    entries.push_back(at->path());
+  if (problem && problem != std::errc::no_such_file_or_directory && problem != std::errc::not_a_directory)
+    fail("read", folder, problem.value());
+  return entries;
+}
+
+// Wherever it is: the machine may have another name than when it was written.
+std::optional<fs::path> LocalCloud::domain_of(const JobId& job) const {
+  if (job.empty()) return std::nullopt;
+  std::error_code ignored;
+  for (const fs::path& folder : entries_of(options_.directory))
+    for (const fs::path& file : entries_of(folder)) {
+      // Others may keep theirs here too.
+      if (file.extension() != ".xml" || !fs::is_regular_file(file, ignored) || ::access(file.c_str(), R_OK) != 0)
+        continue;
+      if (const auto text = read_whole(file); text && job_of_domain(*text) == job) return file;
+    }
+  return std::nullopt;
+}
+
+std::optional<ServerId> LocalCloud::find_server(const JobId& job, const model::Vm&, std::stop_token) {
+  if (const auto domain = domain_of(job)) return ServerId{domain->string()};
+  return std::nullopt;
 }
 
 void LocalCloud::check_settings(std::stop_token stop) {
@@ -203,19 +227,26 @@ std::vector<plan::Finding> LocalCloud::examine(const Arrival& arrival, std::stop
     std::vector<std::string> networks;
     for (const NetworkChoice& choice : arrival.ports)
       if (is_libvirt_network(choice.network)) networks.push_back(choice.network.empty() ? "default" : choice.network);
-    found = options_.libvirt->judge(file_name(arrival.vm.name), arrival.job, arrival.vm.firmware, networks, stop);
+    const auto domain = domain_of(arrival.job);
+    const std::string name = domain ? domain->stem().string() : file_name(arrival.vm.name);
+    found = options_.libvirt->judge(name, arrival.job, arrival.vm.firmware, networks, stop);
   }
   std::error_code problem;
   const bool there = fs::exists(options_.directory, problem);
   const fs::space_info space = fs::space(there ? options_.directory : options_.directory.parent_path(), problem);
   std::uint64_t wanted = 0;
-  for (const VolumeWish& wish : arrival.volumes)
-    if (!on_disk(files_of(id_of(wish.tag)).image)) wanted += wish.bytes;
+  for (const VolumeWish& wish : arrival.volumes) {
+    // A disk that grew since its image was made needs room for the rest of it.
+    struct stat image {};
+    const bool made = ::lstat(files_of(id_of(wish.tag)).image.c_str(), &image) == 0;
+    const std::uint64_t held = made ? static_cast<std::uint64_t>(image.st_size) : 0;
+    wanted += wish.bytes > held ? wish.bytes - held : 0;
+  }
   if (problem || space.available >= wanted) return found;
   constexpr double gib = 1ULL << 30;
   // The images are sparse, and may well hold less than the disks could.
   found.push_back({plan::Level::warning, options_.directory.string(),
-                   fmt::format("{:.1f} GiB are free there, and the disks can hold {:.1f} GiB",
+                   fmt::format("{:.1f} GiB are free there, and the disks can need {:.1f} GiB more",
                                static_cast<double>(space.available) / gib, static_cast<double>(wanted) / gib),
                    "make room, or choose another folder", Fault::quota});
   return found;
@@ -224,13 +255,13 @@ std::vector<plan::Finding> LocalCloud::examine(const Arrival& arrival, std::stop
 // The record of the tag's volume, if it is that of this machine and disk.
 std::optional<Record> LocalCloud::record_of(const Tag& tag, const Files& files) const {
   auto record = load_record(files.record);
-  if (record && (record->vm != tag.vm.value || record->disk_object_id != tag.disk_object_id))
+  if (record && (record->vm != tag.vm.value || record->disk_key != tag.disk.value))
     throw Error(
         Fault::conflict,
         fmt::format("{} belongs to disk {} of machine {} ({}), not to disk {} of {} ({}): two machines have the same "
                     "name; give one of them another folder",
-                    files.image.string(), record->disk_object_id, record->vm_name, record->vm, tag.disk_object_id,
-                    tag.vm_name, tag.vm.value));
+                    files.image.string(), record->disk_key, record->vm_name, record->vm, tag.disk.value, tag.vm_name,
+                    tag.vm.value));
   return record;
 }
 
@@ -286,7 +317,6 @@ Record LocalCloud::make(const VolumeWish& wish, const Files& files) {
   Record record;
   record.vm = wish.tag.vm.value;
   record.vm_name = wish.tag.vm_name;
-  record.disk_object_id = wish.tag.disk_object_id;
   record.disk_key = wish.tag.disk.value;
   record.bytes = bytes;
   record.boot = wish.boot;
@@ -346,8 +376,13 @@ std::unique_ptr<Device> LocalCloud::attach(const Volume& volume, std::stop_token
   // The caller may have marked it as written just now; that it was never opened is our own word.
   expected.known_zero = volume.fresh && !record.memory.contains(memory_key::opened);
   auto device = std::make_unique<OpenedDevice>(files.image, std::move(expected), inode_identity());
-  // Before anyone can write: from here on no later run may take the image for empty.
-  if (record.memory.emplace(memory_key::opened, memory_key::yes).second) store(files.record, record);
+  // Before anyone can write: from here on no later run may take the image for empty, nor another job for as it left it.
+  const std::string job = value(record.memory, memory_key::job);
+  refuse_taken_away(volume, job);
+  if (std::string& opened = record.memory[memory_key::opened]; opened != job) {
+    opened = job;
+    store(files.record, record);
+  }
   return device;
 }
 
@@ -416,7 +451,6 @@ Launched LocalCloud::launch(const LaunchWish& wish, std::stop_token stop) {
   DomainWish domain;
   domain.job = wish.job;
   domain.vm = wish.vm;
-  domain.name = file_name(wish.vm.name);
   domain.disk_bus = options_.disk_bus;
   domain.kind = options_.domain_kind;
   if (options_.libvirt) domain.kind = options_.libvirt->has_kvm(stop) ? "kvm" : "qemu";
@@ -429,15 +463,24 @@ Launched LocalCloud::launch(const LaunchWish& wish, std::stop_token stop) {
   }
   domain.nics = nics_of(wish);
   make_directory(options_.directory);
-  const FolderLock lock(options_.directory, clock_, stop);
-  const fs::path folder = options_.directory / domain.name;
+  // Beside its images, whose folder has the name that the machine had when its job began.
+  const std::string name = file_name(wish.vm.name);
+  const fs::path folder = domain.images.empty() ? options_.directory / name : domain.images.front().parent_path();
   make_directory(folder);
-  const fs::path file = folder / (domain.name + ".xml");
+  const fs::path file = domain_of(wish.job).value_or(folder / (name + ".xml"));
+  // One that is there keeps its name, or libvirt would have two that run from the same images.
+  domain.name = file.stem().string();
   const std::string text = domain_xml(domain);
-  const auto before = read_whole(file);
-  if (before && job_of_domain(*before) != wish.job)
-    throw Error(Fault::conflict, fmt::format("{} exists and is not of job {}; move it away and try again",
-                                             file.string(), wish.job.value));
+  const auto there = [&] {
+    auto xml = read_whole(file);
+    if (xml && job_of_domain(*xml) != wish.job)
+      throw Error(Fault::conflict, fmt::format("{} exists and is not of job {}; move it away and try again",
+                                               file.string(), wish.job.value));
+    return xml;
+  };
+  if (wish.before_asking && !there()) wish.before_asking();  // it may come to the records, which need the lock
+  const FolderLock lock(options_.directory, clock_, stop);
+  const auto before = there();
   if (!before || *before != text) write_durably(file, text);
   log_.info("domain written", {{"file", file.string()}});
   if (options_.libvirt) {

@@ -1,5 +1,6 @@
 // A folder as a cloud: DIR/<vm name>/<volume name>.img are sparse raw images with a record beside each, and
-// launching writes a libvirt domain that boots from them, and starts it if it was told where. For someone without
+// launching writes a libvirt domain that boots from them beside them, and starts it if it was told where. <vm name> is
+// the machine's when its job began. For someone without
 // OpenStack, and for a look at what would arrive.
 #pragma once
 

@@ -62,7 +62,6 @@ std::optional<Record> load_record(const std::filesystem::path& path) {
     Record record;
     record.vm = json.at("vm");
     record.vm_name = json.at("vm_name");
-    record.disk_object_id = json.at("disk");
     record.disk_key = json.at("disk_key");
     record.bytes = json.at("bytes");
     record.boot = json.at("boot");
@@ -79,7 +78,6 @@ void store(const std::filesystem::path& path, const Record& record) {
   write_durably(path, dumped({{"vmferry", version},
                               {"vm", record.vm},
                               {"vm_name", record.vm_name},
-                              {"disk", record.disk_object_id},
                               {"disk_key", record.disk_key},
                               {"bytes", record.bytes},
                               {"boot", record.boot},

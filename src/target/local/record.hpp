@@ -16,7 +16,6 @@ namespace vmferry::target::local {
 struct Record {
   std::string vm;
   std::string vm_name;
-  std::string disk_object_id;
   std::int32_t disk_key = 0;
   std::uint64_t bytes = 0;  // of the image
   bool boot = false;

@@ -27,7 +27,10 @@ constexpr std::string_view fingerprint_word = " key-fingerprint=", key_pair_word
 // The volume that deploy_host() had Nova make for it. A machine's volumes outlive every server.
 bool is_own_boot_volume(client::Cloud& cloud, const client::Server& server, const client::Attached& attached,
                         std::stop_token stop) {
-  if (!attached.ends_with_server || value(server.metadata, host_key::boot) != "volume") return false;
+  // The list of attachments tells so only from microversion 2.79 on.
+  const bool ends_with_it = attached.ends_with_server || std::find(server.own_volumes.begin(), server.own_volumes.end(),
+                                                                   attached.volume) != server.own_volumes.end();
+  if (!ends_with_it || value(server.metadata, host_key::boot) != "volume") return false;
   const auto volume = client::volumes::look_up(cloud.volume(stop), attached.volume, stop);
   return volume && volume->bootable && !volume->metadata.contains(memory_key::migrate_kit);
 }
@@ -140,7 +143,7 @@ std::vector<Piece> pieces_of(const HostParts& parts) {
   for (const client::Server& server : parts.servers) pieces.push_back({"server", server.name, server.id.value, false});
   for (const client::FloatingIp& ip : parts.floating_ips) pieces.push_back({"floating IP", ip.address, ip.id, false});
   for (const client::Port& port : parts.ports)
-    pieces.push_back({"port", port.fixed_ips.empty() ? port.name : port.fixed_ips.front().ip, port.id.value, false});
+    pieces.push_back({"port", port.fixed_ips.empty() ? port.name : client::ports::address(port), port.id.value, false});
   if (parts.key_pair) pieces.push_back({"key pair", parts.key_pair->name, "", false});
   for (const client::SecurityGroupRules& group : parts.groups)
     pieces.push_back({"security group", group.name, group.id, false});

@@ -52,6 +52,7 @@ struct Host {
   std::string admin_user;    // as the image has it; mostly empty
   bool open_to_all = false;  // everybody may reach its SSH port
   std::vector<Piece> pieces;
+  std::vector<std::string> remarks;  // what is not as it was wished
 };
 
 // Called with a sentence on what is done or waited for now.

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "base/error.hpp"
+#include "openstack/attachments.hpp"
 #include "openstack/errors.hpp"
 #include "openstack/flavors.hpp"
 #include "openstack/images.hpp"
@@ -42,7 +44,10 @@ class Deployment {
     if (!wish_.floating_network.empty())
       external_ = client::networks::find(cloud_.network(stop_), wish_.floating_network, stop_).id;
     judge_existing();
-    if (parts_.servers.empty()) prepare();
+    if (parts_.servers.empty())
+      prepare();
+    else
+      compare();
     ensure_group();
     ensure_key_pair();
     ensure_rules();
@@ -61,6 +66,8 @@ class Deployment {
 
   void judge_existing();
   void prepare();
+  void compare();
+  std::string image_of_server() const;
   void choose_key_pair();
   void judge_image(std::vector<Finding>& found);
   void ensure_group();
@@ -149,9 +156,60 @@ void Deployment::prepare() {
     judge_volumes(cloud_, "", 1, wish_.boot_volume_gib, found, stop_);
     if (!wish_.boot_volume_type.empty())
       judge_volumes(cloud_, wish_.boot_volume_type, 1, wish_.boot_volume_gib, found, stop_);
+    client::servers::check_boot_volume(cloud_.compute(stop_), wish_.boot_volume_type);
   }
-  if (parts_.ports.empty()) judge_ports(cloud_, 1, found, stop_);
+  if (parts_.ports.empty()) judge_network(cloud_, Countable::ports, 1, found, stop_);
+  if (parts_.groups.empty()) {
+    // A new group has two rules, that let everything out.
+    const std::size_t rules = 2 + (wish_.ssh_from ? *wish_.ssh_from : everybody()).size();
+    judge_network(cloud_, Countable::security_groups, 1, found, stop_);
+    judge_network(cloud_, Countable::security_rules, rules, found, stop_);
+  }
+  if (!external_.empty() && parts_.floating_ips.empty())
+    judge_network(cloud_, Countable::floating_ips, 1, found, stop_);
   plan::refuse(fmt::format("the conversion host '{}' cannot be made", wish_.name), found);
+}
+
+// Its image's id; a server on a volume tells none, but its boot volume remembers.
+std::string Deployment::image_of_server() const {
+  if (!server()->image.empty()) return server()->image;
+  for (const client::Attached& attached : client::attachments::list(cloud_.compute(stop_), server()->id, stop_)) {
+    const auto volume = client::volumes::look_up(cloud_.volume(stop_), attached.volume, stop_);
+    if (volume && volume->bootable && !value(volume->image_metadata, "image_id").empty())
+      return value(volume->image_metadata, "image_id");
+  }
+  return "";
+}
+
+// A server that is there stays as it is; who wishes another one shall know.
+void Deployment::compare() {
+  const auto tell = [&](const std::string& has, const std::string& wished) {
+    host_.remarks.push_back(
+        fmt::format("server {} is there already and stays as it is: it has {}, not {}; for another "
+                    "one `vmferry host destroy --name {}` first",
+                    server()->id.value, has, wished, wish_.name));
+  };
+  const auto if_found = [&](const std::function<void()>& question) {
+    try {
+      question();
+    } catch (const Error& e) {
+      // What was wished is not there any more.
+      if (e.fault() != Fault::config && e.fault() != Fault::conflict) throw;
+      host_.remarks.emplace_back(e.what());
+    }
+  };
+  const std::string& flavor = server()->flavor;
+  if (!flavor.empty() && flavor != wish_.flavor)
+    if_found([&] {
+      const client::Flavor wished = client::flavors::find(cloud_.compute(stop_), wish_.flavor, stop_);
+      if (wished.name != flavor && wished.id != flavor) tell("flavor " + flavor, wished.name);
+    });
+  const std::string image = image_of_server();
+  if (!image.empty() && image != wish_.image)
+    if_found([&] {
+      const client::Image wished = client::images::find(cloud_.image(stop_), wish_.image, stop_);
+      if (wished.id != image) tell("image " + image, fmt::format("{} ({})", wished.name, wished.id));
+    });
 }
 
 // Whether the key pair is there, and whose it is. Only its absence lets us make it, and then we say so beforehand.
@@ -277,7 +335,7 @@ void Deployment::ensure_port() {
       return rank(a) < rank(b);
     });
   }
-  host_.address = port_.fixed_ips.empty() ? "" : port_.fixed_ips.front().ip;
+  host_.address = client::ports::address(port_);
   add("port", host_.address, port_.id.value, made);
 }
 

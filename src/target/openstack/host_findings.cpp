@@ -125,8 +125,8 @@ void Examination::judge_ssh() {
     const auto floating = client::floating_ips::of_port(cloud_.network(stop_), port.id, stop_);
     if (floating)
       address = Address{floating->address, question_.ssh_port};
-    else if (!port.fixed_ips.empty())
-      address = Address{port.fixed_ips.front().ip, question_.ssh_port};
+    else if (const std::string own = client::ports::address(port); !own.empty())
+      address = Address{own, question_.ssh_port};
   }
   if (!address) return;
   const Greeting greeting = ssh_greeting(*address, std::chrono::seconds(10), stop_);

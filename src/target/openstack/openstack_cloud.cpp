@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <cctype>
+#include <functional>
 #include <set>
 
 #include "base/error.hpp"
-#include "openstack/keypairs.hpp"
 #include "openstack/networks.hpp"
 #include "openstack/ports.hpp"
 #include "openstack/servers.hpp"
@@ -20,7 +20,9 @@
 #include "target/device.hpp"
 #include "target/memory_keys.hpp"
 #include "target/openstack/attacher.hpp"
+#include "target/openstack/moved_volumes.hpp"
 #include "target/openstack/room.hpp"
+#include "target/openstack/settings.hpp"
 #include "target/openstack/volume_wish.hpp"
 
 namespace vmferry::target::openstack {
@@ -37,12 +39,6 @@ std::string lower(std::string text) {
 }
 
 std::string port_tag(const JobId& job) { return "vmferry job=" + job.value; }
-
-// vmware-migration-kit's own words: its volumes carry no more than these, and "changeID" from before they are copied.
-constexpr const char* osm_mark = "osm";
-constexpr const char* osm_converted = "converted";
-
-constexpr std::size_t own_metadata = 2;  // of a server: vmferry_job, vmferry_vm
 
 // Made by the job it belongs to, never opened, and of a kind that reads as zeroes.
 bool fresh(const client::Volume& volume, const JobId& job) {
@@ -85,6 +81,7 @@ class OpenstackCloud final : public Cloud {
 
   std::string describe() const override { return "OpenStack " + cloud_->describe(); }
   void check_settings(std::stop_token stop) override;
+  std::vector<plan::Finding> judge_settings(std::stop_token stop) override;
   std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) override;
   std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) override;
   std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
@@ -101,14 +98,13 @@ class OpenstackCloud final : public Cloud {
 
  private:
   std::vector<std::string> security_groups(const NetworkChoice* choice, std::stop_token stop);
-  void check_server_settings(std::stop_token stop);
-  void check_network(const NetworkChoice& choice, std::stop_token stop);
+  void check_host(std::stop_token stop);
   client::Volume grow(const client::Volume& volume, const VolumeWish& wish, std::stop_token stop);
   client::PortWish port_wish(const JobId& job, const model::Nic& nic, const NetworkChoice& choice,
                              std::stop_token stop);
   std::optional<client::Volume> find_volume(const Tag& tag, std::stop_token stop);
   client::Volume create(const VolumeWish& wish, std::stop_token stop);
-  std::vector<client::Volume> osm_volumes(const Tag& tag, std::stop_token stop);
+  std::vector<client::Volume> osm_volumes(std::stop_token stop);
   std::string adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop);
   client::MadePort make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop);
   void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice, std::stop_token stop);
@@ -121,6 +117,17 @@ class OpenstackCloud final : public Cloud {
   log::Log& log_;
 };
 
+// By name alone, which is all that program has: so never without being told to. `marked`: all that it made.
+std::vector<client::Volume> osm_volumes_of(const Tag& tag, std::vector<client::Volume> marked) {
+  const std::string name = plan::osm_volume_name(tag.vm_name, tag.disk);
+  std::erase_if(marked, [&](const client::Volume& v) {
+    const std::string vm = value(v.metadata, memory_key::vm), disk = value(v.metadata, memory_key::disk);
+    return v.name != name || (!vm.empty() && vm != tag.vm.value) ||
+           (!disk.empty() && !memory_key::names(disk, tag.disk));
+  });
+  return marked;
+}
+
 // ---- settings
 
 std::vector<std::string> OpenstackCloud::security_groups(const NetworkChoice* choice, std::stop_token stop) {
@@ -132,45 +139,23 @@ std::vector<std::string> OpenstackCloud::security_groups(const NetworkChoice* ch
   return ids;
 }
 
-void OpenstackCloud::check_network(const NetworkChoice& choice, std::stop_token stop) {
-  const client::Network network = client::networks::find(cloud_->network(stop), choice.network, stop);
-  if (!choice.subnet.empty()) client::networks::find_subnet(cloud_->network(stop), network, choice.subnet, stop);
-}
-
-void OpenstackCloud::check_server_settings(std::stop_token stop) {
-  const ServerSettings& server = options_.server;
-  client::Service& compute = cloud_->compute(stop);
-  if (!server.key_pair.empty()) client::keypairs::get(compute, server.key_pair, stop);
-  if (!server.group.empty()) client::servers::find_group(compute, server.group, stop);
-  client::servers::check_wish(compute, server.host, server.tags);
-  if (server.metadata.empty()) return;
-  const std::int64_t most = client::servers::limits(compute, stop).metadata;
-  const std::size_t wanted = server.metadata.size() + own_metadata;
-  if (most >= 0 && wanted > static_cast<std::size_t>(most))
-    throw Error(Fault::quota,
-                fmt::format("the server would get {} entries of metadata, the cloud allows {}: give fewer "
-                            "--server-metadata, or leave --vmware-labels out",
-                            wanted, most));
-}
-
-void OpenstackCloud::check_settings(std::stop_token stop) {
+void OpenstackCloud::check_host(std::stop_token stop) {
   if (options_.disk_bus != "virtio" && options_.disk_bus != "scsi")
     throw Error(Fault::config, fmt::format("disk bus \"{}\" is not known; choose virtio or scsi", options_.disk_bus));
   if (options_.conversion_host) attacher_->check(stop);
-  if (!options_.volume_type.empty()) client::volumes::find_type(cloud_->volume(stop), options_.volume_type, stop);
-  if (!options_.volume_availability_zone.empty())
-    client::volumes::check_availability_zone(cloud_->volume(stop), options_.volume_availability_zone, stop);
-  if (!options_.availability_zone.empty())
-    client::servers::check_availability_zone(cloud_->compute(stop), options_.availability_zone, stop);
-  for (const auto& [datastore, type] : options_.volume_types)
-    client::volumes::find_type(cloud_->volume(stop), type, stop);
-  for (const NetworkChoice& choice : options_.networks) {
-    check_network(choice, stop);
-    security_groups(&choice, stop);
-  }
-  security_groups(nullptr, stop);
-  if (!options_.flavor.automatic()) client::flavors::find(cloud_->compute(stop), options_.flavor.wanted, stop);
-  check_server_settings(stop);
+}
+
+std::vector<plan::Finding> OpenstackCloud::judge_settings(std::stop_token stop) {
+  std::vector<plan::Finding> found;
+  // Whatever this host lacks, the cloud's own are asked for all the same.
+  ask_all({[&] { check_host(stop); }}, found);
+  ask_all(questions_of(options_, *cloud_, stop), found);
+  return found;
+}
+
+void OpenstackCloud::check_settings(std::stop_token stop) {
+  check_host(stop);
+  for (const Question& question : questions_of(options_, *cloud_, stop)) question();
   // Only a warning: the volumes of this machine may exist already.
   if (const auto lacking = client::volumes::limits(cloud_->volume(stop), stop).lacking(1, 1))
     log_.warning("no room for another volume", {{"quota", *lacking}});
@@ -184,21 +169,31 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
   std::map<std::string, Need> needs;  // by volume type
   std::uint64_t ports = 0;
   std::size_t not_here = 0;
+  std::optional<std::vector<client::Volume>> marked;  // for all disks
   for (const VolumeWish& wish : arrival.volumes) {
     const auto volume = find_volume(wish.tag, stop);
     if (options_.conversion_host && (!volume || !attacher_->is_here(*volume, stop))) ++not_here;
     if (volume) {
+      if (value(volume->metadata, memory_key::job).empty() &&
+          value(volume->metadata, memory_key::migrate_kit) == "true")
+        found.push_back({plan::Level::note, fmt::format("volume {} ('{}')", volume->id.value, volume->name),
+                         fmt::format("migratekit made it for disk {} of this machine: `vmferry migrate` goes on with "
+                                     "it, and copies all of it once (only what changed by --trust-change-id)",
+                                     to_string(wish.tag.disk)),
+                         ""});
       if (volume->gib * gib < wish.bytes)
         needs[type_for(options_, wish)].gib += plan::gib_for(wish.bytes) - volume->gib;
       continue;
     }
-    if (!options_.adopt_osm)
-      for (const client::Volume& osm : osm_volumes(wish.tag, stop))
+    if (!options_.adopt_osm) {
+      if (!marked) marked = osm_volumes(stop);
+      for (const client::Volume& osm : osm_volumes_of(wish.tag, *marked))
         found.push_back({plan::Level::warning, fmt::format("volume {} ('{}')", osm.id.value, osm.name),
                          fmt::format("vmware-migration-kit made it, by its name for disk {} of this machine; it is not "
                                      "used",
-                                     wish.tag.disk_object_id),
+                                     to_string(wish.tag.disk)),
                          "go on with it by --adopt-osm-volumes, or delete it", Fault::conflict});
+    }
     ++needs[type_for(options_, wish)].count;
     needs[type_for(options_, wish)].gib += plan::gib_for(wish.bytes);
   }
@@ -210,7 +205,7 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
   judge_volumes(*cloud_, "", all.count, all.gib, found, stop);
   if (options_.conversion_host) {
     attacher_->judge(not_here, found, stop);
-    if (arrival.job.empty()) attacher_->tell(found, stop);
+    if (arrival.only_asked) attacher_->tell(found, stop);
   }
   for (const NetworkChoice& choice : arrival.ports) {
     try {
@@ -226,10 +221,17 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
       found.push_back({plan::Level::problem, "MAC " + choice.mac, e.what(), "", e.fault()});
     }
   }
-  judge_ports(*cloud_, ports, found, stop);
+  judge_network(*cloud_, Countable::ports, ports, found, stop);
   // A server that is there already, made by a run that died, has its flavor and its share of the quota.
-  if (arrival.server && (arrival.job.empty() || !server_of(arrival.job, arrival.vm.name, stop)))
-    judge_server(*cloud_, options_.flavor, arrival.vm, found, stop);
+  if (arrival.server && (arrival.job.empty() || !server_of(arrival.job, arrival.vm.name, stop))) {
+    try {
+      judge_server(*cloud_, options_.flavor, arrival.vm, found, stop);
+      if (options_.server.labels) check_metadata(*cloud_, options_.server.all_metadata(stop).size(), stop);
+    } catch (const Error& e) {
+      // What was found before is as true.
+      found.push_back({plan::Level::problem, cloud_->describe(), e.what(), "", e.fault()});
+    }
+  }
   return found;
 }
 
@@ -241,16 +243,17 @@ std::optional<client::Volume> OpenstackCloud::find_volume(const Tag& tag, std::s
   if (options_.vz_unsafe_volume_by_name) {
     found = client::volumes::find_by_name(service, tag.volume_name, stop);
   } else {
-    found = client::volumes::find(
-        service,
-        {{memory_key::migrate_kit, "true"}, {memory_key::vm, tag.vm.value}, {memory_key::disk, tag.disk_object_id}},
-        stop);
+    found = client::volumes::find(service, {{memory_key::migrate_kit, "true"}, {memory_key::vm, tag.vm.value}}, stop);
     // migratekit goes by the name too. Our own tag says more than a name, which may have changed with the
     // machine's.
+    const auto ours = [&](const client::Volume& v) { return value(v.metadata, memory_key::job) == tag.job.value; };
     std::erase_if(found, [&](const client::Volume& v) {
-      return v.name != tag.volume_name && value(v.metadata, memory_key::job) != tag.job.value;
+      const std::string disk = value(v.metadata, memory_key::disk);
+      return !memory_key::names(disk, tag.disk) ||
+             (v.name != tag.volume_name && v.name != plan::volume_name(tag.vm_name, disk) && !ours(v));
     });
-    if (found.empty() && options_.adopt_osm) found = osm_volumes(tag, stop);
+    if (std::any_of(found.begin(), found.end(), ours)) std::erase_if(found, std::not_fn(ours));
+    if (found.empty() && options_.adopt_osm) found = osm_volumes_of(tag, osm_volumes(stop));
   }
   std::erase_if(found, [](const client::Volume& v) { return v.status == "deleting"; });
   if (found.empty()) return std::nullopt;
@@ -260,19 +263,11 @@ std::optional<client::Volume> OpenstackCloud::find_volume(const Tag& tag, std::s
   throw Error(Fault::conflict,
               fmt::format("{} volumes are disk {} of {} ('{}'): {}; find out which is the right one and "
                           "delete or rename the others",
-                          found.size(), tag.disk_object_id, tag.vm_name, tag.volume_name, fmt::join(ids, ", ")));
+                          found.size(), to_string(tag.disk), tag.vm_name, tag.volume_name, fmt::join(ids, ", ")));
 }
 
-// By name alone, which is all that program has: so never without being told to.
-std::vector<client::Volume> OpenstackCloud::osm_volumes(const Tag& tag, std::stop_token stop) {
-  std::vector<client::Volume> found = client::volumes::find(cloud_->volume(stop), {{osm_mark, "true"}}, stop);
-  const std::string name = plan::osm_volume_name(tag.vm_name, tag.disk);
-  const auto other = [](const std::string& mark, const std::string& ours) { return !mark.empty() && mark != ours; };
-  std::erase_if(found, [&](const client::Volume& v) {
-    return v.name != name || other(value(v.metadata, memory_key::vm), tag.vm.value) ||
-           other(value(v.metadata, memory_key::disk), tag.disk_object_id);
-  });
-  return found;
+std::vector<client::Volume> OpenstackCloud::osm_volumes(std::stop_token stop) {
+  return client::volumes::find(cloud_->volume(stop), {{osm_key::mark, "true"}}, stop);
 }
 
 std::optional<Volume> OpenstackCloud::find(const Tag& tag, std::stop_token stop) {
@@ -305,7 +300,7 @@ client::Volume OpenstackCloud::grow(const client::Volume& volume, const VolumeWi
     throw Error(Fault::conflict,
                 fmt::format("volume {} ('{}') has {} GiB ({} bytes), but disk {} of {} has {} bytes, and it cannot be "
                             "extended while {} has it: detach it there",
-                            volume.id.value, volume.name, volume.gib, volume.gib * gib, wish.tag.disk_object_id,
+                            volume.id.value, volume.name, volume.gib, volume.gib * gib, to_string(wish.tag.disk),
                             wish.tag.vm_name, wish.bytes, client::volume_attachments::holder(volume)));
   if (!volume.attachments.empty()) detach(volume.id, stop);
   client::Service& service = cloud_->volume(stop);
@@ -322,12 +317,14 @@ std::string OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, 
   const std::string owner = value(volume.metadata, memory_key::job);
   if (!options_.brick) refuse_bricks(cloud_->volume(stop), volume, true, stop);
   client::Metadata missing;
-  for (const auto& [key, wanted] : marks(tag))
-    if (const auto found = volume.metadata.find(key); found == volume.metadata.end() || found->second != wanted)
-      missing[key] = wanted;
+  // An older name of the disk stays: by it, and by the volume's name, migratekit finds the volume again.
+  for (const auto& [key, wanted] : marks(tag)) {
+    const std::string there = value(volume.metadata, key);
+    if (key == memory_key::disk ? !memory_key::names(there, tag.disk) : there != wanted) missing[key] = wanted;
+  }
   if (missing.empty()) return "";
-  const bool osm = owner.empty() && value(volume.metadata, osm_mark) == "true";
-  if (osm && value(volume.metadata, osm_converted) == "true")
+  const bool osm = owner.empty() && value(volume.metadata, osm_key::mark) == "true";
+  if (osm && value(volume.metadata, osm_key::converted) == "true")
     throw Error(Fault::conflict,
                 fmt::format("volume {} ('{}') was converted by vmware-migration-kit: boot it as it is, or delete it to "
                             "migrate {} anew",
@@ -341,6 +338,15 @@ std::string OpenstackCloud::adopt(const client::Volume& volume, const Tag& tag, 
                             volume.attachments.empty() ? volume.status
                                                        : "attached to " + client::volume_attachments::holder(volume),
                             tag.vm_name));
+  // What the server wrote is there and nowhere else, whoever has the server or its volume now.
+  const auto word = [&](const char* key) { return value(volume.metadata, key); };
+  if (!owner.empty() && owner != tag.job.value && word(memory_key::moved) == owner && !options_.again &&
+      word(memory_key::complete) != memory_key::yes && word(memory_key::partial).empty())
+    throw Error(
+        Fault::conflict,
+        fmt::format("volume {} ('{}') was given to a server when job {} cut {} over: what the server wrote is on "
+                    "it. Rename the volume to keep it; --again overwrites it",
+                    volume.id.value, volume.name, owner, tag.vm_name));
   // In the same call as the tag: a crash must not leave our tag on it without this. migratekit writes a change id only
   // after a whole cycle, but keeps it when virt-v2v fails half-way through the volume; vmware-migration-kit writes its
   // own before it copies anything. So neither is believed by itself.
@@ -398,9 +404,12 @@ std::unique_ptr<Device> OpenstackCloud::attach(const Volume& volume, std::stop_t
   // Cinder's API tells, so what the source has as zeroes is made zero here too; thin backends do that for nothing.
   expected.known_zero = false;
   auto device = std::make_unique<OpenedDevice>(place.path, std::move(expected), place.identity);
-  // Before anyone can write: from here on no later run may take the volume for empty.
-  if (!now.metadata.contains(memory_key::opened))
-    client::volumes::update_metadata(service, volume.id, {{memory_key::opened, memory_key::yes}}, stop);
+  // Before anyone can write: from here on no later run may take the volume for empty, nor another job for as it left
+  // it.
+  const std::string job = value(now.metadata, memory_key::job);
+  refuse_taken_away(volume, job);
+  if (value(now.metadata, memory_key::opened) != job)
+    client::volumes::update_metadata(service, volume.id, {{memory_key::opened, job}}, stop);
   return device;
 }
 
@@ -446,30 +455,79 @@ void OpenstackCloud::discard(const VolumeId& volume, const JobId& job, std::stop
 
 // ---- ports
 
-// Neutron's words for it: IpAddressAlreadyAllocated, IpAddressInUse, InvalidIpForNetwork, InvalidIpForSubnet.
+// Neutron's words for it: IpAddressAlreadyAllocated, IpAddressInUse, InvalidIpForNetwork, InvalidIpForSubnet,
+// AllocationOnAutoAddressSubnet.
 bool about_addresses(const Error& e) {
-  return e.name().find("IpAddress") != std::string::npos || e.name().find("InvalidIpFor") != std::string::npos;
+  const auto says = [&](const char* word) { return e.name().find(word) != std::string::npos; };
+  return says("IpAddress") || says("InvalidIpFor") || says("AutoAddressSubnet");
+}
+
+// Neutron names the address that cannot be had somewhere in its sentence.
+bool names(const std::string& sentence, const std::string& ip) {
+  const char* of_addresses = "0123456789abcdefABCDEF:.";
+  for (std::size_t at = 0; (at = sentence.find_first_of(of_addresses, at)) != std::string::npos;) {
+    const std::size_t end = std::min(sentence.find_first_not_of(of_addresses, at), sentence.size());
+    std::string word = sentence.substr(at, end - at);
+    while (word.ends_with('.')) word.pop_back();
+    if (same_address(word, ip)) return true;
+    at = end;
+  }
+  return false;
+}
+
+// The next best after a refusal: another address of the same subnet for each that the refusal names, or of one of the
+// same family when it is of no subnet. Where it names none, first without those others, then whatever the network has.
+std::vector<client::FixedIp> next_best(const std::vector<client::FixedIp>& wanted, const std::string& refusal,
+                                       const std::vector<client::Subnet>& subnets) {
+  const auto v6 = [](const std::string& text) { return text.find(':') != std::string::npos; };
+  const auto refused = [&](const client::FixedIp& one) { return !one.ip.empty() && names(refusal, one.ip); };
+  std::vector<client::FixedIp> next;
+  if (std::none_of(wanted.begin(), wanted.end(), refused)) {
+    // A full subnet is refused without its name.
+    std::copy_if(wanted.begin(), wanted.end(), std::back_inserter(next),
+                 [](const client::FixedIp& one) { return !one.ip.empty(); });
+    if (next.size() == wanted.size()) next.clear();
+    return next;
+  }
+  for (const client::FixedIp& one : wanted) {
+    if (!refused(one)) {
+      next.push_back(one);
+      continue;
+    }
+    auto home = std::find_if(subnets.begin(), subnets.end(), [&](const client::Subnet& subnet) {
+      return one.subnet.empty() ? in_cidr(one.ip, subnet.cidr) : subnet.id == one.subnet;
+    });
+    if (home == subnets.end())
+      home = std::find_if(subnets.begin(), subnets.end(),
+                          [&](const client::Subnet& subnet) { return v6(subnet.cidr) == v6(one.ip); });
+    if (home != subnets.end()) next.push_back({home->id, ""});
+  }
+  return next;
 }
 
 client::MadePort OpenstackCloud::make_port(const client::PortWish& wish, const NetworkChoice& choice,
                                            std::stop_token stop) {
-  try {
-    return client::ports::ensure(cloud_->network(stop), wish, stop);
-  } catch (const Error& e) {
-    if (choice.ips.empty() || !about_addresses(e)) throw;
-    if (options_.any_address) {
+  client::Service& service = cloud_->network(stop);
+  client::PortWish nearest = wish;
+  // Each round gives up an address or, in the last, all that is left.
+  while (true) {
+    try {
+      return client::ports::ensure(service, nearest, stop);
+    } catch (const Error& e) {
+      if (choice.ips.empty() || nearest.fixed_ips.empty() || !about_addresses(e)) throw;
+      if (!options_.any_address)
+        throw Error(
+            e.fault() == Fault::conflict ? Fault::conflict : Fault::config,
+            fmt::format("address {} cannot be had in network {}: choose another with --network-mapping mac={},...,ip= "
+                        "or use --fallback-to-dhcp ({})",
+                        fmt::join(choice.ips, " and "), choice.network, wish.mac, e.what()),
+            e.name());
       log_.warning("the wanted address cannot be had; taking another",
                    {{"mac", wish.mac}, {"wanted", fmt::format("{}", fmt::join(choice.ips, " "))}, {"why", e.what()}});
-      client::PortWish any = wish;
-      any.fixed_ips.clear();
-      return client::ports::ensure(cloud_->network(stop), any, stop);
+      client::Network network;
+      network.id = wish.network;
+      nearest.fixed_ips = next_best(nearest.fixed_ips, e.what(), client::networks::subnets_of(service, network, stop));
     }
-    throw Error(
-        e.fault() == Fault::conflict ? Fault::conflict : Fault::config,
-        fmt::format("address {} cannot be had in network {}: choose another with --network-mapping mac={},...,ip= "
-                    "or use --fallback-to-dhcp ({})",
-                    fmt::join(choice.ips, " and "), choice.network, wish.mac, e.what()),
-        e.name());
   }
 }
 
@@ -487,11 +545,14 @@ void OpenstackCloud::judge_port(const client::Port& port, const JobId& job, cons
     // Ours after a run that died between making the server and remembering it.
     const auto server = client::servers::look_up(cloud_->compute(stop), ServerId{port.device_id}, stop);
     if (!server || job.empty() || value(server->metadata, memory_key::job) != job.value)
-      throw Error(Fault::conflict,
-                  fmt::format("port {} with MAC {} in network {} is in use by {}: remove it there first", port.id.value,
-                              port.mac, choice.network,
-                              server ? fmt::format("server {} ('{}')", server->id.value, server->name)
-                                     : "device " + port.device_id));
+      throw Error(
+          Fault::conflict,
+          fmt::format(
+              "port {} with MAC {} in network {} is in use by {}: {}", port.id.value, port.mac, choice.network,
+              server ? fmt::format("server {} ('{}')", server->id.value, server->name) : "device " + port.device_id,
+              server && server->metadata.contains(memory_key::job)
+                  ? "a cutover made that, perhaps of this very machine; look there first"
+                  : "remove it there first"));
   }
   if (options_.any_address || has_addresses(port, choice.ips)) return;
   std::vector<std::string> addresses;
@@ -594,18 +655,18 @@ std::optional<ServerId> OpenstackCloud::find_server(const JobId& job, const mode
   return std::nullopt;
 }
 
+// By the tag alone: machine and server may both have other names by now.
 std::optional<client::Server> OpenstackCloud::server_of(const JobId& job, const std::string& name,
                                                         std::stop_token stop) {
   auto found = client::servers::find(cloud_->compute(stop), {{memory_key::job, job.value}}, stop);
-  std::erase_if(found, [&](const client::Server& s) { return s.name != name; });
   if (found.empty()) return std::nullopt;
   if (found.size() == 1) return found.front();
   std::vector<std::string> ids;
   for (const client::Server& s : found) ids.push_back(s.id.value);
   throw Error(Fault::conflict,
-              fmt::format("{} servers are '{}' of job {}: {}; delete all but the right one (their volumes "
+              fmt::format("{} servers are of job {} ('{}'): {}; delete all but the right one (their volumes "
                           "are kept)",
-                          found.size(), name, job.value, fmt::join(ids, ", ")));
+                          found.size(), job.value, name, fmt::join(ids, ", ")));
 }
 
 client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_token stop) {
@@ -620,7 +681,7 @@ client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_t
   make.volumes = wish.volumes;
   make.ports = wish.ports;
   make.availability_zone = wish.availability_zone.empty() ? options_.availability_zone : wish.availability_zone;
-  make.metadata = options_.server.metadata;
+  make.metadata = options_.server.all_metadata(stop);
   make.metadata[memory_key::job] = wish.job.value;
   make.metadata["vmferry_vm"] = wish.vm.id.value;
   make.key_name = options_.server.key_pair;
@@ -640,6 +701,7 @@ client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_t
                       wish.vm.name, id.value, client::volume_attachments::holder(volume)));
     client::volumes::wait_for(cloud_->volume(stop), id, {"available"}, options_.volume_patience, stop);
   }
+  if (wish.before_asking) wish.before_asking();
   const client::Server server = client::servers::create(compute, make, stop);
   log_.info("server created", {{"server", server.id.value}, {"name", make.name}});
   return server;
@@ -653,6 +715,13 @@ Launched OpenstackCloud::launch(const LaunchWish& wish, std::stop_token stop) {
         client::servers::wait_for_active(cloud_->compute(stop), server.id, options_.server_patience, stop);
     return {active.id, active.status};
   } catch (const Error& e) {
+    // Whoever reads "not found" may take it that nothing ever ran.
+    if (e.fault() == Fault::not_found)
+      throw Error(
+          Fault::conflict,
+          fmt::format("server {} was deleted while it was waited for ({}): what it wrote is on the volumes, and "
+                      "the next run copies them anew",
+                      server.id.value, e.what()));
     if (e.name() != "ERROR") throw;
     throw Error(e.fault(),
                 fmt::format("{}. When its cause is gone, `openstack server delete {}` (volumes and ports are kept) "

@@ -44,8 +44,9 @@ struct Options {
   std::shared_ptr<const DeviceIdentity> identity;  // empty = sysfs
   bool vz_unsafe_volume_by_name = false;           // find volumes by their name alone
   bool trust_change_id = false;                    // go on from migratekit's change ids without reading everything once
+  bool again = false;                              // overwrite volumes that another job gave to a server
   bool adopt_osm = false;                          // take over vmware-migration-kit's volumes, found by name alone
-  bool any_address = false;                        // where the wanted addresses cannot be had, take any others
+  bool any_address = false;                        // where a wanted address cannot be had, take another
   std::string host;                                // this machine's name, for messages
 
   // What the cutover will ask for, as far as it is known.

@@ -47,6 +47,12 @@ void compare(const client::Flavor& flavor, const plan::FlavorNeed& need, std::ve
 
 }  // namespace
 
+std::map<std::string, std::string> ServerSettings::all_metadata(std::stop_token stop) const {
+  std::map<std::string, std::string> all = metadata;
+  if (labels) all.merge(labels(stop));
+  return all;
+}
+
 ChosenFlavor choose_flavor(client::Cloud& cloud, const FlavorRules& rules, const model::Vm& vm, std::stop_token stop) {
   client::Service& compute = cloud.compute(stop);
   if (!rules.automatic()) return {client::flavors::find(compute, rules.wanted, stop), ""};

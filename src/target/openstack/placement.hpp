@@ -2,6 +2,7 @@
 // to. Knows nothing of jobs.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <set>
 #include <stop_token>
@@ -32,6 +33,9 @@ struct ServerSettings {
   std::string host;
   std::vector<std::string> tags;
   std::map<std::string, std::string> metadata;
+  // More metadata, asked for only while there is no server yet; what `metadata` says wins. May be empty.
+  std::function<std::map<std::string, std::string>(std::stop_token)> labels = {};
+  std::map<std::string, std::string> all_metadata(std::stop_token stop) const;
 };
 
 struct ChosenFlavor {

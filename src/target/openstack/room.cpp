@@ -4,11 +4,14 @@
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <functional>
+#include <map>
+#include <set>
 
 #include "base/error.hpp"
 #include "openstack/attachments.hpp"
@@ -55,27 +58,47 @@ void judge_volumes(client::Cloud& cloud, const std::string& type, std::uint64_t 
   });
 }
 
-void judge_ports(client::Cloud& cloud, std::uint64_t count, std::vector<Finding>& found, std::stop_token stop) {
+void judge_network(client::Cloud& cloud, Countable kind, std::uint64_t count, std::vector<Finding>& found,
+                   std::stop_token stop) {
+  struct Names {
+    const char* neutrons;
+    const char* one;
+  };
+  static const std::map<Countable, Names> names{{Countable::ports, {"port", "port"}},
+                                                {Countable::security_groups, {"security_group", "security group"}},
+                                                {Countable::security_rules, {"security_group_rule", "security rule"}},
+                                                {Countable::floating_ips, {"floatingip", "floating IP"}}};
   if (count == 0) return;
+  const Names& name = names.at(kind);
   if_answered([&] {
-    const auto left = client::ports::room(cloud.network(stop), cloud.project_id(), stop);
+    const auto left = client::networks::room(cloud.network(stop), cloud.project_id(), name.neutrons, stop);
     if (left && *left < static_cast<std::int64_t>(count))
       problem(found, Fault::quota, cloud.describe(),
-              fmt::format("{} more port{} {} needed, and its quota has room for {}", count, count == 1 ? "" : "s",
-                          count == 1 ? "is" : "are", std::max<std::int64_t>(*left, 0)),
-              "have Neutron's quota raised, or delete ports");
+              fmt::format("{} more {}{} {} needed, and its quota has room for {}", count, name.one,
+                          count == 1 ? "" : "s", count == 1 ? "is" : "are", std::max<std::int64_t>(*left, 0)),
+              fmt::format("have Neutron's quota raised, or delete {}s", name.one));
   });
 }
 
 namespace {
 
-void judge_free(client::Service& service, const client::Network& network, const client::Subnet& subnet,
+// A port takes an address of the wanted subnet; without one, of each family that the network has.
+void judge_free(client::Service& service, const client::Network& network, const std::optional<client::Subnet>& subnet,
                 const std::string& object, std::vector<Finding>& found, std::stop_token stop) {
   if_answered([&] {
-    const auto left = client::networks::free_addresses(service, network.id, subnet.id, stop);
-    if (left && *left == 0)
-      problem(found, Fault::quota, object, fmt::format("its subnet {} has no free address", subnet.cidr),
-              "choose another subnet, or free an address");
+    std::map<std::int64_t, std::vector<std::string>> families;
+    std::set<std::int64_t> roomy;
+    for (const client::FreeAddresses& of : client::networks::free_addresses(service, network.id, stop)) {
+      if (subnet && of.subnet != subnet->id) continue;
+      if (of.left > 0) roomy.insert(of.family);
+      families[of.family].push_back(of.cidr);
+    }
+    for (const auto& [family, cidrs] : families)
+      if (!roomy.contains(family))
+        problem(found, Fault::quota, object,
+                fmt::format("its subnet{} {} ha{} no free address", cidrs.size() == 1 ? "" : "s",
+                            fmt::join(cidrs, " and "), cidrs.size() == 1 ? "s" : "ve"),
+                "name a subnet that has one by subnet-id=, or free an address");
   });
 }
 
@@ -87,7 +110,18 @@ void judge_addresses(client::Cloud& cloud, const client::Network& network, const
   const std::string object = fmt::format("network {}", network.name.empty() ? network.id : network.name);
   std::optional<client::Subnet> subnet;
   if (!choice.subnet.empty()) subnet = client::networks::find_subnet(service, network, choice.subnet, stop);
-  if (choice.ips.empty() && subnet) judge_free(service, network, *subnet, object, found, stop);
+  if (choice.ips.empty()) {
+    // Nova's PortRequiresFixedIP, which would come when the machine is off.
+    if (network.subnets.empty())
+      problem(found, Fault::config, object,
+              "it has no subnet: a port there gets no address, and Nova takes no such port",
+              fmt::format("choose another network in the --network-mapping of {}, or add a subnet to it", choice.mac));
+    else
+      judge_free(service, network, subnet, object, found, stop);
+    return;
+  }
+  std::vector<client::Subnet> subnets;
+  if_answered([&] { subnets = client::networks::subnets_of(service, network, stop); });
   const auto cannot = [&](Fault fault, const std::string& fact, const std::string& remedy) {
     if (or_any)
       found.push_back({Level::warning, object, fact, "another one will be taken (--fallback-to-dhcp)", fault});
@@ -99,6 +133,21 @@ void judge_addresses(client::Cloud& cloud, const client::Network& network, const
     if (subnet && choice.ips.size() == 1 && !in_cidr(ip, subnet->cidr)) {
       cannot(Fault::config, fmt::format("address {} is not in its subnet {}", ip, subnet->cidr),
              "correct ip= or subnet-id=");
+      continue;
+    }
+    const auto home = std::find_if(subnets.begin(), subnets.end(),
+                                   [&](const client::Subnet& candidate) { return in_cidr(ip, candidate.cidr); });
+    if (home == subnets.end() && !subnets.empty()) {
+      std::vector<std::string> cidrs;
+      for (const client::Subnet& candidate : subnets) cidrs.push_back(candidate.cidr);
+      cannot(Fault::config, fmt::format("address {} is in none of its subnets ({})", ip, fmt::join(cidrs, ", ")),
+             "correct ip=");
+      continue;
+    }
+    if (home != subnets.end() && home->automatic) {
+      cannot(Fault::config,
+             fmt::format("address {} cannot be chosen: in subnet {} they come from the MACs (SLAAC)", ip, home->cidr),
+             "leave that ip= out");
       continue;
     }
     if_answered([&] {
@@ -145,13 +194,7 @@ bool in_cidr(const std::string& address, const std::string& cidr) {
 }
 
 bool same_address(const std::string& a, const std::string& b) {
-  if (a == b) return true;
-  for (const int family : {AF_INET, AF_INET6}) {
-    std::array<unsigned char, 16> one{}, other{};
-    if (::inet_pton(family, a.c_str(), one.data()) == 1 && ::inet_pton(family, b.c_str(), other.data()) == 1)
-      return one == other;
-  }
-  return false;
+  return client::ports::canonical(a) == client::ports::canonical(b);
 }
 
 }  // namespace vmferry::target::openstack

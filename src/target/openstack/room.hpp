@@ -21,11 +21,13 @@ inline constexpr std::size_t usual_slots = 26;
 // `count` volumes and `gib` GiB more in all: by the limits of that type; empty = by the project's.
 void judge_volumes(::vmferry::openstack::Cloud& cloud, const std::string& type, std::uint64_t count, std::uint64_t gib,
                    std::vector<plan::Finding>& found, std::stop_token stop);
-// `count` ports.
-void judge_ports(::vmferry::openstack::Cloud& cloud, std::uint64_t count, std::vector<plan::Finding>& found,
-                 std::stop_token stop);
-// A new port's addresses: the wanted ones must be in a subnet of the network and free; without any, the subnet must
-// have one left. With `or_any`, one that cannot be had is only a warning.
+// `count` more of what Neutron counts.
+enum class Countable { ports, security_groups, security_rules, floating_ips };
+void judge_network(::vmferry::openstack::Cloud& cloud, Countable kind, std::uint64_t count,
+                   std::vector<plan::Finding>& found, std::stop_token stop);
+// A new port's addresses: the wanted ones must be in a subnet of the network where they can be chosen, and free;
+// without any, the subnet must have one left, or without that a subnet of each family. With `or_any`, one that cannot
+// be had is only a warning.
 void judge_addresses(::vmferry::openstack::Cloud& cloud, const ::vmferry::openstack::Network& network,
                      const NetworkChoice& choice, bool or_any, std::vector<plan::Finding>& found, std::stop_token stop);
 // `count` more disks on the conversion host.

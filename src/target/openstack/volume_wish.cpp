@@ -13,7 +13,7 @@ namespace client = ::vmferry::openstack;
 client::Metadata marks(const Tag& tag) {
   return {{memory_key::migrate_kit, "true"},
           {memory_key::vm, tag.vm.value},
-          {memory_key::disk, tag.disk_object_id},
+          {memory_key::disk, to_string(tag.disk)},
           {memory_key::job, tag.job.value}};
 }
 
@@ -25,7 +25,7 @@ std::string type_for(const Options& options, const VolumeWish& wish) {
 client::VolumeWish volume_wish(const Options& options, const VolumeWish& wish) {
   client::VolumeWish make;
   make.name = wish.tag.volume_name;
-  make.description = fmt::format("disk {} of {}, moved by vmferry", wish.tag.disk_object_id, wish.tag.vm_name);
+  make.description = fmt::format("disk {} of {}, moved by vmferry", to_string(wish.tag.disk), wish.tag.vm_name);
   make.gib = plan::gib_for(wish.bytes);
   make.type = type_for(options, wish);
   make.availability_zone = options.volume_availability_zone;
