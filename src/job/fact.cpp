@@ -61,7 +61,7 @@ VMFERRY_FACT(FrozenDiskFact, disk, capacity, change_id)
 VMFERRY_FACT(SnapshotTaken, cycle, snapshot, consistency, remark, disks)
 VMFERRY_FACT(DiskProgressed, disk, snapshot, change_id, capacity, ranges)
 VMFERRY_FACT(DiskCopied, cycle, disk, full, reason, read, written, seconds, capacity, change_id, conversion_kept, equal,
-             zeroed, audited, strip)
+             zeroed, audited, strip, transport, transport_reason, transport_speed, transport_anew)
 VMFERRY_FACT(DigestsRecorded, cycle, disk, bytes, chunk, algorithm, root, zero, unknown, strip)
 VMFERRY_FACT(DiskRemembered, cycle, disk)
 VMFERRY_FACT(SnapshotRemoved, cycle, snapshot)

@@ -37,7 +37,7 @@ struct TrackingEnsured {
 struct VolumeAllocated {
   model::DiskKey disk;
   VolumeId volume;
-  std::uint64_t bytes = 0;              // of the disk when it was made
+  std::uint64_t bytes = 0;              // of the disk when it was made; with a base, at that point
   bool adopted = false;                 // it existed before this job (another tool's or host's)
   std::optional<model::ChangeId> base;  // an adopted volume's last complete point
   std::string volume_name = {};
@@ -85,6 +85,10 @@ struct DiskCopied {
   std::optional<std::uint64_t> zeroed = {};   // bytes made or left zero without being written
   std::optional<std::uint64_t> audited = {};  // bytes that were called unchanged, read and compared; among `read`
   std::string strip = {};                     // where on the disk: see strip.hpp
+  std::string transport = {};                 // by which it was read; the last one if it changed on the way
+  std::string transport_reason = {};          // why by that one
+  std::optional<std::uint64_t> transport_speed = {};  // bytes a second that it had when it was chosen
+  bool transport_anew = false;                        // the next run chooses anew
 };
 // One digest over all that is kept of the volume as it was written in that cycle (and by the conversion after it).
 struct DigestsRecorded {
@@ -148,8 +152,8 @@ struct GuestConverted {
   double seconds = 0;
   std::uint64_t bytes = 0;
 };
-// Reading the volume again found other bytes there than were written: until the disk is copied again they hold no point
-// of the source.
+// Reading the volume again found other bytes there than were written, or what was written may not have been the disk's:
+// until the disk is copied again they hold no point of the source.
 struct DamageFound {
   model::DiskKey disk;
   std::vector<ByteRange> ranges;

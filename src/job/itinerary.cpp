@@ -37,6 +37,7 @@ void verify_after_copy(Itinerary& itinerary, const Parts& parts, const CopyOptio
   if (!copy.verifies()) return;
   VerifyOptions options;
   options.changed = !copy.verify;
+  options.after_copy = true;
   add(itinerary, steps::verify_disks(parts, copy, options, "run the same command again, which copies"));
 }
 

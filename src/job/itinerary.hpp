@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <set>
 
 #include "base/clock.hpp"
@@ -35,9 +36,10 @@ struct CutoverOptions {
 };
 
 struct VerifyOptions {
-  double sample = 1;     // part of the disk that is read, 0 to 1
-  bool repair = false;   // copy what differs once more
-  bool changed = false;  // read only what was not read back since it was written
+  double sample = 1;        // part of the disk that is read, 0 to 1
+  bool repair = false;      // copy what differs once more
+  bool changed = false;     // read only what was not read back since it was written
+  bool after_copy = false;  // as a part of migrate or cutover
 };
 
 // Everything a step talks to. Outlives the itinerary.
@@ -65,6 +67,10 @@ Itinerary verify(const Parts& parts, const State& state, const CopyOptions& copy
 void release(const Parts& parts, Journal& journal, Observer& observer, std::chrono::seconds deadline) noexcept;
 // Snapshots, attachments and ports undone; with delete_volumes the volumes too.
 void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete_volumes, std::stop_token stop);
+// Before a machine is moved once more: what its finished job made and the next one would stumble over is deleted, and
+// each port told to `say`. Its volumes stay, to be taken over. Error(conflict) while its server has them.
+void let_go(target::Cloud& cloud, const JobId& finished, const model::Vm& vm,
+            const std::function<void(const std::string&)>& say, std::stop_token stop);
 
 // Names every disk that cannot be migrated and is not skipped, with the reason and the remedy, in one
 // Error(unsupported).

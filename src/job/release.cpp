@@ -1,12 +1,10 @@
 // Undoing: what a stopped run must not leave behind, and what `abort` takes back. Only what a fact or our tag names.
 #include <fmt/format.h>
 
-#include <condition_variable>
 #include <functional>
-#include <mutex>
 #include <set>
-#include <thread>
 
+#include "base/time_limit.hpp"
 #include "job/itinerary.hpp"
 #include "job/steps/steps.hpp"
 #include "target/memory_keys.hpp"
@@ -91,30 +89,37 @@ bool drop_unrecorded_volumes(const Parts& parts, const State& state, Observer& o
   });
 }
 
+// They are there for the next job to overwrite: what their server wrote was given up with this one.
+bool give_volumes_free(const Parts& parts, const State& state, Observer& observer, std::stop_token stop) {
+  return attempt(observer, "look for volumes that a server had", [&] {
+    for (const model::Disk& disk : parts.machine.describe(stop).disks) {
+      if (!state.disks.contains(disk.key)) continue;
+      const auto left = parts.cloud.find(steps::tag_of(state, disk), stop);
+      if (!left) continue;
+      const auto word = [&](const char* key) { return target::value(left->memory, key); };
+      const std::string& ours = state.job->job.value;
+      if (word(target::memory_key::job) == ours && word(target::memory_key::moved) == ours)
+        parts.cloud.remember(left->id, {{target::memory_key::moved, "no"}}, stop);
+    }
+  });
+}
+
 }  // namespace
 
 void release(const Parts& parts, Journal& journal, Observer& observer, std::chrono::seconds deadline) noexcept {
-  // A fresh token: the one that was stopped would stop the clean-up too. The watchdog bounds it.
-  std::stop_source time_is_up;
-  std::jthread watchdog([&](std::stop_token finished) {
-    std::mutex mutex;
-    std::condition_variable_any wake;
-    std::unique_lock lock(mutex);
-    wake.wait_for(lock, finished, deadline, [] { return false; });
-    time_is_up.request_stop();
-  });
+  const TimeLimit limit(deadline);
   attempt(observer, "clean up", [&] {
     const std::vector<Fact> facts = journal.facts();
     const State state = fold(facts);
     if (!state.job) return;
     // The snapshot first: it grows on the production datastore, an attachment only waits.
-    drop_snapshots(parts, state, journal, observer, time_is_up.get_token());
-    drop_attachments(parts, state, journal, observer, time_is_up.get_token(), false);
+    drop_snapshots(parts, state, journal, observer, limit.token());
+    drop_attachments(parts, state, journal, observer, limit.token(), false);
     parts.converter.clear();
     // Half an image is of no use to anybody.
     if (state.shutdown_at && !state.server)
       attempt(observer, "look for images left behind",
-              [&] { steps::sweep_broken_images(parts, state, observer, time_is_up.get_token()); });
+              [&] { steps::sweep_broken_images(parts, state, observer, limit.token()); });
   });
 }
 
@@ -143,7 +148,8 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
         journal.append(VolumeDiscarded{key, state.disks.at(key).volume});
         observer.said(fmt::format("volume {} is deleted", state.disks.at(key).volume.value));
       });
-  if (delete_volumes) all &= drop_unrecorded_volumes(parts, state, observer, stop);
+  all &= delete_volumes ? drop_unrecorded_volumes(parts, state, observer, stop)
+                        : give_volumes_free(parts, state, observer, stop);
   if (!all)
     throw Error(Fault::unavailable,
                 fmt::format("not everything of {} could be undone; see the warnings, then run `vmferry abort` again",
@@ -156,6 +162,25 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
   else
     observer.said(fmt::format("{} was shut down by the cutover and is off: power it on in vSphere when you are ready",
                               state.job->vm_name));
+}
+
+void let_go(target::Cloud& cloud, const JobId& finished, const model::Vm& vm,
+            const std::function<void(const std::string&)>& say, std::stop_token stop) {
+  if (const auto server = cloud.find_server(finished, vm, stop))
+    throw Error(Fault::conflict,
+                fmt::format("server {} of the finished cutover of {} is still there and uses the volumes; delete it "
+                            "(they are kept), then run the same command again, which deletes the ports that vmferry "
+                            "made for it",
+                            server->value, vm.name));
+  // Nobody else would: the next job makes its own, as its mapping says, and abort knows only those.
+  for (const PortId& port : cloud.ports_of(finished, stop)) {
+    cloud.discard_port(port, finished, stop);
+    say(fmt::format("port {} of the finished cutover is deleted; the next cutover makes a new one", port.value));
+  }
+  // A run that died after the server was made may have left images. The server's own volumes are kept.
+  target::Delivery::Keep keep;
+  keep.every_volume = true;
+  if (target::Delivery* delivery = cloud.delivery()) delivery->sweep(finished, keep, stop);
 }
 
 }  // namespace vmferry::job

@@ -32,6 +32,7 @@ struct Folding {
       disk.tracking_doubted = old->second.tracking_doubted;
     disk.base = f.base;
     disk.complete = f.base.has_value();
+    if (f.base) disk.capacity = f.bytes;
     state.disks[f.disk] = disk;
     state.converted = false;
   }
@@ -56,6 +57,8 @@ struct Folding {
   void operator()(const DiskProgressed& f) {
     std::vector<Layer>& layers = state.disks[f.disk].layers;
     const RangeSet now(f.ranges);
+    state.disks[f.disk].rewritten.subtract(now);  // from here on as good as any other byte of an unfinished copy
+    state.converted = false;
     // A later copy of the same bytes takes the place of an earlier one.
     for (Layer& layer : layers) layer.done.subtract(now);
     const auto same = [&](const Layer& layer) { return layer.snapshot == f.snapshot && layer.capacity == f.capacity; };
@@ -74,6 +77,7 @@ struct Folding {
     if (!f.conversion_kept) {
       disk.digested_in = 0;
       disk.rewritten = {};
+      disk.disowned = false;
       state.converted = false;
     }
     disk.last_full = f.full;
@@ -81,6 +85,12 @@ struct Folding {
     disk.last_read = f.read;
     disk.last_written = f.written;
     disk.last_seconds = f.seconds;
+    if (!f.transport.empty()) {
+      disk.last_transport = f.transport;
+      disk.last_transport_reason = f.transport_reason;
+      disk.transport_speed = static_cast<double>(f.transport_speed.value_or(0));
+      disk.transport_anew = f.transport_anew;
+    }
   }
   void operator()(const DiskRemembered& f) { state.disks[f.disk].remembered_in = f.cycle; }
   void operator()(const SnapshotRemoved& f) {
@@ -141,11 +151,13 @@ struct Folding {
   void operator()(const ConversionCommitting& f) {
     for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);
     state.disks[f.disk].layers.clear();
+    state.disks[f.disk].disowned |= !f.ranges.empty();
     state.converted = false;
   }
   void operator()(const DamageFound& f) {
     for (const ByteRange& range : f.ranges) state.disks[f.disk].rewritten.add(range);
     state.disks[f.disk].layers.clear();
+    state.disks[f.disk].disowned = true;
     // Mended, the disk has the digests again that the damaged one was taken to have when it was sent.
     if (!state.disks[f.disk].delivered_used) {
       state.disks[f.disk].image.reset();

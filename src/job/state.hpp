@@ -26,6 +26,7 @@ struct DiskState {
   bool complete = false;                // the volume holds a whole point
   bool tracking_doubted = false;        // it was found wrong: no delta is built on it any more
   bool handed_over = false;             // a server may have written to the volume: nothing builds on it
+  bool disowned = false;                // the volume must not say any more that it is whole; it may not know that yet
   RangeSet rewritten;                   // by a conversion, or damaged: the next copy brings these bytes back
   std::vector<Layer> layers;            // since the last complete point, oldest first; disjoint
   int copied_in = 0;                    // cycle of the last DiskCopied
@@ -39,6 +40,9 @@ struct DiskState {
   std::string last_reason;
   std::uint64_t last_read = 0, last_written = 0;
   double last_seconds = 0;
+  std::string last_transport, last_transport_reason;  // empty: not known
+  double transport_speed = 0;                         // bytes a second when that one was chosen; 0: not known
+  bool transport_anew = false;                        // to be chosen anew: much slower by now, or another's substitute
 };
 
 struct CycleState {

@@ -2,6 +2,7 @@
 #include "plan/finding.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <optional>
@@ -12,6 +13,13 @@ namespace vmferry::plan {
 
 namespace {
 
+// Whether a disk that is a layer stays one. Without any snapshot one was not merged; nobody is about to do that.
+bool stays_layered(const model::Vm& vm, const Wish& wish) {
+  return vm.snapshots.empty() || std::any_of(vm.snapshots.begin(), vm.snapshots.end(), [&](const model::Snapshot& one) {
+           return !wish.leaving.contains(one.id);
+         });
+}
+
 void judge_disks(const model::Vm& vm, const Wish& wish, std::vector<Finding>& found) {
   for (const model::Disk& disk : vm.disks) {
     if (wish.skip.contains(disk.key)) continue;
@@ -19,7 +27,7 @@ void judge_disks(const model::Vm& vm, const Wish& wish, std::vector<Finding>& fo
     if (const auto reason = impossible(disk))
       found.push_back(
           {Level::problem, name, *reason, fmt::format("or leave it out with --skip-disk {}", disk.key.value)});
-    else if (disk.has_parent && wish.reads_flat_files)
+    else if (disk.has_parent && wish.reads_flat_files && stays_layered(vm, wish))
       found.push_back(
           {Level::problem, name,
            "it lies above somebody's snapshot, and a disk like that cannot be read over https or from files",
@@ -78,6 +86,10 @@ std::vector<Finding> judge_machine(const model::Vm& vm, const Wish& wish) {
   std::vector<Finding> found;
   judge_disks(vm, wish, found);
   if (wish.tracking) judge_tracking(vm, found);
+  if (wish.exports && vm.power != model::Power::off)
+    found.push_back({Level::problem, vm.name,
+                     "it is not off, and --transport export reads whole disks of machines that are off only",
+                     "shut it down, or use another transport"});
   if (vm.consolidation_needed)
     found.push_back(
         {Level::warning, vm.name,
@@ -101,12 +113,25 @@ std::vector<Finding> judge_nics(const model::Vm& vm, const std::set<std::string>
     found.push_back(
         {Level::problem,
          fmt::format("{} (MAC {}, on \"{}\")", nic.label, nic.mac, nic.network.empty() ? nic.summary : nic.network),
-         "it has no network on the other side",
-         fmt::format("add --network-mapping mac={},network-id=ID,subnet-id=ID", nic.mac), Fault::usage});
+         "it has no network on the other side", fmt::format("add --network-mapping mac={},network-id=ID", nic.mac),
+         Fault::usage});
   }
   for (const std::string& mac : unused)
     found.push_back({Level::warning, fmt::format("--network-mapping mac={}", mac),
                      fmt::format("{} has no adapter with that MAC address", vm.name), ""});
+  return found;
+}
+
+std::vector<Finding> judge_datastores(const model::Vm& vm, const std::string& flag,
+                                      const std::set<std::string>& named) {
+  std::set<std::string> own;
+  for (const model::Disk& disk : vm.disks) own.insert(datastore_of(disk.file));
+  std::vector<Finding> found;
+  for (const std::string& name : named)
+    if (!own.contains(name))
+      found.push_back({Level::warning, fmt::format("{} {}", flag, name),
+                       fmt::format("{} has no disk on '{}' (it has {})", vm.name, name, fmt::join(own, ", ")),
+                       "correct the name, unless it is meant for other machines"});
   return found;
 }
 
@@ -128,8 +153,13 @@ Privileges privileges(const Wish& wish) {
   for (const char* privilege : {"VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot",
                                 "VirtualMachine.Provisioning.DiskRandomRead"})
     needed.on_machine.emplace_back(privilege);
+  if (wish.exports) needed.on_machine.emplace_back("VApp.Export");
   if (wish.cutover) needed.on_machine.emplace_back("VirtualMachine.Interact.PowerOff");
-  needed.on_datacenter = {"Datastore.Browse", "Datastore.FileManagement"};
+  if (wish.https) needed.on_datacenter = {"Datastore.Browse", "Datastore.FileManagement"};
+  if (!wish.hotadd) return needed;
+  needed.on_machine.emplace_back("VirtualMachine.Config.AdvancedConfig");
+  needed.on_proxy = {"VirtualMachine.Config.AddExistingDisk", "VirtualMachine.Config.RemoveDisk",
+                     "VirtualMachine.Config.AddRemoveDevice", "VirtualMachine.Config.AdvancedConfig"};
   return needed;
 }
 

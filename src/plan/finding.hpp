@@ -27,9 +27,13 @@ struct Finding {
 struct Wish {
   std::set<model::DiskKey> skip;
   bool tracking = true;          // --no-cbt: false
-  bool reads_flat_files = true;  // https and file transports: a disk above somebody's snapshot cannot be read
+  bool reads_flat_files = true;  // https, file and ssh: a disk above somebody's snapshot cannot be read
+  bool exports = false;          // --transport export
+  bool hotadd = false;           // disks are attached to a proxy
+  bool https = true;             // files of datastores are asked of vSphere
   bool cutover = false;
   bool force_power_off = false;
+  std::set<SnapshotId> leaving = {};  // what the next run removes before it reads
 };
 
 // What the machine's own configuration says.
@@ -41,6 +45,10 @@ std::vector<Finding> judge_guest(const model::Vm& vm, const Wish& wish);
 // Adapters without a network on the other side (`mapped`: MACs, lower case), and mappings without an adapter.
 std::vector<Finding> judge_nics(const model::Vm& vm, const std::set<std::string>& mapped);
 
+// Names of datastores that a flag gave, on which the machine has no disk. One list may well be for many machines, so
+// that this stops none of them; a name that was misspelt would be passed over in silence.
+std::vector<Finding> judge_datastores(const model::Vm& vm, const std::string& flag, const std::set<std::string>& named);
+
 // Throws one Error that lists every problem, if there is any: "web01 cannot be cut over: ...".
 void refuse(const std::string& what, const std::vector<Finding>& found);
 
@@ -49,6 +57,7 @@ void refuse(const std::string& what, const std::vector<Finding>& found);
 struct Privileges {
   std::vector<std::string> on_machine;
   std::vector<std::string> on_datacenter;  // and on its datastores
+  std::vector<std::string> on_proxy;
 };
 Privileges privileges(const Wish& wish);
 

@@ -42,11 +42,11 @@ constexpr std::array<std::string_view, 64> latin1 = {
 
 }  // namespace
 
-// migratekit names volumes with the "slug" of the VM's name and the disk's object id: quotes vanish, '&' and '@' become
+// migratekit names volumes with the "slug" of the VM's name and the disk's key: quotes vanish, '&' and '@' become
 // "and" and "at", letters lose their accents, everything else becomes one dash. Names beyond Latin-1 may differ from
 // migratekit's, which is why volumes are found by their metadata too.
-std::string volume_name(const std::string& vm_name, const std::string& disk_object_id) {
-  const std::string text = vm_name + "-" + disk_object_id;
+std::string volume_name(const std::string& vm_name, const std::string& disk) {
+  const std::string text = vm_name + "-" + disk;
   std::string plain;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto c = static_cast<unsigned char>(text[i]);

@@ -26,8 +26,9 @@ struct Base {
 // did not grow: a changeId from before a growth must never be trusted (VMware KB 2090639).
 CopyMode copy_mode(const Base& base, std::uint64_t capacity, const std::optional<model::ChangeId>& now, bool tracking);
 
-// migratekit's volume name: lower-case ASCII letters, digits, '-' and '_'; everything else a single '-'.
-std::string volume_name(const std::string& vm_name, const std::string& disk_object_id);
+// migratekit's volume name for a disk's key (or for its object id, as before October 2024): lower-case ASCII letters,
+// digits, '-' and '_'; everything else a single '-'.
+std::string volume_name(const std::string& vm_name, const std::string& disk);
 
 // vmware-migration-kit's: letters, digits, '_' and '-', at most 64, then the disk's key: "rhel_1-2000". Other letters
 // than ASCII are written as '_' here, there some lose their accents: volumes of such names are not found.

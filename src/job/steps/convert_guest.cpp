@@ -4,8 +4,8 @@
 #include <unistd.h>
 
 #include "job/steps/disk_progress.hpp"
+#include "job/steps/disown.hpp"
 #include "job/steps/steps.hpp"
-#include "target/memory_keys.hpp"
 
 namespace vmferry::job::steps {
 
@@ -62,9 +62,9 @@ class ConvertGuest final : public Step {
                        std::stop_token stop) const {
     const RangeSet changed = conversion.changed(volume.disk.key);
     if (changed.empty()) return 0;
-    // The volume's own memory first: whoever finds it without this journal must not build on what it holds from now on.
-    parts_.cloud.remember(volume.id, {{target::memory_key::change_id, ""}, {target::memory_key::complete, ""}}, stop);
     journal.append(ConversionCommitting{volume.disk.key, {changed.ranges().begin(), changed.ranges().end()}});
+    // Whoever finds the volume without this journal must not build on what it holds from now on either.
+    parts_.cloud.remember(volume.id, nothing_to_build_on(), stop);
     const auto source = conversion.open(volume.disk.key, stop);
     const auto work = copy::work(changed);
     const std::string label = fmt::format("{} ({}), converted", volume.disk.label, volume.disk.key.value);

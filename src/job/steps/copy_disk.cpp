@@ -4,9 +4,12 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <random>
 
+#include "base/time_limit.hpp"
 #include "job/steps/disk_progress.hpp"
+#include "job/steps/disown.hpp"
 #include "job/strip.hpp"
 #include "plan/plan.hpp"
 #include "target/memory_keys.hpp"
@@ -97,13 +100,15 @@ class DiskCopy {
         partial_(parts_, volume_, frozen_),
         progress_(observer_, key_, label_) {}
 
-  void run() {
+  // Gives the change id that the next copy may go by.
+  std::optional<model::ChangeId> run() {
     // From here on the volume is no longer known to be empty, whatever happens next.
     if (volume_.fresh)
       parts_.cloud.remember(volume_.id, {{target::memory_key::written, target::memory_key::yes}}, stop_);
     journal_.append(DiskAttaching{key_, volume_.id});
     device_ = parts_.cloud.attach(volume_, stop_);
     source_ = parts_.machine.serve(point_, key_, stop_);
+    observe_way();
     plan::CopyMode mode = wanted_mode();
     prepare();
     copy::Report report;
@@ -123,14 +128,27 @@ class DiskCopy {
     }
     digests_.settle();
     partial_.forget(stop_);
+    copy::Way way = source_->way();
+    if (way.name != first_way_) observer_.warned(fmt::format("{}: read by {} since {}", label_, way.name, way.reason));
+    if (way.speed == 0 && way.name == known_.last_transport) way.speed = known_.transport_speed;
+    // What took another's place was the best of what was left at that moment.
+    const bool anew = became_slow(way, report) || way.name != first_way_;
     journal_.append(DiskCopied{cycle_.number, key_, mode.full, mode.reason, report.read, report.written, report.seconds,
                                frozen_.capacity, frozen_.change_id, false, report.equal, report.zeroed, audited_,
-                               strip_of(changed_, frozen_.capacity)});
+                               strip_of(changed_, frozen_.capacity), way.name, way.reason, speed_of(way), anew});
     observer_.disk_finished(key_, label_, mode.full, report.read, report.written, report.seconds);
+    return doubted_ || known_.tracking_doubted ? std::nullopt : frozen_.change_id;
   }
 
  private:
   bool tracked() const { return frozen_.change_id && !copy_.no_tracking && !known_.tracking_doubted; }
+
+  // Tracking's word of what is allocated is no better after a growth than its word of what changed: VMware KB 2090639,
+  // whose remedy is to switch it off and on, which gives it another uuid.
+  bool grew_unreset() const {
+    return known_.complete && known_.capacity != 0 && known_.capacity != frozen_.capacity && known_.base &&
+           frozen_.change_id && known_.base->uuid == frozen_.change_id->uuid;
+  }
 
   plan::CopyMode wanted_mode() const {
     if (known_.handed_over) return {true, "a server may have written to the volume"};
@@ -138,6 +156,30 @@ class DiskCopy {
       return {true, "its change tracking was found wrong before, and is not believed any more"};
     return plan::copy_mode({known_.complete, known_.capacity, known_.base}, frozen_.capacity, frozen_.change_id,
                            !copy_.no_tracking);
+  }
+
+  // Said once for each change, since it is the same in most cycles.
+  void observe_way() {
+    const copy::Way way = source_->way();
+    first_way_ = way.name;
+    if (!way.name.empty() && way.name != known_.last_transport)
+      observer_.said(fmt::format("{}: read by {}: {}", label_, way.name, way.reason));
+  }
+
+  static std::optional<std::uint64_t> speed_of(const copy::Way& way) {
+    return way.speed > 0 ? std::optional(static_cast<std::uint64_t>(way.speed)) : std::nullopt;
+  }
+
+  // Many disks at a time are slower each than the one that was tried alone, so little is made of it: the next run tries
+  // again, which takes it seconds, and may well choose the same.
+  bool became_slow(copy::Way& way, const copy::Report& report) const {
+    constexpr double much = 4;
+    if (report.pace <= 0 || report.pace * much > way.speed) return false;
+    const std::string slow =
+        fmt::format("only {:.1f} MB/s at the end, {:.0f} MB/s when it was chosen", report.pace / 1e6, way.speed / 1e6);
+    way.reason += "; " + slow;
+    observer_.warned(fmt::format("{}: {} gave {}: the next run chooses anew how to read it", label_, way.name, slow));
+    return true;
   }
 
   void prepare() {
@@ -182,8 +224,11 @@ class DiskCopy {
     return done;
   }
 
-  copy::Report run(copy::Work& work, const copy::Tuning& tuning) {
+  copy::Report run(copy::Work& work, const copy::Tuning& tuning) try {
     return copy::run(*source_, *device_, work, tuning, progress_, parts_.clock, parts_.log, stop_);
+  } catch (const copy::BytesInDoubt&) {
+    disown(parts_, journal_, observer_, key_, label_, volume_.id, {{0, frozen_.capacity}});
+    throw;
   }
 
   static copy::Report add(copy::Report report, const copy::Report& more) {
@@ -192,6 +237,7 @@ class DiskCopy {
     report.equal += more.equal;
     report.zeroed += more.zeroed;
     report.seconds += more.seconds;
+    if (more.pace > 0) report.pace = more.pace;
     return report;
   }
 
@@ -200,13 +246,19 @@ class DiskCopy {
     copy::Tuning tuning = tuning_;
     tuning.skip_equal = false;
     RecordedWork changed(parts_.machine.changed(point_, key_, *known_.base, stop_));
-    const copy::Report report = run(changed, tuning);
+    copy::Report report;
+    try {
+      report = run(changed, tuning);
+    } catch (const source::HistoryLost&) {
+      // Its digests say that the chunks it wrote are there, but a flush may have failed for them, which is told once.
+      if (!changed.seen().empty()) tuning_.skip_equal = false;
+      throw;
+    }
     changed_ = changed.seen();
     if (known_.rewritten.empty()) return report;
     changed_.add(known_.rewritten);
     // What a conversion wrote, or what was found damaged, is no part of the source's history, nor of what was done.
     tuning.done = {};
-    tuning.checkpoint = nullptr;
     const auto rewritten = copy::work(known_.rewritten);
     return add(report, run(*rewritten, tuning));
   }
@@ -217,8 +269,9 @@ class DiskCopy {
     tuning.whole_disk = true;
     if (doubted_) tuning.done = {};  // it rests on what was just found wrong
     // Unallocated areas read as zeroes and need not be read: the engine makes zero what the work leaves out.
-    auto work = tracked() && !doubted_ ? parts_.machine.changed(point_, key_, std::nullopt, stop_)
-                                       : copy::work(RangeSet(std::vector<ByteRange>{{0, frozen_.capacity}}));
+    auto work = tracked() && !doubted_ && !grew_unreset()
+                    ? parts_.machine.changed(point_, key_, std::nullopt, stop_)
+                    : copy::work(RangeSet(std::vector<ByteRange>{{0, frozen_.capacity}}));
     RecordedWork recorded(std::move(work));
     const copy::Report report = run(recorded, tuning);
     changed_ = recorded.seen();
@@ -257,18 +310,47 @@ class DiskCopy {
     copy::Tuning tuning = tuning_;  // compares with the digests, and mends what differs
     tuning.done = {};
     tuning.checkpoint = nullptr;
+    std::atomic<bool> differs = false;
+    tuning.unequal = [&differs] { differs = true; };
     const auto work = copy::work(sample);
-    const copy::Report found = run(*work, tuning);
+    copy::Report found;
+    try {
+      found = run(*work, tuning);
+    } catch (...) {
+      // What differed is mended, and would not be found again.
+      if (differs && snapshot_stands()) doubt_tracking();
+      throw;
+    }
     report = add(report, found);
     audited_ = found.read;
-    if (found.written == 0 && found.zeroed == 0) return true;
-    doubted_ = true;
-    journal_.append(TrackingDoubted{key_});
+    if (!differs) return true;
+    doubt_tracking();
     observer_.warned(
         fmt::format("{}: {} of {} audited bytes had changed without change tracking's telling: from now on "
                     "it is compared in full. Tell VMware of it (KB 2136854 and the like)",
                     label_, found.written + found.zeroed, sample.bytes()));
     return false;
+  }
+
+  // The journal first, then the volume, for another host: it would go by the same tracking.
+  void doubt_tracking() {
+    doubted_ = true;
+    journal_.append(TrackingDoubted{key_});
+    tell_volume(parts_, observer_, label_, volume_.id, "its change tracking is wrong");
+  }
+
+  // What is read when somebody has removed the snapshot differs for another reason.
+  bool snapshot_stands() const {
+    try {
+      const TimeLimit limit(std::chrono::seconds(30));
+      source_->check(limit.token());
+    } catch (const copy::BytesInDoubt&) {
+      return false;
+    } catch (const Error& e) {
+      return e.fault() != Fault::conflict;
+    } catch (const Cancelled&) {
+    }
+    return true;
   }
 
   const Parts& parts_;
@@ -289,6 +371,7 @@ class DiskCopy {
   copy::Tuning tuning_;
   std::unique_ptr<target::Device> device_;
   std::unique_ptr<copy::Source> source_;
+  std::string first_way_;
   RangeSet changed_;  // by change tracking's word, or all that is allocated; and what was repaired
   std::uint64_t audited_ = 0;
   bool doubted_ = false;  // in this cycle
@@ -306,8 +389,7 @@ std::optional<model::ChangeId> copy_disk(const CopySurroundings& around, const D
                 fmt::format("{} has {} bytes, its volume {} only {}: extend the volume (openstack volume set --size) "
                             "and run the same command again",
                             disk.label, frozen->capacity, disk.volume.id.value, disk.volume.bytes));
-  DiskCopy(around, disk, cycle, point, *frozen, std::move(stop)).run();
-  return frozen->change_id;
+  return DiskCopy(around, disk, cycle, point, *frozen, std::move(stop)).run();
 }
 
 }  // namespace vmferry::job::steps

@@ -23,8 +23,8 @@ struct DiskToCopy {
   target::Volume volume;
 };
 
-// Returns when the bytes are flushed and DiskCopied is a fact; gives the change id of the point. Blocks; may be
-// repeated after any failure.
+// Returns when the bytes are flushed and DiskCopied is a fact; gives the change id that the next copy, whichever host
+// makes it, may go by. Blocks; may be repeated after any failure.
 std::optional<model::ChangeId> copy_disk(const CopySurroundings& around, const DiskToCopy& disk,
                                          const CycleState& cycle, const source::Point& point, std::stop_token stop);
 

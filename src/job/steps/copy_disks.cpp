@@ -2,11 +2,8 @@
 // are on stable storage of the target, and becomes the volume's memory only after it is a fact.
 #include <fmt/format.h>
 
-#include <exception>
-#include <thread>
-
-#include "base/sync.hpp"
 #include "job/steps/copy_disk.hpp"
+#include "job/steps/side_by_side.hpp"
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
 #include "target/memory_keys.hpp"
@@ -14,12 +11,6 @@
 namespace vmferry::job::steps {
 
 namespace {
-
-// The first failure of several threads; the others are told to stop.
-struct Failures {
-  std::exception_ptr first;
-  int count = 0;
-};
 
 class CopyDisks final : public Step {
  public:
@@ -59,33 +50,23 @@ class CopyDisks final : public Step {
                                   cycle.snapshot->snapshot.value, vm.name));
     }
     if (point && keep_conversion_ && state.converted && unchanged(state, *point, stop)) {
-      keep(cycle, *point, journal);
+      keep(state, cycle, *point, journal, stop);
       observer.said("nothing changed since the guest was converted: the conversion stands");
       return;
     }
     // From the first byte on the volumes hold no conversion any more.
     if (state.converted && !cycle.snapshot->disks.empty())
       journal.append(ConversionCommitting{cycle.snapshot->disks.front().disk, {}});
-    std::stop_source everyone;
-    std::stop_callback chain(stop, [&] { everyone.request_stop(); });
-    Sync<Failures> failures;
     std::vector<std::pair<model::Disk, FrozenDiskFact>> disks;  // all known before the first thread runs
     for (const FrozenDiskFact& frozen : cycle.snapshot->disks)
       if (!copy_.skip.contains(frozen.disk)) disks.emplace_back(disk_of(vm, frozen.disk), frozen);
-    std::vector<std::jthread> threads;
-    for (const auto& [disk, frozen] : disks) {
-      threads.emplace_back([&, disk = disk, frozen = frozen] {
-        try {
-          one_disk(state, cycle, point ? &*point : nullptr, disk, frozen, journal, observer, everyone.get_token());
-        } catch (...) {
-          auto f = failures.lock();
-          if (f->count++ == 0) f->first = std::current_exception();
-          everyone.request_stop();
-        }
-      });
-    }
-    threads.clear();
-    if (auto f = failures.lock(); f->first) std::rethrow_exception(f->first);
+    side_by_side(
+        disks.size(), disks.size(), OnFailure::stop_others,
+        [&](std::size_t index, std::stop_token token) {
+          const auto& [disk, frozen] = disks[index];
+          one_disk(state, cycle, point ? &*point : nullptr, disk, frozen, journal, observer, token);
+        },
+        stop);
   }
 
  private:
@@ -120,8 +101,9 @@ class CopyDisks final : public Step {
     return true;
   }
 
-  // The volumes' own memory is left as the conversion left it: they hold no point of the source.
-  void keep(const CycleState& cycle, const source::Point& point, Journal& journal) const {
+  // The memory of a volume that was converted is left as it is: it holds no point of the source.
+  void keep(const State& state, const CycleState& cycle, const source::Point& point, Journal& journal,
+            std::stop_token stop) const {
     for (const source::FrozenDisk& frozen : point.disks) {
       if (copy_.skip.contains(frozen.key)) continue;
       DiskCopied fact;
@@ -130,7 +112,11 @@ class CopyDisks final : public Step {
       fact.capacity = frozen.capacity;
       fact.change_id = frozen.change_id;
       fact.conversion_kept = true;
+      const DiskState& disk = state.disks.at(frozen.key);
+      const bool untouched = disk.rewritten.empty() && !disk.disowned;
+      const VolumeId volume = disk.volume;
       journal.append(fact);
+      if (untouched) remember(volume, {}, state, cycle, frozen.capacity, frozen.change_id, stop);
       journal.append(DiskRemembered{cycle.number, frozen.key});
     }
   }
@@ -145,11 +131,12 @@ class CopyDisks final : public Step {
                     fmt::format("{} was added while this cycle was being prepared; run the same command again", label));
       observer.copied(disk.key, label, 0, 0);  // it is on its way, though nothing is copied yet
       const target::Volume volume = volume_of(parts_, state, disk, stop);
-      std::optional<model::ChangeId> copied_at = known->second.base;
+      std::optional<model::ChangeId> copied_at;
+      if (!known->second.tracking_doubted) copied_at = known->second.base;
       if (known->second.copied_in != cycle.number)
         copied_at =
             copy_disk({parts_, copy_, journal, observer}, {disk, label, known->second, volume}, cycle, *point, stop);
-      remember(volume.id, state, cycle, frozen.capacity, copied_at, stop);
+      remember(volume.id, volume.memory, state, cycle, frozen.capacity, copied_at, stop);
       journal.append(DiskRemembered{cycle.number, disk.key});
     } catch (Error& e) {
       e.during("copying " + label);
@@ -157,16 +144,17 @@ class CopyDisks final : public Step {
     }
   }
 
-  void remember(const VolumeId& volume, const State& state, const CycleState& cycle, std::uint64_t capacity,
-                const std::optional<model::ChangeId>& change_id, std::stop_token stop) const {
+  void remember(const VolumeId& volume, const target::Memory& before, const State& state, const CycleState& cycle,
+                std::uint64_t capacity, const std::optional<model::ChangeId>& change_id, std::stop_token stop) const {
     namespace key = target::memory_key;
-    parts_.cloud.remember(volume,
-                          {{key::change_id, change_id ? change_id->text() : ""},
-                           {key::job, state.job->job.value},
-                           {key::cycle, std::to_string(cycle.number)},
-                           {key::capacity, std::to_string(capacity)},
-                           {key::complete, key::yes}},
-                          stop);
+    target::Memory memory{{key::change_id, change_id ? change_id->text() : ""},
+                          {key::job, state.job->job.value},
+                          {key::cycle, std::to_string(cycle.number)},
+                          {key::capacity, std::to_string(capacity)},
+                          {key::complete, key::yes}};
+    // Nothing that a server wrote is there any more.
+    if (before.contains(key::moved)) memory.insert({key::moved, "no"});
+    parts_.cloud.remember(volume, memory, stop);
   }
 
   Parts parts_;

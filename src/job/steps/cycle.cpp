@@ -55,7 +55,11 @@ class Freeze final : public Step {
   }
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const CycleState& cycle = *open_cycle(state, kind_);
-    if (cycle.snapshot && !cycle.snapshot_removed && parts_.machine.recall(cycle.snapshot->snapshot, stop)) return;
+    if (cycle.snapshot && !cycle.snapshot_removed) {
+      if (parts_.machine.recall(cycle.snapshot->snapshot, stop)) return;
+      // Gone, by somebody's hand or an interrupted removal of ours: what that left must not lie below the next one.
+      remove_snapshot(parts_, state, cycle.snapshot->snapshot, observer, stop);
+    }
     const source::Point point = parts_.machine.freeze({state.job->job, cycle.number}, copy_.quiesce, stop);
     SnapshotTaken fact{cycle.number, point.snapshot, std::string(word(point.consistency)), point.remark, {}};
     for (const source::FrozenDisk& disk : point.disks) fact.disks.push_back({disk.key, disk.capacity, disk.change_id});

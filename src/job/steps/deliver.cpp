@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "job/steps/disk_progress.hpp"
+#include "job/steps/side_by_side.hpp"
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
 
@@ -15,6 +16,10 @@ namespace {
 void tell(const target::Delivery::Swept& swept, Observer& observer) {
   for (const std::string& what : swept.deleted) observer.said(fmt::format("{} is deleted", what));
 }
+
+// Of the uploads. One connection is slower than the network between here and the cloud, mostly; more than a few share
+// it.
+constexpr std::size_t most_at_once = 4;
 
 class Deliver final : public Step {
  public:
@@ -30,9 +35,7 @@ class Deliver final : public Step {
                                                "kept) and run the same command again",
                                                server->value, vm.name));
     }
-    if (vm.power != model::Power::off)
-      throw Error(Fault::conflict,
-                  fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
+    refuse_newer_writes(parts_, state, vm, copy_, stop);  // or all of it would be sent for nothing
     target::Delivery& delivery = *parts_.cloud.delivery();
     std::vector<Disk> disks = disks_of(vm, state, stop);
     const target::Delivery::Swept found = delivery.sweep(state.job->job, wanted(state, disks), stop);
@@ -43,19 +46,21 @@ class Deliver final : public Step {
       throw Error(Fault::conflict, fmt::format("what an earlier run delivered cannot be deleted: {}; delete it and run "
                                                "the same command again",
                                                found.stuck_volumes.front()));
-    for (Disk& disk : disks) {
-      const DiskState& known = state.disks.at(disk.disk.key);
-      disk.delivered = known.delivered && found.volumes.contains(known.delivered->volume);
-      if (disk.delivered) {
-        observer.said(fmt::format("{}: volume {} holds it already", disk.label, known.delivered->volume.value));
-        delivery.await(disk.wish, known.delivered->volume, stop);  // as boot disk or not, which may be another now
-        continue;
-      }
-      disk.image = known.image && found.images.contains(known.image->image)
-                       ? known.image->image
-                       : send(disk, known, state, journal, observer, stop);
-      disk.volume = delivery.order(disk.wish, disk.image, stop);
-    }
+    side_by_side(
+        disks.size(), most_at_once, OnFailure::finish_begun,
+        [&](std::size_t index, std::stop_token token) {
+          try {
+            bring(disks[index], found, state, journal, observer, token);
+          } catch (const Error& e) {
+            // The others may take an hour to their end.
+            if (disks.size() > 1)
+              observer.warned(
+                  fmt::format("{} did not come to the cloud; the others that are on their way are waited for: {}",
+                              disks[index].label, e.what()));
+            throw;
+          }
+        },
+        stop);
     for (const Disk& disk : disks) {
       if (disk.delivered) continue;
       observer.said(fmt::format("{}: volume {} is made of its image ...", disk.label, disk.volume.value));
@@ -74,6 +79,23 @@ class Deliver final : public Step {
     ImageId image;
     VolumeId volume;
   };
+
+  // Until its volume is there, or on its way.
+  void bring(Disk& disk, const target::Delivery::Swept& found, const State& state, Journal& journal, Observer& observer,
+             std::stop_token stop) const {
+    target::Delivery& delivery = *parts_.cloud.delivery();
+    const DiskState& known = state.disks.at(disk.disk.key);
+    disk.delivered = known.delivered && found.volumes.contains(known.delivered->volume);
+    if (disk.delivered) {
+      observer.said(fmt::format("{}: volume {} holds it already", disk.label, known.delivered->volume.value));
+      delivery.await(disk.wish, known.delivered->volume, stop);  // as boot disk or not, which may be another now
+      return;
+    }
+    disk.image = known.image && found.images.contains(known.image->image)
+                     ? known.image->image
+                     : send(disk, known, state, journal, observer, stop);
+    disk.volume = delivery.order(disk.wish, disk.image, stop);
+  }
 
   bool has_them(const State& state, const model::Vm& vm) const {
     const std::vector<model::Disk> disks = final_disks(vm, state, copy_);
@@ -128,7 +150,8 @@ class Deliver final : public Step {
     DiskProgress progress(observer, disk.disk.key, disk.label + ", sent");
     observer.copied(disk.disk.key, disk.label + ", sent", 0, 0);
     const auto began = parts_.clock.mono();
-    const target::SentImage sent = parts_.cloud.delivery()->send(disk.wish, *device, disk.content, progress, stop);
+    const target::SentImage sent =
+        parts_.cloud.delivery()->send(disk.wish, *device, disk.content, {progress, copy_.tuning.throttle}, stop);
     const double seconds = std::chrono::duration<double>(parts_.clock.mono() - began).count();
     journal.append(ImageUploaded{disk.disk.key, sent.id, disk.content, sent.format, sent.stored_as, sent.bytes, seconds,
                                  sent.algorithm, sent.hash, sent.remark});

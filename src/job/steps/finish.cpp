@@ -1,8 +1,10 @@
 // The end of a migration: the machine goes off here and comes up there.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
+#include "base/time_limit.hpp"
 #include "job/steps/steps.hpp"
 #include "target/memory_keys.hpp"
 
@@ -11,10 +13,6 @@ namespace vmferry::job::steps {
 namespace {
 
 namespace key = target::memory_key;
-
-std::int64_t now_ms(const Clock& clock) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch()).count();
-}
 
 class ShutDown final : public Step {
  public:
@@ -51,12 +49,15 @@ class Launch final : public Step {
       : parts_(parts), copy_(copy), options_(options) {}
   std::string_view name() const noexcept override { return "create the server"; }
   bool done(const State& state) const override { return state.server.has_value(); }
-  void run(const State& state, Journal& journal, Observer&, std::stop_token stop) override {
+  void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
-    // The last fence before two machines could run with one identity, or one without its last writes.
-    if (vm.power != model::Power::off)
-      throw Error(Fault::conflict,
-                  fmt::format("{} was powered on again during cutover; run the same command again", vm.name));
+    // Or two machines could run with one identity, or one without its last writes.
+    const std::vector<std::string> untold = refuse_newer_writes(parts_, state, vm, copy_, stop);
+    if (!untold.empty())
+      observer.warned(
+          fmt::format("{} is off, as it was when it was copied; whether it ran in between is not known for {}, whose "
+                      "changes are not tracked",
+                      vm.name, fmt::join(untold, ", ")));
     target::LaunchWish wish{state.job->job, vm, {}, {}, options_.flavor, options_.availability_zone};
     for (const model::Disk& disk : final_disks(vm, state, copy_)) {
       const DiskState& known = state.disks.at(disk.key);
@@ -69,14 +70,24 @@ class Launch final : public Step {
                     fmt::format("{} ({}) appeared during cutover; run the same command again", nic.label, nic.mac));
       wish.ports.push_back(port->second.port);
     }
-    hand_over(state, wish, journal, stop);
+    // Not before: a copy that was handed over is made anew, all of it, while the machine is off.
+    bool begun = false, asked = false;
+    wish.before_asking = [&] {
+      begun = true;
+      hand_over(state, wish, journal, stop);
+      asked = true;
+    };
+    target::Launched launched;
     try {
-      const target::Launched launched = parts_.cloud.launch(wish, stop);
-      journal.append(ServerLaunched{launched.id, launched.state});
+      launched = parts_.cloud.launch(wish, stop);
+    } catch (const Cancelled&) {
+      if (begun && !asked) take_back(state, wish, journal, observer);
+      throw;
     } catch (const Error& e) {
-      if (surely_nothing_was_made(e, wish, stop)) take_back(state, wish, journal, stop);
+      if (begun && (!asked || surely_nothing_was_made(e, wish, stop))) take_back(state, wish, journal, observer);
       throw;
     }
+    journal.append(ServerLaunched{launched.id, launched.state});
   }
 
  private:
@@ -85,7 +96,9 @@ class Launch final : public Step {
   void hand_over(const State& state, const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
     journal.append(HandedOver{});
     for (const auto& [disk_key, disk] : state.disks)
-      if (given(disk, wish)) parts_.cloud.remember(disk.volume, {{key::change_id, ""}, {key::complete, ""}}, stop);
+      if (given(disk, wish))
+        parts_.cloud.remember(disk.volume,
+                              {{key::change_id, ""}, {key::complete, ""}, {key::moved, state.job->job.value}}, stop);
   }
 
   // The server gets the very volume that cycles write to, not one that was delivered.
@@ -105,11 +118,26 @@ class Launch final : public Step {
     }
   }
 
-  void take_back(const State& state, const target::LaunchWish& wish, Journal& journal, std::stop_token stop) const {
-    for (const auto& [key, disk] : state.disks)
-      if (disk.base && disk.rewritten.empty() && given(disk, wish))
-        parts_.cloud.remember(disk.volume, {{key::change_id, disk.base->text()}, {key::complete, key::yes}}, stop);
-    journal.append(HandoverTakenBack{});
+  // Also for a run that is being stopped; what it was stopped by is the better reason.
+  void take_back(const State& state, const target::LaunchWish& wish, Journal& journal, Observer& observer) const {
+    const TimeLimit limit(std::chrono::minutes(2));
+    try {
+      for (const auto& [disk_key, disk] : state.disks) {
+        if (!given(disk, wish)) continue;
+        target::Memory memory{{key::moved, "no"}};
+        if (disk.complete && disk.rewritten.empty()) {
+          memory.insert({key::complete, key::yes});
+          if (disk.base && !disk.tracking_doubted) memory.insert({key::change_id, disk.base->text()});
+        }
+        parts_.cloud.remember(disk.volume, memory, limit.token());
+      }
+      journal.append(HandoverTakenBack{});
+    } catch (const Error& e) {
+      observer.warned(
+          fmt::format("the volumes count as a server's, so the next run copies all of them ({})", e.what()));
+    } catch (const Cancelled&) {
+      observer.warned("the volumes count as a server's, so the next run copies all of them (the cloud did not answer)");
+    }
   }
 
   Parts parts_;

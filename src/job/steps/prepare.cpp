@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <set>
 
+#include "job/steps/disown.hpp"
 #include "job/steps/steps.hpp"
 #include "plan/plan.hpp"
 #include "target/memory_keys.hpp"
@@ -44,7 +46,7 @@ const CycleState* open_cycle(const State& state, Kind kind) noexcept {
 
 target::Tag tag_of(const State& state, const model::Disk& disk) {
   const JobCreated& job = state.job.value();
-  return {job.job, job.vm, job.vm_name, disk.key, disk.object_id, plan::volume_name(job.vm_name, disk.object_id)};
+  return {job.job, job.vm, job.vm_name, disk.key, plan::volume_name(job.vm_name, to_string(disk.key))};
 }
 
 target::Arrival arrival_of(const State& state, const model::Vm& vm, const CopyOptions& copy) {
@@ -82,7 +84,8 @@ std::vector<model::Disk> final_disks(const model::Vm& vm, const State& state, co
     if (copy.skip.contains(disk.key)) continue;
     const auto known = state.disks.find(disk.key);
     if (known == state.disks.end() || known->second.copied_in != state.cycles.back().number)
-      throw Error(Fault::bug, fmt::format("{} is not part of the final copy", disk.label));
+      throw Error(Fault::conflict, fmt::format("{} ({}) appeared during cutover; run the same command again",
+                                               disk.label, disk.key.value));
     disks.push_back(disk);
   }
   return disks;
@@ -271,7 +274,13 @@ class AllocateVolumes final : public Step {
     if (!volume.remark.empty()) observer.said(fmt::format("{}: {}", disk.label, volume.remark));
     const auto known = state.disks.find(disk.key);
     const bool same = known != state.disks.end() && known->second.volume == volume.id;
-    if (same && as_we_left_it(known->second, volume)) return;
+    const bool in_doubt = same && known->second.disowned;
+    if (same && as_we_left_it(known->second, volume, state.job->job)) {
+      // It was away when it was to be told.
+      const bool misleads = in_doubt || (known->second.tracking_doubted && goes_by_tracking(volume));
+      if (misleads && says_whole(volume)) parts_.cloud.remember(volume.id, nothing_to_build_on(), stop);
+      return;
+    }
     if (same)
       observer.warned(
           fmt::format("{}: volume {} is not as this job left it: it was made anew, or another host has "
@@ -284,11 +293,14 @@ class AllocateVolumes final : public Step {
     if (volume.fresh) fact.volume_name = wish.tag.volume_name;  // another tool's may have another
     fact.label = disk.label;
     fact.file = disk.file;
-    if (!volume.fresh) fact.base = base_of(volume.memory, disk);
+    // Another host may have gone on from what is in doubt here.
+    if (!volume.fresh && !in_doubt) fact.base = base_of(volume.memory);
+    // Whether the disk has grown since is for the copy to judge.
+    if (fact.base) fact.bytes = capacity_of(volume.memory).value_or(disk.capacity);
     // What is kept is of the volume as it was when this job last wrote to it.
     forget_digests(disk.key);
     journal.append(fact);
-    const auto partial = fact.base || volume.fresh ? std::nullopt : target::partial_of(volume.memory);
+    const auto partial = fact.base || volume.fresh || in_doubt ? std::nullopt : target::partial_of(volume.memory);
     if (partial && partial->capacity == disk.capacity) {
       journal.append(DiskProgressed{disk.key, {}, partial->change_id, partial->capacity, {{0, partial->bytes}}});
       observer.said(
@@ -307,27 +319,47 @@ class AllocateVolumes final : public Step {
                   fmt::format("cannot remove {}: {}", digests_file(parts_, disk).string(), problem.message()));
   }
 
+  static bool says_whole(const target::Volume& volume) {
+    return target::value(volume.memory, target::memory_key::complete) == target::memory_key::yes;
+  }
+
+  static bool goes_by_tracking(const target::Volume& volume) {
+    return !target::value(volume.memory, target::memory_key::change_id).empty();
+  }
+
   // An id may come back for another volume (a deleted image), and another host may have had this one meanwhile.
-  static bool as_we_left_it(const DiskState& known, const target::Volume& volume) {
+  static bool as_we_left_it(const DiskState& known, const target::Volume& volume, const JobId& job) {
     const auto word = [&](const char* key) { return target::value(volume.memory, key); };
     if (volume.fresh) return !known.complete && known.layers.empty();
     if (word(target::memory_key::job).empty()) return true;  // a cloud that forgets metadata
-    const bool whole = word(target::memory_key::complete) == target::memory_key::yes;
-    if (!known.complete || !known.rewritten.empty() || known.handed_over) return !whole;
+    // Its tag is ours again by now, but the last one that opened it was not this job.
+    // (Who opened it is not known where it says "yes", as it did in older versions.)
+    const std::string last = word(target::memory_key::opened);
+    if (!last.empty() && last != target::memory_key::yes && last != job.value) return false;
+    const bool whole = says_whole(volume);
+    if (!known.complete || known.handed_over) return !whole;
+    const bool at_our_base = whole && word(target::memory_key::change_id) == (known.base ? known.base->text() : "");
+    if (known.disowned) return !whole || at_our_base;
+    if (known.tracking_doubted) return !whole || !goes_by_tracking(volume) || at_our_base;
     if (known.copied_in != known.remembered_in) return true;  // a run died between the two
-    return whole && word(target::memory_key::change_id) == (known.base ? known.base->text() : "");
+    return at_our_base;
   }
 
   // What an existing volume says of itself. migratekit writes change_id only after a whole cycle and has no word for
   // completeness; vmferry has one, and also the capacity, because a disk that grew must be copied in full.
-  static std::optional<model::ChangeId> base_of(const target::Memory& memory, const model::Disk& disk) {
+  static std::optional<model::ChangeId> base_of(const target::Memory& memory) {
     namespace key = target::memory_key;
     const bool ours = !target::value(memory, key::job).empty();
     if (ours && target::value(memory, key::complete) != key::yes) return std::nullopt;
-    if (const std::string capacity = target::value(memory, key::capacity);
-        !capacity.empty() && capacity != std::to_string(disk.capacity))
-      return std::nullopt;
     return model::ChangeId::parse(target::value(memory, key::change_id));
+  }
+
+  static std::optional<std::uint64_t> capacity_of(const target::Memory& memory) {
+    const std::string word = target::value(memory, target::memory_key::capacity);
+    std::uint64_t bytes = 0;
+    const auto [end, problem] = std::from_chars(word.data(), word.data() + word.size(), bytes);
+    if (problem != std::errc() || end != word.data() + word.size()) return std::nullopt;
+    return bytes;
   }
 
   Parts parts_;

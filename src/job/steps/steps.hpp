@@ -28,6 +28,12 @@ copy::Digests digests_of(const Parts& parts, model::DiskKey disk, const VolumeId
 // The machine's disks that are migrated, boot order, each part of the last, final cycle's copy; Error(bug) else.
 std::vector<model::Disk> final_disks(const model::Vm& vm, const State& state, const CopyOptions& copy);
 
+// newer_writes.cpp
+// The last fence before a server is made of the final copy. Error(conflict) when the machine runs, or ran and wrote
+// since. Gives the disks of which nothing but the power state tells, as they are known to the user.
+std::vector<std::string> refuse_newer_writes(const Parts& parts, const State& state, const model::Vm& vm,
+                                             const CopyOptions& copy, std::stop_token stop);
+
 // prepare.cpp
 // `kind`: the itinerary ends with a warm cycle, or with the final one.
 std::unique_ptr<Step> check_disks(const Parts& parts, const CopyOptions& copy, Kind kind);

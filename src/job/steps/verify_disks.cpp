@@ -1,8 +1,11 @@
 // The volumes are read again and compared with what was kept of every byte when it was written.
 #include <fmt/format.h>
 
+#include <array>
+
 #include "copy/verify.hpp"
 #include "job/steps/disk_progress.hpp"
+#include "job/steps/disown.hpp"
 #include "job/steps/steps.hpp"
 #include "target/memory_keys.hpp"
 
@@ -22,6 +25,20 @@ std::string shown(const RangeSet& ranges) {
   return text;
 }
 
+// What was found damaged and not found right since, be it mended or not: also by a run that ended before it looked. Not
+// a whole disk that was in doubt: all of it is copied anew.
+RangeSet known_damage(const std::vector<Fact>& facts, model::DiskKey disk, std::uint64_t capacity) {
+  const RangeSet whole(std::array{ByteRange{0, capacity}});
+  RangeSet damage;
+  for (const Fact& fact : facts) {
+    if (const auto* f = std::get_if<VolumeAllocated>(&fact.body); f && f->disk == disk) damage = {};
+    if (const auto* f = std::get_if<DamageFound>(&fact.body); f && f->disk == disk && RangeSet(f->ranges) != whole)
+      damage.add(RangeSet(f->ranges));
+    if (const auto* f = std::get_if<DiskVerified>(&fact.body); f && f->disk == disk && f->different == 0) damage = {};
+  }
+  return damage;
+}
+
 class VerifyDisks final : public Step {
  public:
   VerifyDisks(const Parts& parts, const CopyOptions& copy, const VerifyOptions& options, std::string_view remedy)
@@ -31,6 +48,8 @@ class VerifyDisks final : public Step {
 
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
+    // Made by a run that died before that was a fact: what it has written to the volumes is no damage.
+    if (options_.after_copy && state.powered_off && parts_.cloud.find_server(state.job->job, vm, stop)) return;
     std::string damage;
     for (const model::Disk& disk : vm.disks) {
       if (copy_.skip.contains(disk.key)) continue;
@@ -68,26 +87,22 @@ class VerifyDisks final : public Step {
                               "first",
                               label));
     const target::Volume volume = volume_of(parts_, state, disk, stop);
+    const std::string last = target::value(volume.memory, target::memory_key::opened);
+    if (!last.empty() && last != target::memory_key::yes && last != state.job->job.value)
+      throw Error(Fault::conflict,
+                  fmt::format("volume {} of {} was written to by job {} since: verify it on that job's "
+                              "host, or run `vmferry migrate` here first",
+                              volume.id.value, label, last));
     journal.append(DiskAttaching{disk.key, volume.id});
     const std::unique_ptr<target::Device> device = parts_.cloud.attach(volume, stop);
     DiskProgress progress(observer, disk.key, label + ", verified");
     const auto seed = static_cast<std::uint64_t>(parts_.clock.wall().time_since_epoch().count());
-    copy::Verified found =
-        copy::verify(*device, digests, {options_.sample, seed, options_.changed}, progress, parts_.clock, stop);
-    if (!found.different.empty()) {
-      // Whoever finds the volume without this journal must not build on it either.
-      try {
-        parts_.cloud.remember(volume.id, {{target::memory_key::change_id, ""}, {target::memory_key::complete, ""}},
-                              stop);
-      } catch (...) {
-        observer.warned(
-            fmt::format("{}: {} differ from what was written, and that could not be noted on the volume: "
-                        "verify again before the cutover",
-                        label, shown(found.different)));
-        throw;
-      }
-      journal.append(DamageFound{disk.key, {found.different.ranges().begin(), found.different.ranges().end()}});
-    }
+    const copy::Selection selection{options_.sample, seed, options_.changed,
+                                    known_damage(journal.facts(), disk.key, digests.bytes())};
+    const copy::Verified found = copy::verify(*device, digests, selection, progress, parts_.clock, stop);
+    if (!found.different.empty())
+      disown(parts_, journal, observer, disk.key, label, volume.id,
+             {found.different.ranges().begin(), found.different.ranges().end()});
     journal.append(DiskVerified{disk.key, found.read, found.unknown, found.different.bytes(), found.seconds});
     return found;
   }
