@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "app/console.hpp"
+#include "app/transports.hpp"
 #include "base/error.hpp"
 #include "base/machine.hpp"
 #include "convert/virt_v2v.hpp"
@@ -14,17 +15,24 @@
 #include "openstack/cloud_config.hpp"
 #include "plan/plan.hpp"
 #include "source/vmware/machine.hpp"
-#include "source/vmware/transport.hpp"
+#include "store/store.hpp"
 #include "target/device_identity.hpp"
 #include "target/image/image_cloud.hpp"
 #include "target/local/local_cloud.hpp"
 #include "target/openstack/openstack_cloud.hpp"
-#include "vsphere/inventory.hpp"
 #include "vsphere/labels.hpp"
 
 namespace vmferry::app {
 
 namespace {
+
+std::unique_ptr<http::Transport> recorded(std::unique_ptr<http::Transport> inner, const Surroundings& around,
+                                          const std::string& service) {
+  if (around.options.record_directory.empty()) return inner;
+  return http::recording(std::move(inner), around.options.record_directory, service, around.log);
+}
+
+}  // namespace
 
 http::Trust vmware_trust(const config::Vmware& vmware) {
   http::Trust trust;
@@ -37,6 +45,11 @@ http::Trust vmware_trust(const config::Vmware& vmware) {
   return trust;
 }
 
+std::string host_name() {
+  char host[256] = {};
+  return ::gethostname(host, sizeof host - 1) == 0 ? host : "";
+}
+
 std::string with_port(const std::string& endpoint) {
   const auto bracket = endpoint.rfind(']');  // [::1] or [::1]:443
   const auto colon = endpoint.rfind(':');
@@ -44,23 +57,6 @@ std::string with_port(const std::string& endpoint) {
       colon != std::string::npos && (bracket == std::string::npos ? endpoint.find(':') == colon : colon > bracket);
   return has_port ? endpoint : endpoint + ":443";
 }
-
-std::unique_ptr<http::Transport> recorded(std::unique_ptr<http::Transport> inner, const Surroundings& around,
-                                          const std::string& service) {
-  if (around.options.record_directory.empty()) return inner;
-  return http::recording(std::move(inner), around.options.record_directory, service, around.log);
-}
-
-void check_endpoint(const std::string& endpoint) {
-  if (endpoint.find("://") != std::string::npos || endpoint.find('/') != std::string::npos)
-    throw Error(
-        Fault::usage,
-        fmt::format(
-            "--vmware-endpoint {}: give the host alone (vcenter.example or vcenter.example:443), without https:// and path",
-            endpoint));
-}
-
-}  // namespace
 
 Secret vmware_password(const config::Options& options, log::Log& log) {
   const config::Vmware& vmware = options.vmware;
@@ -91,7 +87,6 @@ std::string VmwareSide::source() const {
 
 VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop) {
   const config::Vmware& vmware = around.options.vmware;
-  check_endpoint(vmware.endpoint);
   if (vmware.insecure)
     print_err(
         "warning: --vmware-insecure: the endpoint's certificate is not checked; anybody in between can read the password and the disks\n");
@@ -134,22 +129,9 @@ std::unique_ptr<convert::Converter> make_converter(const Surroundings& around, c
 }
 
 std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm,
-                                              std::stop_token stop) {
-  const config::Vmware& wish = around.options.vmware;
-  std::unique_ptr<source::vmware::Transport> transport;
-  if (wish.transport == "file") {
-    transport = source::vmware::file_transport(wish.datastore_directory, around.runner, around.places.run, around.log);
-  } else {
-    source::vmware::HttpsOptions https;
-    https.endpoint = with_port(wish.endpoint);
-    https.datacenter = vsphere::datacenter_of(*vmware.session, vm.id, stop).path;
-    https.trust = vmware_trust(wish);
-    https.cookie = [session = vmware.session.get()](bool renew, std::stop_token token) {
-      return session->cookie(renew, token);
-    };
-    https.run_directory = around.places.run;
-    transport = source::vmware::https_transport(std::move(https), around.runner, around.log);
-  }
+                                              std::map<model::DiskKey, std::string> read_before,
+                                              std::shared_ptr<copy::Permits> permits, std::stop_token stop) {
+  auto transport = run_transport(around, vmware, vm, std::move(read_before), std::move(permits), stop);
   return source::vmware::machine(*vmware.session, {vm.id, vm.instance_uuid}, std::move(transport), around.log, stop);
 }
 
@@ -171,11 +153,6 @@ openstack::CloudConfig cloud_config(const config::OpenStack& wish) {
   return cloud;
 }
 
-std::string host_name() {
-  char host[256] = {};
-  return ::gethostname(host, sizeof host - 1) == 0 ? host : "";
-}
-
 target::openstack::BrickMode brick_mode(const Surroundings& around) {
   const config::OpenStack& wish = around.options.openstack;
   target::openstack::BrickAttaching attaching;
@@ -188,8 +165,7 @@ target::openstack::BrickMode brick_mode(const Surroundings& around) {
   return {std::move(attaching), &around.runner};
 }
 
-target::openstack::Options openstack_options(const Surroundings& around,
-                                             const std::map<std::string, std::string>& labels) {
+target::openstack::Options openstack_options(const Surroundings& around, const Labels& labels) {
   const config::Options& options = around.options;
   const config::OpenStack& wish = options.openstack;
   target::openstack::Options target;
@@ -213,12 +189,12 @@ target::openstack::Options openstack_options(const Surroundings& around,
   target.flavor.wanted = options.cutover.flavor;
   target.flavor.allowed = wish.allowed_flavors;
   target.flavor.create = wish.create_flavor;
-  target.server = {wish.key_pair,       wish.user_data.empty() ? "" : read_user_data(wish.user_data),
-                   wish.config_drive,   wish.server_group,
-                   wish.server_host,    wish.server_tags,
-                   wish.server_metadata};
-  target.server.metadata.insert(labels.begin(), labels.end());
+  target.server = {wish.key_pair,        wish.user_data.empty() ? "" : read_user_data(wish.user_data),
+                   wish.config_drive,    wish.server_group,
+                   wish.server_host,     wish.server_tags,
+                   wish.server_metadata, labels};
   target.any_address = wish.any_address;
+  target.again = options.again;
   target.trust_change_id = wish.trust_change_id;
   target.adopt_osm = wish.adopt_osm;
   target.networks = options.cutover.networks;
@@ -226,6 +202,12 @@ target::openstack::Options openstack_options(const Surroundings& around,
 }
 
 }  // namespace
+
+log::Log common_log(const Places& places, const config::Options& options) {
+  store::make_private_directory(places.state);
+  return {places.logs() / "vmferry.log", std::make_shared<log::Redactor>(), log::Level::debug, options.debug,
+          log::Level::debug};
+}
 
 std::unique_ptr<openstack::Cloud> connect_cloud(const Surroundings& around, std::stop_token stop) {
   openstack::CloudConfig cloud = cloud_config(around.options.openstack);
@@ -246,8 +228,7 @@ std::unique_ptr<http::Transport> metadata_transport(const Surroundings& around, 
   return recorded(http::curl(metadata, around.log), around, "metadata");
 }
 
-std::unique_ptr<target::Cloud> connect_target(const Surroundings& around,
-                                              const std::map<std::string, std::string>& labels, std::stop_token stop) {
+std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, const Labels& labels, std::stop_token stop) {
   const config::Options& options = around.options;
   if (!options.to_openstack()) {
     target::local::Options local;

@@ -3,11 +3,15 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
+#include <map>
 #include <memory>
+#include <string>
 
 #include "base/clock.hpp"
 #include "config/options.hpp"
 #include "convert/converter.hpp"
+#include "copy/permits.hpp"
 #include "http/http.hpp"
 #include "log/log.hpp"
 #include "openstack/cloud.hpp"
@@ -25,6 +29,8 @@ struct Places {
   std::filesystem::path locks() const { return state / "locks"; }
   // What all runs share.
   std::filesystem::path limits() const { return state / "limits"; }
+  // Downloads of --transport export.
+  std::filesystem::path spool() const { return state / "spool"; }
   // Overlays of conversions, one folder a job.
   std::filesystem::path conversion(const JobId& job) const { return state / "convert" / job.value; }
   // What was written to each disk of a job.
@@ -39,6 +45,9 @@ struct Places {
   std::filesystem::path run;
 };
 
+// vmferry.log, of commands that work on no one machine; on the terminal too with --debug.
+log::Log common_log(const Places& places, const config::Options& options);
+
 struct Surroundings {
   const config::Options& options;
   const Places& places;
@@ -46,6 +55,15 @@ struct Surroundings {
   process::Runner& runner;
   log::Log& log;
 };
+
+// How the certificate of the vSphere endpoint is judged.
+http::Trust vmware_trust(const config::Vmware& vmware);
+
+// Of this machine; empty when it has none.
+std::string host_name();
+
+// HOST:PORT, 443 where the endpoint names no port.
+std::string with_port(const std::string& endpoint);
 
 // The password from wherever it was given: command line, environment, file, prompt.
 Secret vmware_password(const config::Options& options, log::Log& log);
@@ -59,6 +77,9 @@ struct VmwareSide {
 };
 VmwareSide connect_vmware(const Surroundings& around, std::stop_token stop);
 
+// More metadata of the server, asked for when there is need of it.
+using Labels = std::function<std::map<std::string, std::string>(std::stop_token stop)>;
+
 // What people wrote on the machine, as metadata of its server. Tags come through a connection of their own that is not
 // recorded: a session's id is in the text of its login.
 std::map<std::string, std::string> server_labels(const Surroundings& around, VmwareSide& vmware, const model::VmId& vm,
@@ -69,12 +90,13 @@ std::unique_ptr<openstack::Cloud> connect_cloud(const Surroundings& around, std:
 // The transport to the metadata service: no proxy, and `patience` to connect.
 std::unique_ptr<http::Transport> metadata_transport(const Surroundings& around, std::chrono::milliseconds patience);
 
-// `labels`: more metadata of the server; what the flags say wins.
-std::unique_ptr<target::Cloud> connect_target(const Surroundings& around,
-                                              const std::map<std::string, std::string>& labels, std::stop_token stop);
+// `labels`: what the flags say wins; may be empty.
+std::unique_ptr<target::Cloud> connect_target(const Surroundings& around, const Labels& labels, std::stop_token stop);
 
+// `read_before` and `permits`: see run_transport().
 std::unique_ptr<source::Machine> open_machine(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm,
-                                              std::stop_token stop);
+                                              std::map<model::DiskKey, std::string> read_before,
+                                              std::shared_ptr<copy::Permits> permits, std::stop_token stop);
 
 std::unique_ptr<convert::Converter> make_converter(const Surroundings& around, const JobId& job);
 

@@ -12,10 +12,12 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <sstream>
 
 #include "base/error.hpp"
 #include "base/fd.hpp"
 #include "base/finally.hpp"
+#include "term/text.hpp"
 
 extern char** environ;
 
@@ -118,17 +120,24 @@ void print_out(const std::string& text) {
   std::fflush(stdout);
 }
 
-void print_err(const std::string& text) {
+void print_sentence(const std::string& sentence) {
+  print_out(term::wrapped(sentence, term::screen_of(STDOUT_FILENO).width()));
+}
+
+void print_err(const std::string& sentence) {
+  const term::Screen screen = term::screen_of(STDERR_FILENO);
+  const std::string text = term::wrapped(sentence, screen.width());
   std::fwrite(text.data(), 1, text.size(), stderr);
   std::fflush(stderr);
 }
 
 std::string read_file(const std::filesystem::path& file, const char* flag) {
   std::ifstream in(file, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in || text.empty())
+  std::ostringstream text;
+  // What cannot be read (a folder is opened all the same) makes this fail, as an empty file does.
+  if (!in || !(text << in.rdbuf()))
     throw Error(Fault::config, fmt::format("{} {}: the file cannot be read, or is empty", flag, file.string()));
-  return text;
+  return text.str();
 }
 
 std::string read_user_data(const std::filesystem::path& file) {

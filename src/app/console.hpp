@@ -47,7 +47,8 @@ std::optional<bool> ask_yes(const std::string& question);
 std::map<std::string, std::string> environment();
 
 void print_out(const std::string& text);
-void print_err(const std::string& text);
+void print_sentence(const std::string& text);  // likewise; on a terminal wrapped between words
+void print_err(const std::string& text);       // on a terminal wrapped between words
 
 // All of a file that a flag names. Error(config).
 std::string read_file(const std::filesystem::path& file, const char* flag);

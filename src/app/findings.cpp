@@ -35,7 +35,7 @@ int show(const std::vector<Finding>& found, bool json) {
   int problems = 0, warnings = 0;
   nlohmann::json list = nlohmann::json::array();
   std::string text;
-  const bool colour = term::screen_of(STDOUT_FILENO).colour;
+  const term::Screen screen = term::screen_of(STDOUT_FILENO);
   for (const Level level : {Level::problem, Level::warning, Level::note})
     for (const Finding& finding : found) {
       if (finding.level != level) continue;
@@ -46,8 +46,8 @@ int show(const std::vector<Finding>& found, bool json) {
                       {"fact", finding.fact},
                       {"remedy", finding.remedy}});
       const char* paint = level == Level::problem ? "\x1b[31m" : level == Level::warning ? "\x1b[33m" : "";
-      text += fmt::format("{}{}{}: {}: {}\n", colour ? paint : "", plan::word(level), colour ? "\x1b[0m" : "",
-                          finding.object, finding.fact);
+      text += fmt::format("{}{}{}: {}: {}\n", screen.colour ? paint : "", plan::word(level),
+                          screen.colour ? "\x1b[0m" : "", finding.object, finding.fact);
       if (!finding.remedy.empty()) text += fmt::format("  {}\n", finding.remedy);
     }
   if (json)
@@ -55,8 +55,9 @@ int show(const std::vector<Finding>& found, bool json) {
                   -1, ' ', false, nlohmann::json::error_handler_t::replace) +
               "\n");
   else
-    print_out(text + fmt::format("{} problem{}, {} warning{}{}\n", problems, problems == 1 ? "" : "s", warnings,
-                                 warnings == 1 ? "" : "s", problems == 0 ? ": nothing stands in the way" : ""));
+    print_out(term::wrapped(text, screen.width()) +
+              fmt::format("{} problem{}, {} warning{}{}\n", problems, problems == 1 ? "" : "s", warnings,
+                          warnings == 1 ? "" : "s", problems == 0 ? ": nothing stands in the way" : ""));
   return problems > 0 ? exit_with_problems : 0;
 }
 

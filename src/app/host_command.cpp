@@ -128,7 +128,8 @@ void print_host(const config::Options& options, const host::Host& made, const ho
                        {"address", made.address},
                        {"ssh", command},
                        {"greeting", greeting},
-                       {"pieces", as_json(made.pieces)}});
+                       {"pieces", as_json(made.pieces)},
+                       {"remarks", made.remarks}});
   const bool ours = std::any_of(made.pieces.begin(), made.pieces.end(), [](const host::Piece& p) { return p.made; });
   print_out(as_table(made.pieces, true));
   print_out(fmt::format("\n{} is {}{}{}\n", options.host.name, ours ? "ready: " : "as it was: ", made.status,
@@ -140,6 +141,7 @@ void print_host(const config::Options& options, const host::Host& made, const ho
       fmt::format("next:  install vmferry there, and `vmferry host check --name {}` on it tells what is missing\n"
                   "       its instance id, should the metadata service not tell: --instance-id {}\n",
                   options.host.name, made.id.value));
+  for (const std::string& remark : made.remarks) print_out(fmt::format("note:  {}\n", remark));
   if (made.open_to_all)
     print_out("hint:  everybody may reach its SSH port; --ssh-from CIDR, also later, lets in only who must\n");
 }
@@ -282,8 +284,7 @@ int run_host(const config::Options& options, Clock& clock, std::stop_token stop)
     log::Log log;
     return check({options, places, clock, runner, log}, stop);
   }
-  log::Log log(places.logs() / "vmferry.log", std::make_shared<log::Redactor>(), log::Level::debug, options.debug,
-               log::Level::debug);
+  log::Log log = common_log(places, options);
   const Surroundings around{options, places, clock, runner, log};
   try {
     return options.host.action == "deploy" ? deploy(around, stop) : destroy(around, stop);

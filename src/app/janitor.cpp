@@ -34,8 +34,7 @@ void sweep_overlays(const Places& places, const store::Store& store, const JobId
 std::vector<std::string> interrupted_jobs(const Places& places, store::Store& store, const store::JobRow& own,
                                           const Clock& clock) {
   std::vector<std::string> told;
-  const std::int64_t now =
-      std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch()).count();
+  const std::int64_t now = now_ms(clock);
   for (const store::JobRow& row : store.jobs()) {
     if (row.job == own.job) continue;
     try {

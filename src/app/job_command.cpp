@@ -12,12 +12,14 @@
 #include "app/evidence.hpp"
 #include "app/janitor.hpp"
 #include "app/run_directory.hpp"
+#include "app/transports.hpp"
 #include "base/error.hpp"
 #include "base/finally.hpp"
 #include "job/downtime.hpp"
 #include "job/itinerary.hpp"
 #include "limits/limits.hpp"
 #include "plan/plan.hpp"
+#include "source/vmware/machine.hpp"
 #include "store/store.hpp"
 #include "term/progress.hpp"
 #include "term/text.hpp"
@@ -43,26 +45,25 @@ std::string command_of(config::Verb verb) {
                                         : "migrate";
 }
 
+// Snapshots of a `check transports` that was killed. None runs now: it would have the machine's lock.
+void remove_checks(source::Machine& machine, const Surroundings& around, const model::Vm& vm, std::stop_token stop) {
+  const JobId check = check_job(around, vm);
+  for (const model::Snapshot& snapshot : vm.snapshots)
+    if (const auto tag = source::vmware::parse_tag(snapshot.name, snapshot.description); tag && tag->job == check)
+      if (const std::string left = machine.thaw(snapshot.id, check, stop); !left.empty()) around.log.warning(left);
+}
+
+std::map<model::DiskKey, std::string> transports_of(const job::State& state) {
+  std::map<model::DiskKey, std::string> names;
+  for (const auto& [key, disk] : state.disks)
+    if (!disk.last_transport.empty() && !disk.transport_anew) names[key] = disk.last_transport;
+  return names;
+}
+
 struct Opened {
   store::JobRow row;
   bool fresh = false;
 };
-
-// What a finished migration left that the next one would stumble over.
-void let_go(const JobId& finished, const model::Vm& vm, target::Cloud& cloud, std::stop_token stop) {
-  if (const auto server = cloud.find_server(finished, vm, stop))
-    throw Error(
-        Fault::conflict,
-        fmt::format(
-            "server {} of the finished cutover of {} is still there and uses the volumes; delete it (they are kept), "
-            "then run the same command again",
-            server->value, vm.name));
-  for (const PortId& port : cloud.ports_of(finished, stop)) cloud.discard_port(port, finished, stop);
-  // A run that died after the server was made may have left images. The server's own volumes are kept.
-  target::Delivery::Keep keep;
-  keep.every_volume = true;
-  if (target::Delivery* delivery = cloud.delivery()) delivery->sweep(finished, keep, stop);
-}
 
 void forget_digests(const Places& places, const JobId& job) {
   std::error_code ignored;
@@ -86,7 +87,9 @@ Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& 
               "volumes by hand, and start with another --state-dir",
               vm.path, vm.instance_uuid, state.job->vm_name, uuid));
     if (!state.aborted && (!wish.again || !state.cutover)) return {*found, false};
-    if (!state.aborted) let_go(found->job, vm, cloud, stop);
+    if (!state.aborted)
+      job::let_go(
+          cloud, found->job, vm, [](const std::string& sentence) { print_err(sentence + "\n"); }, stop);
     forget_digests(places, found->job);  // nobody finds the job any more once it is closed
     store.close(found->job);
   }
@@ -98,6 +101,28 @@ Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& 
   store.create(row, job::JobCreated{row.job, source, vm.id, vm.name, vm.path, target, vm.instance_uuid,
                                     wish.vmware.endpoint, vm.guest_name});
   return {row, true};
+}
+
+// For abort: another host's run may have died. What that attached is found by its marks; its snapshot may be of a run
+// that lives, so it is only told of.
+void undo_of_other_hosts(const Surroundings& around, VmwareSide& vmware, const model::Vm& vm, std::stop_token stop) {
+  if (let_go_of_attached(around, vmware, vm, stop))
+    print_err(fmt::format("what other runs had attached of {} to proxies is detached\n", vm.name));
+  const std::vector<JobId> here = jobs_of(around, vmware, vm);
+  for (const model::Snapshot& snapshot : vm.snapshots) {
+    const auto tag = source::vmware::parse_tag(snapshot.name, snapshot.description);
+    if (!tag) continue;
+    if (tag->job == check_job(around, vm))
+      print_err(
+          fmt::format("warning: snapshot {} of {} is of a `vmferry check transports` that was interrupted: run "
+                      "that again, and it removes it\n",
+                      snapshot.id.value, vm.name));
+    else if (std::find(here.begin(), here.end(), tag->job) == here.end())
+      print_err(
+          fmt::format("warning: snapshot {} of {} is of job {}, which this state folder does not know: run `vmferry "
+                      "abort` on the host whose job it is, or remove the snapshot in vSphere if that host is gone\n",
+                      snapshot.id.value, vm.name, tag->job.value));
+  }
 }
 
 // `known`: how many facts there were before this run; `evidence`: the page about all of them, empty when there is none.
@@ -145,17 +170,17 @@ void report_cycle(const std::vector<job::Fact>& facts, std::size_t known, const 
     const char* how = state == "defined"       ? "is ready: virsh define"
                       : options.to_openstack() ? "runs as server"
                                                : "runs as the domain of";
-    print_out(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name, how, after.server->server.value, state,
-                          term::human_duration(after.cutover->downtime_seconds)));
+    print_sentence(fmt::format("{} {} {} ({}); downtime {}\n", after.job->vm_name, how, after.server->server.value,
+                               state, term::human_duration(after.cutover->downtime_seconds)));
     if (const auto parts = job::downtime_of(facts))
-      print_out(fmt::format("  shutdown {}, last changes {}{}{}, server {}\n", term::human_duration(parts->shutdown),
-                            term::human_duration(parts->copy),
-                            parts->conversion > 0 ? ", conversion " + term::human_duration(parts->conversion) : "",
-                            parts->delivery > 0 ? ", images " + term::human_duration(parts->delivery) : "",
-                            term::human_duration(parts->server)));
+      print_sentence(fmt::format("  shutdown {}, last changes {}{}{}, server {}\n",
+                                 term::human_duration(parts->shutdown), term::human_duration(parts->copy),
+                                 parts->conversion > 0 ? ", conversion " + term::human_duration(parts->conversion) : "",
+                                 parts->delivery > 0 ? ", images " + term::human_duration(parts->delivery) : "",
+                                 term::human_duration(parts->server)));
     if (!evidence.empty()) print_out(fmt::format("evidence: {}\n", evidence.string()));
   } else
-    print_out(fmt::format(
+    print_sentence(fmt::format(
         "{}: {} disk{} in sync, {} copied\nnext: `vmferry migrate` to catch up again, or `vmferry cutover` to move\n",
         after.job->vm_name, after.disks.size(), after.disks.size() == 1 ? "" : "s", term::human_bytes(read)));
 }
@@ -195,32 +220,50 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
   if (wish.verb != config::Verb::abort) job::refuse_impossible_disks(vm, wish.copy.skip);
   for (const auto& [disk, existing] : wish.openstack.existing_volumes)
     job::refuse_unknown_disk(vm, disk, "--existing-volume");
-  std::map<std::string, std::string> labels;
-  if (wish.openstack.labels && wish.verb == config::Verb::cutover) labels = server_labels(around, vmware, vm.id, stop);
+  // Once: before the machine is touched, and for what its server gets.
+  Labels labels;
+  if (wish.openstack.labels && wish.verb == config::Verb::cutover)
+    labels = [&, asked = std::optional<std::map<std::string, std::string>>()](std::stop_token token) mutable {
+      if (!asked) asked = server_labels(around, vmware, vm.id, token);
+      return *asked;
+    };
   const std::unique_ptr<target::Cloud> cloud = connect_target(around, labels, stop);
   if (wish.verb != config::Verb::abort) cloud->check_settings(stop);
 
   const store::JobLock lock(places.locks(), lock_of(vmware.source(), vm.id));
-  const Opened opened = open_job(store, vmware, vm, *cloud, wish, places, stop);
+  // Before anything is begun that makes a snapshot.
+  if (wish.verb == config::Verb::migrate || wish.verb == config::Verb::cutover ||
+      (wish.verb == config::Verb::verify && wish.verify.repair))
+    refuse_attached_by_others(around, vmware, vm, stop);
+  const Opened opened = [&] {
+    try {
+      return open_job(store, vmware, vm, *cloud, wish, places, stop);
+    } catch (const Error& error) {
+      if (wish.verb == config::Verb::abort && error.fault() == Fault::not_found)
+        undo_of_other_hosts(around, vmware, vm, stop);
+      throw;
+    }
+  }();
   log.continue_in(places.logs() /
                   fmt::format("{}-{}.log", plan::volume_name(vm.name, ""), opened.row.job.value.substr(0, 8)));
   log.info(
       "run",
       {{"job", opened.row.job.value}, {"vm", vm.path}, {"target", opened.row.target}, {"version", VMFERRY_VERSION}});
 
-  const std::unique_ptr<source::Machine> machine = open_machine(around, vmware, vm, stop);
+  limits::Limits limits(places.limits());
+  const std::unique_ptr<job::Journal> journal = store.journal(opened.row.job);
+  const std::unique_ptr<source::Machine> machine =
+      open_machine(around, vmware, vm, transports_of(job::fold(journal->facts())),
+                   limits.connections_to(vm.host, wish.verb == config::Verb::cutover), stop);
+  remove_checks(*machine, around, vm, stop);
   const std::unique_ptr<convert::Converter> converter = make_converter(around, opened.row.job);
   const std::filesystem::path digests = places.digests(opened.row.job);
-  std::filesystem::create_directories(digests);
-  limits::Limits limits(places.limits());
+  for (const std::filesystem::path& folder : {digests.parent_path(), digests}) store::make_private_directory(folder);
   limits.job(opened.row.job)->set_rate(wish.bandwidth.value_or(0));
   const Finally forget_limits([&] { limits.forget(opened.row.job); });
   copy.tuning.throttle = limits.throttle(opened.row.job);
   job::Parts parts{*machine, *cloud, *converter, clock, log, digests};
-  // A datastore that is mounted here is read without its ESXi host.
-  if (wish.vmware.transport != "file")
-    parts.connections_to = [&](const std::string& host, bool urgent) { return limits.connections_to(host, urgent); };
-  const std::unique_ptr<job::Journal> journal = store.journal(opened.row.job);
+  parts.connections_to = [&](const std::string& host, bool urgent) { return limits.connections_to(host, urgent); };
   const std::size_t known = journal->facts().size();
   journal->append(job::RunBegan{command_of(wish.verb), VMFERRY_VERSION});
   // A run that died after the conversion would leave its overlays for good: nothing converts once more.
@@ -238,9 +281,11 @@ int run_in(const config::Options& wish, const Places& places, Clock& clock, log:
     job::Observer& observer = crash ? *watched_observer : *shown;
     job::Journal& kept = crash ? *watched_journal : *journal;
     try {
-      if (wish.verb == config::Verb::abort)
+      if (wish.verb == config::Verb::abort) {
         job::abort(parts, kept, observer, wish.delete_volumes, stop);
-      else
+        // Also if no snapshot of this job was in the way. Those that there are by now.
+        undo_of_other_hosts(around, vmware, vsphere::describe(*vmware.session, vm.id, stop), stop);
+      } else
         travel(wish, copy, parts, kept, observer, stop);
     } catch (...) {
       keep_evidence(places, *journal, clock, log);  // of what was found and done until then

@@ -8,6 +8,7 @@
 #include "app/connections.hpp"
 #include "app/console.hpp"
 #include "app/janitor.hpp"
+#include "app/kept_journal.hpp"
 #include "base/error.hpp"
 #include "limits/limits.hpp"
 #include "store/store.hpp"
@@ -65,34 +66,41 @@ void change(const config::Options& options, limits::Limits& limits, const std::v
   if (wish.esxi_connections || wish.esxi_in_flight) limits.set_esxi(budget);
 }
 
-nlohmann::json as_json(limits::Limits& limits, const std::vector<Running>& running) {
-  const limits::EsxiBudget budget = limits.esxi();
+// What there is to show; the defaults until somebody has set or used anything.
+struct View {
+  std::uint64_t bandwidth = 0;
+  limits::EsxiBudget esxi;
+  std::map<std::string, int> in_use;
+  std::vector<Running> running;
+};
+
+nlohmann::json as_json(const View& view) {
   nlohmann::json jobs = nlohmann::json::array(), hosts = nlohmann::json::array();
-  for (const Running& run : running)
+  for (const Running& run : view.running)
     jobs.push_back({{"vm", run.row.vm_name}, {"job", run.row.job.value}, {"bandwidth", run.meter->rate()}});
-  for (const auto& [host, used] : limits.in_use()) hosts.push_back({{"host", host}, {"connections", used}});
-  return {{"host_bandwidth", limits.bandwidth()},
-          {"esxi_connections", budget.connections},
-          {"esxi_in_flight", budget.in_flight},
+  for (const auto& [host, used] : view.in_use) hosts.push_back({{"host", host}, {"connections", used}});
+  return {{"host_bandwidth", view.bandwidth},
+          {"esxi_connections", view.esxi.connections},
+          {"esxi_in_flight", view.esxi.in_flight},
           {"running", jobs},
           {"esxi_hosts", hosts}};
 }
 
-std::string as_text(limits::Limits& limits, const std::vector<Running>& running) {
-  const limits::EsxiBudget budget = limits.esxi();
+std::string as_text(const View& view) {
+  const limits::EsxiBudget& budget = view.esxi;
   std::string text =
       fmt::format("bandwidth of this host: {}\neach ESXi host: {} connection{}, {} under way ({} each)\n",
-                  rate(limits.bandwidth()), budget.connections, budget.connections == 1 ? "" : "s",
+                  rate(view.bandwidth), budget.connections, budget.connections == 1 ? "" : "s",
                   term::human_bytes(budget.in_flight), term::human_bytes(budget.share()));
   const int columns = term::screen_of(STDOUT_FILENO).terminal ? term::screen_of(STDOUT_FILENO).columns : 0;
   std::vector<std::vector<std::string>> rows;
-  for (const auto& [host, used] : limits.in_use())
+  for (const auto& [host, used] : view.in_use)
     if (used > 0) rows.push_back({host, fmt::format("{} of {}", used, budget.connections)});
   if (!rows.empty()) text += "\n" + term::table({"ESXI HOST", "CONNECTIONS"}, rows, columns);
   rows.clear();
-  for (const Running& run : running)
+  for (const Running& run : view.running)
     rows.push_back({run.row.vm_name, rate(run.meter->rate()), run.row.job.value.substr(0, 8)});
-  if (!rows.empty()) text += "\n" + term::table({"VM", "BANDWIDTH", "JOB"}, rows, columns);
+  if (!rows.empty()) text += "\n" + term::table({"VM", "BANDWIDTH", "JOB"}, rows, columns, {"JOB"});
   return text;
 }
 
@@ -101,11 +109,22 @@ std::string as_text(limits::Limits& limits, const std::vector<Running>& running)
 int run_limits(const config::Options& options, Clock& clock) {
   Places places;
   places.state = options.state_directory.empty() ? store::default_directory() : options.state_directory;
-  const store::Store store(places.state, clock);
-  limits::Limits limits(places.limits());
-  const std::vector<Running> running = running_jobs(places, store, limits);
-  change(options, limits, running);
-  print_out(options.json ? as_json(limits, running).dump() + "\n" : as_text(limits, running));
+  const config::LimitWishes& wish = options.limits;
+  const bool may_begin = wish.host_bandwidth || wish.esxi_connections || wish.esxi_in_flight;
+  const auto store =
+      may_begin ? std::make_unique<store::Store>(places.state, clock) : kept_journal(places, options, clock);
+  View view;
+  if (store) {
+    limits::Limits limits(places.limits());
+    view.running = running_jobs(places, *store, limits);
+    change(options, limits, view.running);
+    view.bandwidth = limits.bandwidth();
+    view.esxi = limits.esxi();
+    view.in_use = limits.in_use();
+  } else if (!wish.vm.empty()) {
+    meant(wish.vm, {});
+  }
+  print_out(options.json ? as_json(view).dump() + "\n" : as_text(view));
   return 0;
 }
 

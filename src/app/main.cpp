@@ -34,6 +34,8 @@ int run(const config::Options& options, Clock& clock, std::stop_token stop) {
       return run_limits(options, clock);
     case config::Verb::evidence:
       return run_evidence(options, clock);
+    case config::Verb::heat_template:
+      return run_heat_template(options, clock);
     case config::Verb::completion:
       print_out(config::completion(options.rest.front()));
       return 0;
@@ -52,6 +54,13 @@ void tell(const Error& e, const config::Options* options) {
   print_err(fmt::format("{}error:{} {}\n", colour ? "\x1b[31;1m" : "", colour ? "\x1b[0m" : "", e.what()));
   for (const std::string& activity : e.trail()) print_err("  while " + activity + "\n");
   if (options && options->debug && !e.name().empty()) print_err("  the other side calls it " + e.name() + "\n");
+}
+
+// Also for a pager, which breaks within words.
+void print_help(const std::string& text) {
+  constexpr int pager = 100;
+  const term::Screen screen = term::screen_of(STDOUT_FILENO);
+  print_out(term::wrapped_help(text, screen.terminal ? screen.columns : pager));
 }
 
 }  // namespace
@@ -79,7 +88,7 @@ int main(int argc, char** argv) {
   try {
     const config::Parsed parsed = config::parse(argc, argv, app::environment());
     if (parsed.finished) {
-      parsed.exit_code == 0 ? app::print_out(parsed.text) : app::print_err(parsed.text);
+      parsed.exit_code == 0 ? app::print_help(parsed.text) : app::print_err(parsed.text);
       return parsed.exit_code;
     }
     options = &parsed.options;

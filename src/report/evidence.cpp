@@ -19,6 +19,15 @@ class Telling {
  public:
   Evidence told;
 
+  // After the last fact: what is in the cloud of a disk that was copied since is right if that changed nothing.
+  void settle() {
+    for (const auto& [key, older] : older_) {
+      Disk& disk = disk_of(key);
+      if (disk.root && !disk.root->digest.empty() && older.image && older.image->content == disk.root->digest)
+        bring_back(disk, older);
+    }
+  }
+
   void add(const job::Fact& fact) {
     at_ = fact.at;
     std::visit([this](const auto& body) { on(body); }, fact.body);
@@ -45,6 +54,7 @@ class Telling {
     disk.complete = f.base.has_value();
     if (const Disk* old = find(f.disk)) disk.tracking_doubted = old->tracking_doubted;
     disk_of(f.disk) = disk;
+    older_.erase(f.disk);
   }
   void on(const job::CycleBegan& f) {
     Cycle cycle;
@@ -76,8 +86,9 @@ class Telling {
   }
   void on(const job::DiskCopied& f) {
     Disk& disk = disk_of(f.disk);
-    DiskCopy copy{f.disk,  at_,      f.seconds, f.full, f.reason,    f.read,  f.written,
-                  f.equal, f.zeroed, f.audited, {},     f.change_id, f.strip, f.conversion_kept};
+    DiskCopy copy{
+        f.disk,    at_, f.seconds,   f.full,  f.reason,          f.read,      f.written,         f.equal, f.zeroed,
+        f.audited, {},  f.change_id, f.strip, f.conversion_kept, f.transport, f.transport_reason};
     if (!f.full) copy.before = disk.change_id;
     disk.change_id = f.change_id;
     disk.capacity = f.capacity;
@@ -89,6 +100,7 @@ class Telling {
       disk.rewritten.reset();
       told.converted = false;
       sum(disk, f);
+      set_aside(disk);
     }
     if (Cycle* cycle = cycle_of(f.cycle)) cycle->copies.push_back(copy);
     stretch("copy", copying_);
@@ -109,9 +121,15 @@ class Telling {
     abandon();
   }
   void on(const job::FinalCopyDoubted&) { abandon(); }
-  void on(const job::HandedOver&) { handed_over_ = at_; }
+  void on(const job::HandedOver&) {
+    handed_over_ = at_;
+    // What was there of the disks was found right before this, and is the server's now.
+    for (const auto& [key, older] : older_) bring_back(disk_of(key), older);
+    older_.clear();
+  }
   void on(const job::ConversionCommitting& f) {
     Disk& disk = disk_of(f.disk);
+    set_aside(disk);
     if (!f.ranges.empty()) disk.rewritten = disk.rewritten.value_or(0) + bytes_in(f.ranges);
   }
   void on(const job::GuestConverted& f) {
@@ -122,6 +140,7 @@ class Telling {
     RangeSet& damage = damage_[f.disk];  // the same may be found again
     damage.add(RangeSet(f.ranges));
     disk_of(f.disk).damaged = damage.bytes();
+    forget(disk_of(f.disk));
   }
   void on(const job::DiskVerified& f) {
     told.verifications.push_back({at_, f.disk, f.read, f.unknown, f.different, f.seconds});
@@ -134,11 +153,19 @@ class Telling {
   }
   void on(const job::TrackingDoubted& f) { disk_of(f.disk).tracking_doubted = true; }
   void on(const job::ImageUploaded& f) {
-    disk_of(f.disk).image = f;
+    Disk& disk = disk_of(f.disk);
+    forget(disk);
+    disk.image = f;
     stretch("delivery", at_ - static_cast<std::int64_t>(f.seconds * 1000));
   }
   void on(const job::VolumeDelivered& f) {
-    disk_of(f.disk).delivered = f.volume.value;
+    Disk& disk = disk_of(f.disk);
+    // Of an image that was sent before the last copy, which changed nothing then.
+    if (const auto older = older_.find(f.disk);
+        older != older_.end() && older->second.image && older->second.image->image == f.image)
+      disk.image = older->second.image;
+    older_.erase(f.disk);
+    disk.delivered = f.volume.value;
     stretch("delivery", before_);
   }
   void on(const job::ImagesRemoved& f) { told.images_kept = f.kept; }
@@ -151,7 +178,31 @@ class Telling {
   void on(const job::VolumeDiscarded& f) {
     std::erase_if(told.disks, [&](const Disk& disk) { return disk.key == f.disk; });
   }
+  void on(const job::Aborted&) {
+    for (Disk& disk : told.disks) forget(disk);
+  }
   void on(const auto&) {}
+
+  // In the cloud, of a disk as it was before its last copy.
+  struct Older {
+    std::optional<job::ImageUploaded> image;
+    std::string delivered;
+  };
+  void set_aside(Disk& disk) {
+    if (!disk.image && disk.delivered.empty()) return;
+    older_[disk.key] = {disk.image, disk.delivered};
+    disk.image.reset();
+    disk.delivered.clear();
+  }
+  void forget(Disk& disk) {
+    older_.erase(disk.key);
+    disk.image.reset();
+    disk.delivered.clear();
+  }
+  static void bring_back(Disk& disk, const Older& older) {
+    if (!disk.image) disk.image = older.image;
+    if (disk.delivered.empty()) disk.delivered = older.delivered;
+  }
 
   void abandon() {
     for (Cycle& cycle : told.cycles) {
@@ -206,6 +257,7 @@ class Telling {
   }
 
   std::map<model::DiskKey, RangeSet> damage_;
+  std::map<model::DiskKey, Older> older_;
   std::int64_t at_ = 0, before_ = 0;
   std::int64_t copying_ = 0, shutdown_ = 0, handed_over_ = 0;
   bool open_ = false;   // a cycle is
@@ -239,6 +291,7 @@ Evidence evidence_of(std::span<const job::Fact> facts) {
     throw Error(Fault::data, "a job in the journal does not begin with its making: nothing can be shown of it");
   Telling telling;
   for (const job::Fact& fact : facts) telling.add(fact);
+  telling.settle();
   Evidence& told = telling.told;
   told.created = facts.front().at;
   told.last = facts.back().at;

@@ -37,6 +37,7 @@ struct DiskCopy {
   std::optional<model::ChangeId> before, after;  // of a delta: from which point to which; of a full copy only `after`
   std::string strip;                             // where on the disk, see job/strip.hpp; empty: not known
   bool conversion_kept = false;                  // nothing had changed, nothing was copied
+  std::string transport, transport_reason;       // by which it was read and why; empty: not known
 };
 
 struct Cycle {
@@ -88,7 +89,7 @@ struct Disk {
   bool tracking_doubted = false;
   std::optional<Root> root;
   std::string no_root;                      // why there is none, or no digest in it
-  std::optional<job::ImageUploaded> image;  // as which it came to the cloud last
+  std::optional<job::ImageUploaded> image;  // as which it came to the cloud, as it was copied last
   std::string delivered;                    // volume that the cloud made of it
   std::string name() const;                 // "Hard disk 1 (2000)"
 };

@@ -93,6 +93,8 @@ Json of(const DiskCopy& copy) {
   put(j, "change_id_before", copy.before);
   put(j, "change_id", copy.after);
   put(j, "strip", copy.strip);
+  put(j, "transport", copy.transport);
+  put(j, "transport_reason", copy.transport_reason);
   return j;
 }
 

@@ -116,7 +116,8 @@ std::string images(const Evidence& told) {
 
 std::string kind_of(const DiskCopy& copy) {
   if (copy.conversion_kept) return "nothing had changed";
-  return copy.full ? "everything" + soft(escaped(copy.reason)) : "what changed";
+  return (copy.full ? "everything" + soft(escaped(copy.reason)) : "what changed") +
+         (copy.transport.empty() ? "" : soft("by " + escaped(copy.transport)));
 }
 
 std::string points(const DiskCopy& copy) {
