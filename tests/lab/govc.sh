@@ -104,12 +104,18 @@ both() { # what a vCenter and a host have in common; $1 = the VM's path
     id=$(control /vms/web01 | sed -n 's/.*"snapshots":\[{"id":"\([^"]*\)".*/\1/p')
     control /vms/web01/frozen >/dev/null
     check "$profile: downloaded bytes" '' cmp "$dir/flat" "$dir/datastore-frozen/$id/2000.img"
+    check "$profile: export of a running VM's snapshot" 'web01-disk-0.vmdk' "$GOVC" export.ovf -f -vm "$vm" -snapshot second "$dir/export"
+    check "$profile: exported bytes" 'identical' qemu-img compare -f raw -F vmdk "$dir/datastore-frozen/$id/2000.img" "$dir/export/web01/web01-disk-0.vmdk"
+    check "$profile: exported second disk" 'identical' qemu-img compare -f raw -F vmdk "$dir/datastore-frozen/$id/2001.img" "$dir/export/web01/web01-disk-1.vmdk"
+    refuse "$profile: export of a running VM" 'cannot be performed in the current state' "$GOVC" export.ovf -f -vm "$vm" "$dir/export"
     check "$profile: remove all" '' "$GOVC" snapshot.remove -vm "$vm" '*'
     refuse "$profile: running disk is locked" '500' "$GOVC" datastore.download -ds LocalDS_0 web01/web01-flat.vmdk "$dir/flat"
     check "$profile: power off" 'OK' "$GOVC" vm.power -off "$vm"
     check "$profile: is off" 'poweredOff' "$GOVC" vm.info "$vm"
     check "$profile: disk of a powered-off VM" '' "$GOVC" datastore.download -ds LocalDS_0 web01/web01-flat.vmdk "$dir/flat"
     check "$profile: its bytes" '' cmp "$dir/flat" "$dir/datastore/web01/web01-flat.vmdk"
+    check "$profile: export of a powered-off VM" 'OK' "$GOVC" export.ovf -f -vm "$vm" "$dir/export"
+    check "$profile: its exported bytes" 'identical' qemu-img compare -f raw -F vmdk "$dir/datastore/web01/web01-flat.vmdk" "$dir/export/web01/web01-disk-0.vmdk"
     check "$profile: power on" 'OK' "$GOVC" vm.power -on "$vm"
     check "$profile: shutdown" 'OK' "$GOVC" vm.power -s "$vm"
     check "$profile: wait for off" '' timeout 20 "$GOVC" object.collect -s "$vm" -runtime.powerState poweredOff

@@ -34,21 +34,27 @@ endfunction()
 
 set(lab_tests ${CMAKE_SOURCE_DIR}/tests/lab)
 vmferry_lab_test(NAME govc TIMEOUT 600 COST 40 COMMAND bash ${lab_tests}/govc.sh)
+vmferry_lab_test(NAME vddk_clients TIMEOUT 300 COST 20 COMMAND bash ${lab_tests}/vddk_clients.sh)
 vmferry_lab_test(NAME go TIMEOUT 900 COST 100 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}/lab
   COMMAND ${GO_PROGRAM} test -trimpath -buildvcs=false ./...)
 
 # Every python_NAME/test_FILE.py is a test lab.python_NAME.FILE, lab.python_NAME when FILE says the same again. The
 # long ones run in parts, whole classes each, and the longest start first, so that all cores are busy to the end.
-set(shards_of_python_openstack 2)
-set(shards_of_python_vcenter 2)
 set(shards_of_python_migration.safety 2)
+set(shards_of_python_migration.real_openstack 4) # the last two have what is not in every slice
 set(cost_of_python_migration.change_tracking 290)
 set(cost_of_python_migration.cycles 210)
+set(cost_of_python_migration.real_openstack 600)
 set(cost_of_python_migration.safety 200)
 set(cost_of_python_migration.resume 130)
+set(cost_of_python_migration.ways 150)
 set(cost_of_python_migration.verify 100)
 set(cost_of_python_migration.check 110)
+set(shards_of_python_migration.hotadd 2)
+set(cost_of_python_migration.hotadd 200)
+set(cost_of_python_migration.transports 280)
 set(cost_of_python_migration.brick 120)
+set(cost_of_python_migration.vddk 150)
 set(cost_of_python_migration.kills 90)
 set(cost_of_python_migration.reread 70)
 file(GLOB python_tests CONFIGURE_DEPENDS ${lab_tests}/python_*/test_*.py)
@@ -67,11 +73,11 @@ foreach(file IN LISTS python_tests)
   endif()
   if(shards_of_${name})
     foreach(shard RANGE 1 ${shards_of_${name}})
-      vmferry_lab_test(NAME ${name}.${shard} TIMEOUT 900 COST ${cost}
+      vmferry_lab_test(NAME ${name}.${shard} TIMEOUT 2400 COST ${cost}
         COMMAND ${test_python} ${lab_tests}/shard.py ${shard}/${shards_of_${name}} ${file})
     endforeach()
   else()
-    vmferry_lab_test(NAME ${name} TIMEOUT 1500 COST ${cost} COMMAND ${test_python} ${lab_tests}/shard.py 1/1 ${file})
+    vmferry_lab_test(NAME ${name} TIMEOUT 3000 COST ${cost} COMMAND ${test_python} ${lab_tests}/shard.py 1/1 ${file})
   endif()
 endforeach()
 
@@ -84,13 +90,16 @@ set(conversion_tests lab.python_migration.conversion lab.python_migration.libvir
 set_tests_properties(${conversion_tests} PROPERTIES LABELS conversion)
 set_property(TEST ${conversion_tests} APPEND PROPERTY ENVIRONMENT VMFERRY_ON_DEMAND=1)
 # The real OpenStack: minutes, and packages that only ./test --full openstack and --label openstack install.
-set(openstack_tests lab.python_real_openstack lab.python_migration.real_openstack)
+set(openstack_tests lab.python_migration.real_openstack.1 lab.python_migration.real_openstack.2
+    lab.python_migration.real_openstack.3 lab.python_migration.real_openstack.4 lab.python_real_openstack)
 vmferry_sliced_tests(openstack SLICES 6 BY_CASE TESTS ${openstack_tests})
 set_property(TEST ${openstack_tests} APPEND PROPERTY ENVIRONMENT VMFERRY_ON_DEMAND=1)
-# One after the other: each looks whether its cloud leaves network interfaces behind.
-set_tests_properties(${openstack_tests} PROPERTIES RESOURCE_LOCK real_openstack)
 # Without Nova's attaching: by os-brick, or by way of images. One of them a run.
 vmferry_sliced_tests(ways SLICES 2 BY_TEST TESTS lab.python_migration.brick lab.python_migration.images)
+# The ways to read disks, a whole suite each; some of them a run. What is common to all of them runs each time.
+vmferry_sliced_tests(transport SLICES 3 BY_TEST TESTS lab.python_migration.hotadd.1 lab.python_migration.hotadd.2
+                     lab.python_migration.ways lab.python_migration.vddk lab.vddk_clients)
+set_property(TEST contract.source lab.python_migration.transports APPEND PROPERTY LABELS transport)
 vmferry_sliced_tests(flags SLICES 4 BY_CASE TESTS lab.python_migration.flags)
 set_tests_properties(lab.python_migration.crash lab.python_migration.kills lab.python_migration.reread lab.python_migration.faults
                      ${conversion_tests} ${openstack_tests} PROPERTIES TIMEOUT 7200)

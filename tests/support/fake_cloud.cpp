@@ -90,9 +90,9 @@ const FakeCloud::FakeVolume& FakeCloud::known(const VolumeId& volume) const {
 std::map<VolumeId, FakeCloud::FakeVolume>::iterator FakeCloud::search(const target::Tag& tag) {
   auto found = volumes_.end();
   for (auto v = volumes_.begin(); v != volumes_.end(); ++v) {
-    if (v->second.vm != tag.vm.value || v->second.disk != tag.disk_object_id) continue;
+    if (v->second.vm != tag.vm.value || v->second.disk != to_string(tag.disk)) continue;
     if (found != volumes_.end())
-      throw Error(Fault::conflict, fmt::format("2 volumes are disk {} of {}: {} and {}", tag.disk_object_id,
+      throw Error(Fault::conflict, fmt::format("2 volumes are disk {} of {}: {} and {}", to_string(tag.disk),
                                                tag.vm_name, found->first.value, v->first.value));
     found = v;
   }
@@ -111,7 +111,7 @@ VolumeId FakeCloud::make(const target::Tag& tag, std::uint64_t bytes) {
   volume.file = directory_.path() / id.value;
   volume.bytes = (bytes / 65536 + 2) * 65536;  // larger than the disk, as whole GiB are
   volume.vm = tag.vm.value;
-  volume.disk = tag.disk_object_id;
+  volume.disk = to_string(tag.disk);
   const Fd fd(::open(volume.file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(volume.bytes)) != 0)
     throw std::runtime_error("cannot make " + volume.file.string());
@@ -119,10 +119,10 @@ VolumeId FakeCloud::make(const target::Tag& tag, std::uint64_t bytes) {
   return id;
 }
 
-std::optional<ServerId> FakeCloud::find_server(const JobId& job, const model::Vm& vm, std::stop_token) {
+std::optional<ServerId> FakeCloud::find_server(const JobId& job, const model::Vm&, std::stop_token) {
   std::scoped_lock lock(mutex_);
   for (const auto& [id, server] : servers_)
-    if (server.job == job.value && server.name == vm.name) return id;
+    if (server.job == job.value) return id;
   return std::nullopt;
 }
 
@@ -191,7 +191,8 @@ std::unique_ptr<target::Device> FakeCloud::attach(const target::Volume& volume, 
     const bool zero = volume.fresh && !mine.memory.contains(key::opened);
     device = std::make_unique<OpenVolume>(*this, volume.id, mine.file, mine.bytes, zero);
     mine.attached_to = us;
-    mine.memory[key::opened] = key::yes;
+    target::refuse_taken_away(volume, value(mine.memory, key::job));
+    mine.memory[key::opened] = value(mine.memory, key::job);
     ++mine.open;
   }
   note("attach", true);
@@ -249,31 +250,28 @@ target::Port FakeCloud::ensure_port(const JobId& job, const model::Nic& nic, con
   return result;
 }
 
-target::Launched FakeCloud::launch(const target::LaunchWish& wish, std::stop_token) {
+target::Launched FakeCloud::launch(const target::LaunchWish& wish, std::stop_token stop) {
   note("launch", false);
-  if (!launch_refusal.empty()) throw Error(Fault::quota, launch_refusal);
-  ServerId id;
-  {
+  std::optional<ServerId> id = find_server(wish.job, wish.vm, stop);
+  if (!id) {
+    if (silent_before_asking) throw Error(Fault::unavailable, "the cloud does not answer");
+    for (const VolumeId& volume : wish.volumes)
+      if (const std::string who = volumes().at(volume).attached_to; !who.empty())
+        throw Error(Fault::conflict, fmt::format("volume {} is still attached to {}", volume.value, who));
+    for (const PortId& port : wish.ports)
+      if (!ports().contains(port)) throw Error(Fault::not_found, fmt::format("there is no port {}", port.value));
+    if (wish.before_asking) wish.before_asking();
+    if (!launch_refusal.empty()) throw Error(Fault::quota, launch_refusal);
     std::scoped_lock lock(mutex_);
-    const auto found = std::find_if(servers_.begin(), servers_.end(), [&](const auto& server) {
-      return server.second.job == wish.job.value && server.second.name == wish.vm.name;
-    });
-    if (found != servers_.end()) {
-      id = found->first;
-    } else {
-      for (const VolumeId& volume : wish.volumes)
-        if (const std::string& who = known(volume).attached_to; !who.empty())
-          throw Error(Fault::conflict, fmt::format("volume {} is still attached to {}", volume.value, who));
-      for (const PortId& port : wish.ports)
-        if (!ports_.contains(port)) throw Error(Fault::not_found, fmt::format("there is no port {}", port.value));
-      id = ServerId{fmt::format("server-{}", next_++)};
-      for (const VolumeId& volume : wish.volumes) known(volume).attached_to = id.value;
-      servers_.emplace(
-          id, FakeServer{wish.job.value, wish.vm.name, wish.flavor, wish.availability_zone, wish.volumes, wish.ports});
-    }
+    id = ServerId{fmt::format("server-{}", next_++)};
+    for (const VolumeId& volume : wish.volumes) known(volume).attached_to = id->value;
+    servers_.emplace(
+        *id, FakeServer{wish.job.value, wish.vm.name, wish.flavor, wish.availability_zone, wish.volumes, wish.ports});
   }
+  if (while_it_starts) while_it_starts(*id);
+  if (!servers().contains(*id)) throw Error(Fault::conflict, fmt::format("server {} was deleted", id->value));
   note("launch", true);
-  return {id, "ACTIVE"};
+  return {*id, "ACTIVE"};
 }
 
 void FakeCloud::discard(const VolumeId& volume, const JobId& job, std::stop_token) {

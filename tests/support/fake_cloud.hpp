@@ -44,7 +44,9 @@ class FakeCloud final : public target::Cloud {
   // died or refused, after = lost reply.
   std::function<void(const std::string& call, bool acted)> around;
   // What check_settings() says; empty = nothing to say.
-  std::string launch_refusal;  // Error(quota) from launch() before anything is made
+  std::string launch_refusal;         // Error(quota) when the server is asked for; nothing is made
+  bool silent_before_asking = false;  // Error(unavailable) from launch() before that
+  std::function<void(const ServerId&)> while_it_starts;
   std::string settings_problem;
 
   std::string describe() const override { return "fake cloud"; }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <stdexcept>
 
 namespace vmferry::support {
@@ -129,7 +130,15 @@ class TlsServer::Connection {
   ~Connection() { SSL_free(ssl_); }
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
-  bool shake_hands() { return ssl_ == nullptr || SSL_accept(ssl_) == 1; }
+  bool shake_hands() {
+    if (ssl_ == nullptr || SSL_accept(ssl_) == 1) return true;
+    // What the client has sent already is taken off the line: closed over it, the socket would reset the connection,
+    // and the alert might be lost.
+    ::shutdown(fd_, SHUT_WR);
+    std::array<char, 4096> rest;
+    while (::recv(fd_, rest.data(), rest.size(), 0) > 0) continue;
+    return false;
+  }
   long read(char* buffer, std::size_t size) {
     return ssl_ != nullptr ? SSL_read(ssl_, buffer, static_cast<int>(size)) : ::recv(fd_, buffer, size, 0);
   }

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <iostream>
 #include <map>
 #include <memory>
 #include <string>
@@ -19,12 +21,20 @@ namespace vmferry::support {
 // Ends the labs when the program does.
 class VsphereLabs final : public testing::Environment {
  public:
-  // "vcenter" or "esxi".
+  // "vcenter", "esxi", or "ways": a vCenter whose machine writes nothing by itself, with two proxies in whose guests
+  // disks appear as devices.
   static Lab& get(const std::string& profile) {
     std::unique_ptr<Lab>& lab = labs()[profile];
     if (!lab) {
-      std::vector<std::string> args{"--devices", "file", "--writer-rate", "2"};
+      std::vector<std::string> args{"--devices", "file", "--writer-rate", "2", "--disks", "48M,33M+1s"};
       if (profile == "esxi") args.emplace_back("--esxi");
+      if (profile == "ways") {
+        args = {"--proxies", "2", "--writer-rate", "0", "--disks", "16M"};
+        // As the lab decides by itself.
+        if (geteuid() != 0 || access("/dev/loop-control", R_OK | W_OK) != 0)
+          std::cerr << "attached disks are plain files, not devices: no loop devices here ("
+                    << (geteuid() != 0 ? "not root" : "/dev/loop-control cannot be opened") << ")\n";
+      }
       lab = std::make_unique<Lab>(args);
     }
     return *lab;
@@ -44,8 +54,9 @@ class VsphereLabTest : public testing::TestWithParam<std::string> {
   void SetUp() override {
     lab_ = &VsphereLabs::get(GetParam());
     control("DELETE", "/faults");
-    control("POST", "/settings",
-            R"({"task_delay_ms":0,"page_areas":100,"idle_timeout_s":0,"quiesce_fails":false,"tools":"running"})");
+    control(
+        "POST", "/settings",
+        R"({"task_delay_ms":0,"page_areas":100,"idle_timeout_s":0,"quiesce_fails":false,"tools":"running","export_timeout_s":300})");
     control("POST", "/vms/web01/power", R"({"state":"on"})");
     control("POST", "/vms/web01/wrong-answers", R"({"mode":"off"})");
     control("DELETE", "/calls");

@@ -119,6 +119,19 @@ class SelectTests(unittest.TestCase):
         self.assertIn("faults: left out", words)
         self.assertEqual(24, len(self.select(USUAL + CRASH + FAULTS, "--seed", "1", "--full", "all")[1]))
 
+    def test_of_two_suites(self):
+        """A test that each run has, and that belongs to a longer suite, too."""
+        both = test("contract.both", "contract")
+        both["properties"][0]["value"].append("crash")
+        for seed in range(20):
+            chosen = self.select(USUAL + CRASH + [both], "--seed", str(seed))[1]
+            self.assertIn("contract.both", chosen)
+            self.assertEqual(3, sum(name.startswith("crash.") for name in chosen))
+        code, chosen, words = self.select(USUAL + CRASH + [both], "--seed", "1", "--full", "crash")
+        self.assertEqual((0, 21), (code, len(chosen)))
+        self.assertIn("contract: 1 of 2 tests; the rest runs with ./test", words)
+        self.assertIn("lab: left out", words)
+
     def test_large_packages_only_when_asked(self):
         cloud = [test("cloud", "cloud", VMFERRY_SLICES=4, VMFERRY_ON_DEMAND=1)]
         code, chosen, words = self.select(USUAL + cloud, "--seed", "1")

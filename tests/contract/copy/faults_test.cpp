@@ -9,8 +9,11 @@
 #include <thread>
 
 #include "support/fake_clock.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::copy::test {
+
+using support::thrown;
 
 namespace {
 
@@ -30,17 +33,6 @@ Tuning full() {
   Tuning tuning;
   tuning.whole_disk = true;
   return tuning;
-}
-
-// Runs it and gives the Error it must throw.
-Error failure_of(const std::function<void()>& act) {
-  try {
-    act();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "no Error was thrown";
-  return Error(Fault::bug, "none");
 }
 
 // An eval server over a file, whose pread is a shell fragment with $1=handle $2=count $3=offset.
@@ -186,13 +178,66 @@ TEST_F(CopyFaults, BadSectorIsNamedAfterAllAttempts) {
   Tuning tuning = full();
   tuning.attempts = 5;
   const auto list = work(whole(size));
-  const Error error = failure_of([&] { run(source, target, *list, tuning, heard_, fast_clock_, log_, {}); });
+  const Error error = thrown([&] { run(source, target, *list, tuning, heard_, fast_clock_, log_, {}); });
   EXPECT_EQ(error.fault(), Fault::unavailable);
   EXPECT_NE(std::string(error.what()).find("5242880"), std::string::npos) << error.what();
   EXPECT_NE(std::string(error.what()).find("5 times"), std::string::npos) << error.what();
   EXPECT_GE(source.connects, 5);
-  // A connection that was under way already may serve the first of the new attempts; the others are waited for.
-  EXPECT_GE(fast_clock_.sleeps().size(), 2u) << "no back-off";
+  // A connection that was under way already serves none of the new attempts: all of them are waited for.
+  EXPECT_GE(fast_clock_.sleeps().size(), 4u) << "no back-off";
+}
+
+// All connections fail for a while and can be opened all the time, as of an nbdkit whose vCenter is restarted. It must
+// not use up its attempts at once.
+TEST_F(CopyFaults, AnOutageIsWaitedOutOnEachConnection) {
+  const std::uint64_t size = 64 * mib;
+  put(source_file(), random_bytes(size, 1));
+  const std::filesystem::path storm = folder_.path() / "storm";
+  nbdkit::Recipe recipe = file_recipe(source_file());
+  recipe.filters = {"error", "delay"};
+  recipe.parameters.insert(
+      recipe.parameters.end(),
+      {{"error", "EIO"}, {"error-pread-rate", "100%"}, {"error-file", storm.string()}, {"delay-read", "100ms"}});
+  ServedSource source(recipe, size);
+  FileTarget target(target_file(), size, true);
+  Tuning tuning = full();
+  tuning.request = 256 * kib;
+  tuning.attempts = 7;  // 0.5 s, 1 s, 2 s... between them; without a wait seven are used up as soon as one
+  std::atomic<bool> begun{false};
+  std::jthread weather;
+  heard_.hook = [&](std::uint64_t done) {
+    if (done == 0 || begun.exchange(true)) return;
+    put(storm, random_bytes(1, 1));
+    weather = std::jthread([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+      std::filesystem::remove(storm);
+    });
+  };
+  const auto list = work(whole(size));
+  const Report report = run(source, target, *list, tuning, heard_, clock_, log_, {});
+  EXPECT_TRUE(begun);
+  EXPECT_GT(report.retries, 0U);
+  EXPECT_EQ(difference(target.content(), get(source_file(), 0, size)), std::nullopt);
+}
+
+// A server that neither answers nor ends, as of a host that lost its power.
+TEST_F(CopyFaults, AServerThatHangsIsGivenUp) {
+  const std::uint64_t size = 16 * mib;
+  put(source_file(), random_bytes(size, 1));
+  const std::string marker = (folder_.path() / "hung").string();
+  ServedSource source(eval(size, "if [ $4 -eq 5242880 ] && ! [ -e " + marker + " ]; then touch " + marker +
+                                     "; exec sleep 600; fi; " + dd(source_file())),
+                      size);
+  FileTarget target(target_file(), size, true);
+  Tuning tuning = full();
+  tuning.silence = std::chrono::seconds(8);
+  const auto list = work(whole(size));
+  const auto began = std::chrono::steady_clock::now();
+  const Report report = run(source, target, *list, tuning, heard_, clock_, log_, {});
+  EXPECT_TRUE(std::filesystem::exists(marker));
+  EXPECT_GT(report.retries, 0U);
+  EXPECT_GE(std::chrono::steady_clock::now() - began, tuning.silence);
+  EXPECT_EQ(difference(target.content(), get(source_file(), 0, size)), std::nullopt);
 }
 
 TEST_F(CopyFaults, ServerKilledInMidReadIsStartedAgain) {
@@ -223,7 +268,7 @@ TEST_F(CopyFaults, NoConnectionAtAll) {
   Tuning tuning;
   tuning.attempts = 4;
   const auto list = work(whole(mib));
-  const Error error = failure_of([&] { run(source, target, *list, tuning, heard_, fast_clock_, log_, {}); });
+  const Error error = thrown([&] { run(source, target, *list, tuning, heard_, fast_clock_, log_, {}); });
   EXPECT_EQ(error.fault(), Fault::unavailable);
   EXPECT_NE(std::string(error.what()).find("4 attempts"), std::string::npos) << error.what();
   EXPECT_NE(std::string(error.what()).find("takes no more connections"), std::string::npos) << error.what();
@@ -237,7 +282,7 @@ TEST_F(CopyFaults, ServerThatShowsASmallerDisk) {
   ServedSource source(file_recipe(source_file()), 2 * mib);
   FileTarget target(target_file(), 2 * mib, true);
   const auto list = work(whole(2 * mib));
-  EXPECT_EQ(failure_of([&] { run(source, target, *list, full(), heard_, clock_, log_, {}); }).fault(), Fault::data);
+  EXPECT_EQ(thrown([&] { run(source, target, *list, full(), heard_, clock_, log_, {}); }).fault(), Fault::data);
 }
 
 TEST_F(CopyFaults, TargetTooSmall) {
@@ -245,7 +290,7 @@ TEST_F(CopyFaults, TargetTooSmall) {
   ServedSource source(file_recipe(source_file()), 2 * mib);
   FileTarget target(target_file(), mib, true);
   const auto list = work(whole(2 * mib));
-  EXPECT_EQ(failure_of([&] { run(source, target, *list, full(), heard_, clock_, log_, {}); }).fault(), Fault::conflict);
+  EXPECT_EQ(thrown([&] { run(source, target, *list, full(), heard_, clock_, log_, {}); }).fault(), Fault::conflict);
   EXPECT_EQ(source.connects, 0);
 }
 
@@ -292,7 +337,7 @@ TEST_F(CopyFaults, AFailureOfTheWorkReachesTheCaller) {
   pieces.before = [](std::size_t at, std::stop_token) {
     if (at == 1) throw Error(Fault::data, "the areas are gone");
   };
-  const Error error = failure_of([&] { run(source, target, pieces, Tuning(), heard_, clock_, log_, {}); });
+  const Error error = thrown([&] { run(source, target, pieces, Tuning(), heard_, clock_, log_, {}); });
   EXPECT_EQ(error.fault(), Fault::data);
   EXPECT_STREQ(error.what(), "the areas are gone");
   EXPECT_TRUE(source.server_alive());
@@ -306,7 +351,7 @@ TEST_F(CopyFaults, WriteFailureOnASwappedDeviceSaysSo) {
   target.use(Fd(open("/dev/full", O_RDWR | O_CLOEXEC)));
   Pieces pieces({{{0, size}}});
   pieces.before = [&](std::size_t, std::stop_token) { target.swapped = true; };
-  const Error error = failure_of([&] { run(source, target, pieces, Tuning(), heard_, clock_, log_, {}); });
+  const Error error = thrown([&] { run(source, target, pieces, Tuning(), heard_, clock_, log_, {}); });
   EXPECT_EQ(error.fault(), Fault::conflict);
   EXPECT_STREQ(error.what(), "the device was swapped");
 }
@@ -319,8 +364,7 @@ TEST_F(CopyFaults, DeviceSwappedAtTheVeryEndIsNotDone) {
   pieces.before = [&](std::size_t at, std::stop_token) {
     if (at == 1) target.swapped = true;
   };
-  EXPECT_EQ(failure_of([&] { run(source, target, pieces, Tuning(), heard_, clock_, log_, {}); }).fault(),
-            Fault::conflict);
+  EXPECT_EQ(thrown([&] { run(source, target, pieces, Tuning(), heard_, clock_, log_, {}); }).fault(), Fault::conflict);
 }
 
 TEST_F(CopyFaults, FullDiskIsNamed) {
@@ -330,7 +374,7 @@ TEST_F(CopyFaults, FullDiskIsNamed) {
   FileTarget target(target_file(), size, true);
   target.use(Fd(open("/dev/full", O_RDWR | O_CLOEXEC)));
   const auto list = work(whole(size));
-  const Error error = failure_of([&] { run(source, target, *list, Tuning(), heard_, clock_, log_, {}); });
+  const Error error = thrown([&] { run(source, target, *list, Tuning(), heard_, clock_, log_, {}); });
   EXPECT_EQ(error.fault(), Fault::quota);
   EXPECT_NE(std::string(error.what()).find("disk is full"), std::string::npos) << error.what();
   EXPECT_NE(std::string(error.what()).find(target_file().string()), std::string::npos) << error.what();
@@ -352,7 +396,7 @@ TEST_F(CopyFaults, ShortWriteIsResumedThenRefused) {
   Tuning tuning;
   tuning.connections = 1;
   const auto list = work(whole(size));
-  const Error error = failure_of([&] { run(source, target, *list, tuning, heard_, clock_, log_, {}); });
+  const Error error = thrown([&] { run(source, target, *list, tuning, heard_, clock_, log_, {}); });
   setrlimit(RLIMIT_FSIZE, &before);
   signal(SIGXFSZ, SIG_DFL);
   EXPECT_EQ(error.fault(), Fault::quota);
@@ -368,7 +412,7 @@ TEST_F(CopyFaults, ATargetThatRefusesPositionedWrites) {
   const Fd other(pair[1]);
   target.use(Fd(pair[0]));
   const auto list = work(whole(mib));
-  const Error error = failure_of([&] { run(source, target, *list, Tuning(), heard_, clock_, log_, {}); });
+  const Error error = thrown([&] { run(source, target, *list, Tuning(), heard_, clock_, log_, {}); });
   EXPECT_EQ(error.fault(), Fault::unavailable) << error.what();  // ESPIPE, named and not retried
 }
 

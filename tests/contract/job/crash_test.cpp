@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <random>
 
+#include "support/thrown.hpp"
+#include "target/memory_keys.hpp"
 #include "world.hpp"
 
 namespace vmferry::job {
@@ -103,6 +105,57 @@ TEST(Journey, VerifyFindsDamageAndRepairsJustThat) {
   EXPECT_THROW(world.verify(false), Error) << "the server has the volumes";
 }
 
+TEST(Journey, DamageIsKnownAlsoWhenTheCloudCannotBeTold) {
+  World world;
+  world.run(false);
+  world.cloud.scribble(world.volume(world.machine.keys().front()));
+  const auto hook = world.cloud.around;
+  world.cloud.around = [&](const std::string& call, bool acted) {
+    if (call == "remember") throw Error(Fault::unavailable, "the cloud is away");
+    hook(call, acted);
+  };
+  EXPECT_EQ(support::thrown([&] { world.verify(false); }).fault(), Fault::data);
+  world.cloud.around = hook;
+  job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
+  world.run(true);
+  expect_arrived(world);
+}
+
+// Its volume says nothing of a base while it is mended, and nothing is left to mend when that breaks off.
+TEST(Journey, ADiskThatIsBeingMendedIsNotTakenForAnotherHosts) {
+  World world;
+  world.run(false);
+  world.cloud.scribble(world.volume(world.machine.keys().front()));
+  EXPECT_EQ(support::thrown([&] { world.verify(false); }).fault(), Fault::data);
+  job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
+  const model::DiskKey key = world.machine.keys().front();
+  const auto left_to_mend = [&] { return fold(world.journal->facts()).disks.at(key).rewritten; };
+  EXPECT_FALSE(left_to_mend().empty());
+  world.journal->refuse = [&](const Body& body) {
+    const auto* copied = std::get_if<DiskCopied>(&body);
+    if (copied && copied->disk == key) throw Error(Fault::unavailable, "the storage is away");
+  };
+  EXPECT_THROW(world.run(false), Error);
+  // Whether a copy this short makes a checkpoint of what it mends is luck; this is the one that it would have made.
+  const SnapshotTaken snapshot = *fold(world.journal->facts()).cycles.back().snapshot;
+  const auto frozen = std::find_if(snapshot.disks.begin(), snapshot.disks.end(),
+                                   [&](const FrozenDiskFact& disk) { return disk.disk == key; });
+  ASSERT_NE(frozen, snapshot.disks.end());
+  const RangeSet mended = left_to_mend();
+  world.journal->append(DiskProgressed{
+      key, snapshot.snapshot, frozen->change_id, frozen->capacity, {mended.ranges().begin(), mended.ranges().end()}});
+  job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
+  EXPECT_TRUE(left_to_mend().empty()) << "what is mended is noted";
+  world.journal->refuse = [](const Body&) {};
+  world.run(false);
+  const std::vector<Fact> facts = world.journal->facts();
+  EXPECT_EQ(std::count_if(facts.begin(), facts.end(),
+                          [](const Fact& fact) { return std::holds_alternative<VolumeAllocated>(fact.body); }),
+            2);
+  world.expect_equal_to_last_snapshot();
+  world.verify(false);
+}
+
 TEST(Journey, ACutoverThatVerifiesDoesNotStartFromDamage) {
   World world;
   world.run(false);
@@ -162,6 +215,38 @@ TEST(Journey, ACopyThatFailsAgainAndAgainGoesOnFromNewSnapshots) {
     world.expect_equal_to_last_snapshot();
     world.expect_nothing_left();
     if (HasFailure()) return;
+  }
+}
+
+// In a first copy, in a delta on a good one, and when the volumes cannot be told: what was read beside the delta, to
+// audit it, is wrong as well.
+TEST(Journey, NothingBuildsOnBytesThatMayBeAnotherDisks) {
+  for (const std::string which : {"first", "delta", "unnoted"}) {
+    SCOPED_TRACE(which);
+    World world;
+    world.checkpoints = true;
+    world.audit = 1;
+    if (which != "first") world.run(false);
+    world.machine.serves_another_disk = true;
+    const auto hook = world.cloud.around;
+    if (which == "unnoted")
+      world.cloud.around = [&](const std::string& call, bool acted) {
+        if (call == "remember") throw Error(Fault::unavailable, "the cloud is away");
+        hook(call, acted);
+      };
+    EXPECT_THROW(world.run(false), copy::BytesInDoubt);
+    world.cloud.around = hook;
+    world.machine.serves_another_disk = false;
+    job::release(world.parts(), *world.journal, world.observer, std::chrono::seconds(10));
+    // The other disk's copy may not have begun.
+    const auto volumes = world.cloud.volumes();
+    EXPECT_EQ(std::all_of(volumes.begin(), volumes.end(),
+                          [](const auto& one) { return one.second.memory.contains(target::memory_key::complete); }),
+              which == "unnoted");
+    world.run(false);
+    EXPECT_EQ(world.observer.said_going_on, 0);
+    world.expect_equal_to_last_snapshot();
+    world.expect_nothing_left();
   }
 }
 
@@ -226,13 +311,14 @@ TEST(Journey, WhatIsKeptOfAVolumeThatAnotherHostWroteToIsForgotten) {
   world.expect_equal_to_last_snapshot();
 }
 
-// Events before the server's creation was asked for.
-int before_launch(const World& world) {
-  for (std::size_t i = 0; i < world.events.size(); ++i)
-    if (world.events[i] == "before launch") return static_cast<int>(i);
-  ADD_FAILURE() << "no server was made";
-  return 0;
+// How many events came before this one.
+int events_before(const World& world, const std::string& event) {
+  const auto found = std::find(world.events.begin(), world.events.end(), event);
+  EXPECT_NE(found, world.events.end()) << event;
+  return static_cast<int>(found - world.events.begin());
 }
+int before_launch(const World& world) { return events_before(world, "before launch"); }
+int after_launch(const World& world) { return events_before(world, "after launch"); }
 
 TEST(Journey, AMachinePoweredOnAgainIsCopiedOnceMore) {
   World counting;
@@ -263,6 +349,60 @@ TEST(Journey, AMachineThatRanUnseenBetweenTwoCutoversIsCopiedOnceMore) {
   expect_arrived(world);
 }
 
+TEST(Journey, AMachineThatRanUnseenBeforeItsServerWasMadeIsCopiedOnceMore) {
+  for (const bool answers : {true, false})
+    for (const char* moment : {"fact GuestConverted", "fact DiskDetached"}) {
+      SCOPED_TRACE(fmt::format("{}, {}", moment, answers ? "asked without a snapshot" : "by a snapshot"));
+      World world;
+      world.machine.answers_without_snapshot = answers;
+      world.run(false);
+      bool ran = false;
+      world.journal->around = [&](const std::string& call, bool acted) {
+        const std::vector<Fact> facts = acted ? world.journal->facts() : std::vector<Fact>{};
+        if (ran || call != moment || !fold(facts).converted) return;
+        ran = true;
+        world.machine.run_unseen();
+      };
+      EXPECT_THROW(world.run(true), Error);
+      EXPECT_TRUE(ran);
+      EXPECT_TRUE(world.cloud.servers().empty());
+      world.run(true);
+      expect_arrived(world);
+    }
+}
+
+TEST(Journey, AMachineWhoseHistoryIsLostAfterItsLastCopyIsCopiedOnceMore) {
+  World world;
+  world.journal->around = [&](const std::string& call, bool acted) {
+    if (call == "fact GuestConverted" && acted) world.machine.reset_tracking();
+  };
+  EXPECT_THROW(world.run(true), Error);
+  EXPECT_TRUE(world.cloud.servers().empty());
+  world.journal->around = [](const std::string&, bool) {};
+  world.run(true);
+  expect_arrived(world);
+}
+
+TEST(Journey, AHostThatAnswersOnlyAboutSnapshotsIsAskedAboutOne) {
+  World world;
+  world.machine.answers_without_snapshot = false;
+  world.run(true);
+  expect_arrived(world);
+}
+
+TEST(Journey, WhatTheSourceDoesAfterItsServerWasMadeStopsNothing) {
+  World counting;
+  counting.run(true);
+  World world;
+  world.dies_at = after_launch(counting);
+  EXPECT_THROW(world.run(true), Died);
+  const auto moved = world.converted();
+  world.machine.run_unseen();
+  world.run(true);
+  world.expect_equal(moved);
+  EXPECT_EQ(world.cloud.servers().size(), 1u);
+}
+
 TEST(Journey, NothingBuildsOnAVolumeThatAServerHad) {
   World world;
   world.run(true);
@@ -284,7 +424,7 @@ TEST(Journey, AServerDeletedBeforeTheJobKnewOfItIsNoBaseEither) {
   World counting;
   counting.run(true);
   World world;
-  world.dies_at = before_launch(counting) + 1;
+  world.dies_at = after_launch(counting);
   EXPECT_THROW(world.run(true), Died);
   EXPECT_EQ(world.events.back(), "after launch");
   world.cloud.delete_server(world.cloud.servers().begin()->first);
@@ -296,7 +436,7 @@ TEST(Journey, AServerDeletedBeforeTheJobKnewOfItIsNoBaseEither) {
 TEST(Journey, AChangedMappingLeavesNoPortBehind) {
   World counting;
   counting.run(true);
-  const int points = before_launch(counting) + 1;
+  const int points = after_launch(counting);
   const Slice slice(points);
   for (int at = slice.first; at < points; at += slice.stride) {
     World world;
@@ -416,7 +556,7 @@ TEST(Journey, AConversionIsRepeatedWhenTheMachineRanInBetween) {
 TEST(Journey, AbortAfterDeathInACutoverLeavesNothing) {
   World counting;
   counting.run(true);
-  const int points = before_launch(counting) + 1;
+  const int points = after_launch(counting);
   const Slice slice(points);
   for (int at = slice.first; at < points; at += slice.stride) {
     World world;

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "base/error.hpp"
@@ -10,17 +11,75 @@
 
 namespace vmferry::job {
 
+namespace {
+
+class Doubtful final : public copy::Source {
+ public:
+  explicit Doubtful(std::unique_ptr<copy::Source> inner) : inner_(std::move(inner)) {}
+  std::uint64_t bytes() const override { return inner_->bytes(); }
+  std::unique_ptr<nbd::Handle> connect(std::stop_token stop) override { return inner_->connect(std::move(stop)); }
+  void check(std::stop_token) override { throw copy::BytesInDoubt("the file was replaced"); }
+
+ private:
+  std::unique_ptr<copy::Source> inner_;
+};
+
+class Watched final : public copy::Source {
+ public:
+  Watched(std::unique_ptr<copy::Source> inner, std::function<void()> on_check)
+      : inner_(std::move(inner)), on_check_(std::move(on_check)) {}
+  std::uint64_t bytes() const override { return inner_->bytes(); }
+  std::unique_ptr<nbd::Handle> connect(std::stop_token stop) override { return inner_->connect(std::move(stop)); }
+  void check(std::stop_token) override { on_check_(); }
+
+ private:
+  std::unique_ptr<copy::Source> inner_;
+  std::function<void()> on_check_;
+};
+
+class EndsMidway final : public copy::Work {
+ public:
+  explicit EndsMidway(std::unique_ptr<copy::Work> inner) : inner_(std::move(inner)) {}
+  std::optional<std::vector<ByteRange>> next(std::stop_token stop) override {
+    if (std::exchange(begun_, true)) throw source::HistoryLost("the tracking file is damaged");
+    return inner_->next(std::move(stop));
+  }
+  std::optional<std::uint64_t> total() const override { return inner_->total(); }
+
+ private:
+  std::unique_ptr<copy::Work> inner_;
+  bool begun_ = false;
+};
+
+}  // namespace
+
 FakeMachine::FakeMachine() {
   // Odd sizes: neither is a whole number of blocks.
-  for (const auto& [key, size] : std::map<int, std::size_t>{{2000, 5 * block + 512}, {2001, 3 * block + 1024}}) {
-    Disk disk;
-    disk.bytes.resize(size);
-    for (std::size_t i = 0; i < size; i += 3) disk.bytes[i] = static_cast<char>(random_());
-    // A hole, so that zeroes are part of every copy.
-    for (std::size_t i = block; i < 2 * block; ++i) disk.bytes[i] = 0;
-    disk.epochs.assign((size + block - 1) / block, 1);
-    disks_[model::DiskKey{key}] = disk;
-  }
+  add_disk(model::DiskKey{2000}, 5 * block + 512);
+  add_disk(model::DiskKey{2001}, 3 * block + 1024);
+}
+
+void FakeMachine::add_disk(model::DiskKey key, std::size_t bytes) {
+  Disk disk;
+  disk.bytes.resize(bytes);
+  for (std::size_t i = 0; i < bytes; i += 3) disk.bytes[i] = static_cast<char>(random_());
+  // A hole, so that zeroes are part of every copy.
+  for (std::size_t i = block; i < 2 * block; ++i) disk.bytes[i] = 0;
+  disk.epochs.assign((bytes + block - 1) / block, epoch_);
+  disks_[key] = disk;
+}
+
+void FakeMachine::grow(model::DiskKey key, std::size_t bytes) {
+  Disk& disk = disks_.at(key);
+  disk.before_growth = disk.bytes.size() / block * block;
+  for (std::size_t i = disk.bytes.size(); i < bytes; ++i) disk.bytes.push_back(static_cast<char>(random_()));
+  disk.epochs.resize((bytes + block - 1) / block, epoch_);
+}
+
+void FakeMachine::put_back(model::DiskKey key, const std::string& bytes) {
+  Disk& disk = disks_.at(key);
+  disk.bytes = bytes;
+  std::fill(disk.epochs.begin(), disk.epochs.end(), epoch_);
 }
 
 std::vector<model::DiskKey> FakeMachine::keys() const {
@@ -44,7 +103,7 @@ model::Vm FakeMachine::describe(std::stop_token) {
   guest_writes();
   model::Vm vm;
   vm.id = model::VmId{"vm-1"};
-  vm.name = "web01";
+  vm.name = name;
   vm.power = on_ ? model::Power::on : model::Power::off;
   vm.tools_running = tools_running;
   vm.tracking_supported = vm.tracking_enabled = true;
@@ -52,7 +111,6 @@ model::Vm FakeMachine::describe(std::stop_token) {
     model::Disk d;
     d.key = key;
     d.label = fmt::format("Hard disk {}", key.value - 1999);
-    d.object_id = fmt::format("1-{}", key.value);
     d.capacity = disk.bytes.size();
     vm.disks.push_back(d);
   }
@@ -119,8 +177,11 @@ std::unique_ptr<copy::Source> FakeMachine::serve(const source::Point& point, mod
                                                  std::stop_token stop) {
   const std::string& bytes = snapshots_.at(point.snapshot).disks.at(disk).bytes;
   const auto file = directory_.path() / fmt::format("{}-{}", point.snapshot.value, disk.value);
-  std::ofstream(file, std::ios::binary) << bytes;
-  return serve_file(runner_, file, directory_.path(), log_, stop);
+  std::ofstream(file, std::ios::binary) << (serves_another_disk ? std::string(bytes.size(), 'x') : bytes);
+  if (serves_another_disk) return std::make_unique<Doubtful>(serve_file(runner_, file, directory_.path(), log_, stop));
+  auto served = serve_file(runner_, file, directory_.path(), log_, stop);
+  if (on_check) return std::make_unique<Watched>(std::move(served), on_check);
+  return served;
 }
 
 std::unique_ptr<copy::Work> FakeMachine::changed(const source::Point& point, model::DiskKey key,
@@ -129,9 +190,20 @@ std::unique_ptr<copy::Work> FakeMachine::changed(const source::Point& point, mod
   const Disk& disk = frozen.disks.at(key);
   if (since && since->uuid != frozen.uuid) throw source::HistoryLost("another uuid");
   RangeSet ranges;
-  for (std::size_t i = 0; i < disk.epochs.size(); ++i)
+  if (since && hides_changes) return copy::work(ranges);
+  for (std::size_t i = 0; i < disk.epochs.size(); ++i) {
+    if (forgets_growth && disk.before_growth != 0 && i * block >= disk.before_growth) break;
     if (!since || disk.epochs[i] > std::stoi(since->number)) ranges.add({i * block, block});
-  return copy::work(ranges.aligned(512, disk.bytes.size()));
+  }
+  auto work = copy::work(ranges.aligned(512, disk.bytes.size()));
+  if (since && loses_history_midway) return std::make_unique<EndsMidway>(std::move(work));
+  return work;
+}
+
+bool FakeMachine::written_since(const model::Disk& disk, const model::ChangeId& since, std::stop_token) {
+  if (on_ || !answers_without_snapshot || since.uuid != uuid_) throw source::HistoryLost("not without a snapshot");
+  const std::vector<int>& epochs = disks_.at(disk.key).epochs;
+  return std::any_of(epochs.begin(), epochs.end(), [&](int epoch) { return epoch > std::stoi(since.number); });
 }
 
 void FakeMachine::power_off(source::Stop, std::chrono::seconds, std::stop_token) {

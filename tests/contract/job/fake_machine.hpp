@@ -22,6 +22,12 @@ class FakeMachine final : public source::Machine {
   std::function<void(const std::string& call, bool acted)> around = [](const std::string&, bool) {};
 
   bool tools_running = true;
+  std::string name = "web01";        // whoever runs vSphere may change it at any time
+  bool serves_another_disk = false;  // and says so only when all of it was read
+  // How change tracking may be wrong: nothing has changed, an old growth is not allocated, the history ends in an
+  // answer.
+  bool hides_changes = false, forgets_growth = false, loses_history_midway = false;
+  std::function<void()> on_check;  // of a served disk. May throw
 
   FakeMachine();
 
@@ -34,6 +40,7 @@ class FakeMachine final : public source::Machine {
   std::unique_ptr<copy::Source> serve(const source::Point& point, model::DiskKey disk, std::stop_token stop) override;
   std::unique_ptr<copy::Work> changed(const source::Point& point, model::DiskKey disk,
                                       const std::optional<model::ChangeId>& since, std::stop_token stop) override;
+  bool written_since(const model::Disk& disk, const model::ChangeId& since, std::stop_token stop) override;
   void power_off(source::Stop how, std::chrono::seconds patience, std::stop_token stop) override;
 
   std::size_t snapshots() const { return snapshots_.size(); }
@@ -43,7 +50,18 @@ class FakeMachine final : public source::Machine {
   }
   bool on() const { return on_; }
   void power_on() { on_ = true; }
+  // Started, written to and shut down by somebody.
+  void run_unseen() {
+    on_ = true;
+    guest_writes();
+    on_ = false;
+  }
+  void add_disk(model::DiskKey key, std::size_t bytes);
+  bool answers_without_snapshot = true;
   void reset_tracking() { uuid_ += "x"; }
+  void grow(model::DiskKey key, std::size_t bytes);
+  // The guest writes what was there before.
+  void put_back(model::DiskKey key, const std::string& bytes);
   std::vector<model::DiskKey> keys() const;
 
  private:
@@ -51,6 +69,7 @@ class FakeMachine final : public source::Machine {
   struct Disk {
     std::string bytes;
     std::vector<int> epochs;  // when each block was last written
+    std::size_t before_growth = 0;
   };
   struct Frozen {
     source::Tag tag;

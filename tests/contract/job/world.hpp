@@ -49,7 +49,9 @@ class Silent final : public Observer {
 class MemoryJournal final : public Journal {
  public:
   std::function<void(const std::string& call, bool acted)> around = [](const std::string&, bool) {};
+  std::function<void(const Body& body)> refuse = [](const Body&) {};  // by throwing
   void append(const Body& body) override {
+    refuse(body);
     around(fmt::format("fact {}", name(body)), false);
     {
       std::scoped_lock lock(mutex_);
@@ -95,6 +97,7 @@ struct World {
   bool force_power_off = false;
   bool verified = false;
   bool checkpoints = false;
+  std::optional<double> audit;
   std::uint32_t request = 1024 * 1024;
 
   World() {
@@ -143,6 +146,7 @@ struct World {
     CopyOptions copy;
     copy.tuning.connections = 1;
     copy.verify = verified;
+    if (audit) copy.audit = *audit;
     // A checkpoint whenever the last one is done. How many there are depends on the time that things take.
     if (checkpoints) copy.tuning.checkpoint_after = std::chrono::milliseconds(0);
     const Itinerary itinerary = cut ? cutover(parts(), state, copy, options) : warm(parts(), state, copy);

@@ -176,6 +176,7 @@ class LimitedCopy : public SharedLimits {
 }  // namespace
 
 TEST_F(LimitedCopy, TakesNoMoreConnectionsThanThereAre) {
+  recipe_.parameters.back().second = "150ms";
   Limits limits(place());
   limits.set_esxi({3, 48 << 20});
   ServedSource source(recipe_, size);

@@ -1,6 +1,7 @@
 // What a conversion host is made of, against the lab's OpenStack: each thing once, whatever replies are lost.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "openstack/attachments.hpp"
@@ -13,34 +14,26 @@
 #include "openstack/security_groups.hpp"
 #include "openstack/servers.hpp"
 #include "support/lab.hpp"
+#include "support/openstack_lab.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::openstack {
 namespace {
 
 using nlohmann::json;
 using namespace std::chrono_literals;
+using support::has;
+using support::thrown;
 
 const std::string key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDY2KAh+dBMEDvzQv5z6ZkjPXKl9yHKJ0PHiHUUdv00q me@here";
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-template <class F>
-Error thrown(F f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(Fault::bug, "nothing");
-}
+constexpr std::chrono::seconds patience(120);
 
 // One lab for all tests of the suite; each leaves nothing behind.
 class HostResources : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     lab_ = new support::Lab({"--devices", "file", "--writer-rate", "0"});
-    lab_->control("openstack", "POST", "/settings", R"({"server_delay_ms":100})");
+    if (!lab_->real_openstack()) lab_->control("openstack", "POST", "/settings", R"({"server_delay_ms":100})");
   }
   static void TearDownTestSuite() {
     delete lab_;
@@ -49,20 +42,13 @@ class HostResources : public ::testing::Test {
   void SetUp() override {
     control("DELETE", "/faults");
     before_ = counts();
-    const CloudConfig config = load(
-        {{"OS_CLIENT_CONFIG_FILE", lab_->get("openstack.clouds_yaml")}, {"OS_CLOUD", lab_->get("openstack.cloud")}});
-    http::CurlOptions options;
-    options.trust = trust(config);
-    http::RetryPolicy policy;
-    policy.first_wait = 20ms;
-    auto carrier = http::retrying(http::curl(std::move(options), log_), policy, clock_, log_);
-    cloud_ = Cloud::open(load({{"OS_CLIENT_CONFIG_FILE", lab_->get("openstack.clouds_yaml")},
-                               {"OS_CLOUD", lab_->get("openstack.cloud")}}),
-                         std::move(carrier), clock_, log_, {});
+    cloud_ = support::open_cloud(*lab_, clock_, log_);
   }
   void TearDown() override {
     control("DELETE", "/faults");
     EXPECT_FALSE(before_.empty());
+    // A boot volume goes a moment after its server.
+    for (const auto end = clock_.mono() + 30s; counts() != before_ && clock_.mono() < end;) clock_.sleep(50ms, {});
     EXPECT_EQ(counts(), before_);
   }
   static json control(const std::string& method, const std::string& path, const json& body = nullptr) {
@@ -139,11 +125,13 @@ TEST_F(HostResources, ASecurityGroupAndItsRulesAreMadeOnce) {
     }
     const std::vector<SecurityRule> rules = ours().front().rules;
     EXPECT_EQ(rules.size(), 5u);
-    EXPECT_EQ(rules.back().from, "192.0.2.0/24");
-    EXPECT_EQ(rules.back().first_port, 22);
+    const auto narrow =
+        std::find_if(rules.begin(), rules.end(), [](const auto& rule) { return rule.from == "192.0.2.0/24"; });
+    ASSERT_NE(narrow, rules.end());
+    EXPECT_EQ(narrow->first_port, 22);
     lose("DELETE", "/security-group-rules/");
-    security_groups::remove_rule(network(), rules.back().id, {});
-    security_groups::remove_rule(network(), rules.back().id, {});
+    security_groups::remove_rule(network(), narrow->id, {});
+    security_groups::remove_rule(network(), narrow->id, {});
     EXPECT_EQ(ours().front().rules.size(), 4u);
     lose("PUT", "/security-groups/");
     security_groups::describe(network(), group.id, "other mark", {});
@@ -194,7 +182,7 @@ TEST_F(HostResources, AServerFromAnImageOnAVolumeThatGoesWithIt) {
   wish.ports = {ports::create(network(), {"p", "mark", lab_->get("openstack.network_id"), "", {}, {}}, {}).id};
   lose("POST", "/servers$");
   const Server server = servers::create(compute(), wish, {});
-  servers::wait_for_active(compute(), server.id, 30s, {});
+  servers::wait_for_active(compute(), server.id, patience, {});
   EXPECT_EQ(servers::find(compute(), wish.tag, {}).size(), 1u);
   const std::vector<Attached> volumes = attachments::list(compute(), server.id, {});
   ASSERT_EQ(volumes.size(), 1u);
@@ -207,10 +195,8 @@ TEST_F(HostResources, AServerFromAnImageOnAVolumeThatGoesWithIt) {
       EXPECT_EQ(shown["user_data"], "I2Nsb3VkLWNvbmZpZwo=");
       EXPECT_EQ(shown["config_drive"], "True");
     }
-  servers::remove(compute(), server.id, 30s, {});
+  servers::remove(compute(), server.id, patience, {});
   ports::remove(network(), wish.ports.front(), {});
-  for (int i = 0; i < 100 && volumes::look_up(cloud_->volume({}), volumes.front().volume, {}); ++i)
-    clock_.sleep(50ms, {});
 }
 
 }  // namespace

@@ -12,12 +12,15 @@
 #include "openstack/images.hpp"
 #include "openstack/volumes.hpp"
 #include "support/lab.hpp"
+#include "support/openstack_lab.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::openstack {
 namespace {
 
 using nlohmann::json;
 using namespace std::chrono_literals;
+using support::thrown;
 
 constexpr auto patience = 120s;
 
@@ -51,14 +54,7 @@ class Images : public ::testing::Test {
   void SetUp() override {
     control("DELETE", "/faults");
     before_ = counts();
-    CloudConfig config = load(
-        {{"OS_CLIENT_CONFIG_FILE", lab_->get("openstack.clouds_yaml")}, {"OS_CLOUD", lab_->get("openstack.cloud")}});
-    http::CurlOptions options;
-    options.trust = trust(config);
-    http::RetryPolicy policy;
-    policy.first_wait = 20ms;
-    auto carrier = http::retrying(http::curl(std::move(options), log_), policy, clock_, log_);
-    cloud_ = Cloud::open(std::move(config), std::move(carrier), clock_, log_, {});
+    cloud_ = support::open_cloud(*lab_, clock_, log_);
   }
   void TearDown() override {
     control("DELETE", "/faults");
@@ -100,17 +96,6 @@ class Images : public ::testing::Test {
 };
 
 support::Lab* Images::lab_ = nullptr;
-
-template <class F>
-Error thrown(F f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(Fault::bug, "nothing");
-}
 
 TEST_F(Images, AreMadeOnceAndFoundByTheirProperties) {
   fault("POST", "/images$", "lost-reply");

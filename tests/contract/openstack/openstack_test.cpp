@@ -1,5 +1,5 @@
-// The client against the lab's OpenStack: real TLS, real retries, lost replies, tokens that end in the middle. The same
-// suite runs against the stand-in and, in a lab with them, against the real services.
+// The client against the lab's OpenStack: real TLS, real retries, lost replies, what a cloud refuses. The same suite
+// runs against the stand-in and, in a lab with them, against the real services.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -14,112 +14,10 @@
 #include "openstack/ports.hpp"
 #include "openstack/servers.hpp"
 #include "openstack/volumes.hpp"
-#include "support/lab.hpp"
+#include "openstack_fixture.hpp"
 
 namespace vmferry::openstack {
 namespace {
-
-using nlohmann::json;
-using namespace std::chrono_literals;
-
-constexpr auto patience = 120s;
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-template <class F>
-Error thrown(F f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(Fault::bug, "nothing");
-}
-
-// One lab for all tests of the program; each leaves nothing behind.
-class OpenStack : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    lab_ = new support::Lab({"--devices", "file", "--writer-rate", "0"});
-    if (!lab_->real_openstack())
-      lab_->control("openstack", "POST", "/settings",
-                    R"({"create_delay_ms":50,"attach_delay_ms":60,"server_delay_ms":100})");
-  }
-  // A test that has to make the service itself act in a way that only the stand-in can be told to.
-  static bool real() { return lab_->real_openstack(); }
-  static void TearDownTestSuite() {
-    delete lab_;
-    lab_ = nullptr;
-  }
-  void SetUp() override {
-    quiet();
-    others_ = control("GET", "/state")["volumes"].size();
-  }
-  void TearDown() override {
-    quiet();
-    EXPECT_EQ(volumes_made(), 0u) << control("GET", "/state")["volumes"].dump(1);
-  }
-  // Beside those that were there before, in a lab that is lent.
-  std::size_t volumes_made() const { return control("GET", "/state")["volumes"].size() - others_; }
-
-  static json control(const std::string& method, const std::string& path, const json& body = nullptr) {
-    const std::string text = lab_->control("openstack", method, path, body.is_null() ? "" : body.dump());
-    return text.empty() ? json() : json::parse(text, nullptr, false);
-  }
-  static void quiet() {
-    control("DELETE", "/faults");
-    control("DELETE", "/calls");
-  }
-  static void fault(const json& rule) { control("POST", "/faults", rule); }
-  static int calls(const std::string& method, const std::string& part) {
-    int n = 0;
-    for (const json& call : control("GET", "/calls"))
-      if (has(call["method"].get<std::string>(), method) && has(call["path_or_object"].get<std::string>(), part)) ++n;
-    return n;
-  }
-
-  Environment environment() const {
-    return {{"OS_CLIENT_CONFIG_FILE", lab_->get("openstack.clouds_yaml")}, {"OS_CLOUD", lab_->get("openstack.cloud")}};
-  }
-
-  std::unique_ptr<http::Transport> transport(const CloudConfig& config) {
-    http::CurlOptions options;
-    options.trust = trust(config);
-    http::RetryPolicy policy;
-    policy.first_wait = 20ms;
-    return http::retrying(http::curl(std::move(options), log_), policy, clock_, log_);
-  }
-  std::unique_ptr<Cloud> open(const Environment& more = {}) {
-    Environment all = environment();
-    for (const auto& [name, value] : more) all[name] = value;
-    CloudConfig config = load(all);
-    auto carrier = transport(config);
-    return Cloud::open(std::move(config), std::move(carrier), clock_, log_, {});
-  }
-
-  VolumeWish wish(const std::string& name = "web01-1-2000", const std::string& job = "job-1") {
-    VolumeWish w;
-    w.name = name;
-    w.gib = 1;
-    w.type = lab_->get("openstack.volume_type");
-    w.metadata = {{"vmferry_job", job}, {"disk", name}, {"odd", "it's \"odd\" ü"}};
-    w.tag = {{"vmferry_job", job}, {"disk", name}};
-    return w;
-  }
-  Volume make(Cloud& cloud, const VolumeWish& w) {
-    const Volume v = volumes::create(cloud.volume({}), w, {});
-    return volumes::wait_for(cloud.volume({}), v.id, {"available"}, patience, {});
-  }
-  ServerId host() const { return ServerId{lab_->get("openstack.instance_id")}; }
-
-  static support::Lab* lab_;
-  std::size_t others_ = 0;
-  SystemClock clock_;
-  log::Log log_;
-};
-
-support::Lab* OpenStack::lab_ = nullptr;
 
 TEST_F(OpenStack, PasswordFindsEveryService) {
   const auto cloud = open();
@@ -138,190 +36,6 @@ TEST_F(OpenStack, PasswordFindsEveryService) {
       has(thrown([&] { volumes::check_availability_zone(cloud->volume({}), "mars", {}); }).what(), "there are: "));
   EXPECT_TRUE(
       has(thrown([&] { servers::check_availability_zone(cloud->compute({}), "mars", {}); }).what(), "there are: "));
-}
-
-TEST_F(OpenStack, WrongPassword) {
-  const Error e = thrown([&] { open({{"OS_PASSWORD", "not-it-at-all"}}); });
-  EXPECT_EQ(e.fault(), Fault::auth);
-  EXPECT_TRUE(has(e.what(), "requires authentication")) << e.what();
-  EXPECT_TRUE(has(e.what(), "req-")) << e.what();
-}
-
-TEST_F(OpenStack, AnotherRegionOrInterfaceIsExplained) {
-  const auto cloud = open({{"OS_REGION_NAME", "Atlantis"}});
-  const Error e = thrown([&] { cloud->volume({}); });
-  EXPECT_EQ(e.fault(), Fault::config);
-  EXPECT_TRUE(has(e.what(), "in region Atlantis")) << e.what();
-}
-
-TEST_F(OpenStack, AnUnknownCertificateIsRefused) {
-  CloudConfig config = load(environment());
-  config.ca_file.clear();
-  auto carrier = transport(config);
-  const Error e = thrown([&] { Cloud::open(std::move(config), std::move(carrier), clock_, log_, {}); });
-  EXPECT_EQ(e.fault(), Fault::auth);
-  const std::string variable = "add the variable VMFERRY_OPENSTACK_FINGERPRINT with ", said = e.what();
-  ASSERT_TRUE(has(said, variable)) << said;
-  EXPECT_TRUE(has(said, "OS_CACERT")) << said;
-  // Following the advice works.
-  const std::string fingerprint = said.substr(said.find(variable) + variable.size(), 95);
-  EXPECT_NE(open({{"VMFERRY_OPENSTACK_FINGERPRINT", fingerprint}}), nullptr);
-  EXPECT_EQ(thrown([&] {
-              open({{"VMFERRY_OPENSTACK_FINGERPRINT", "00" + fingerprint.substr(2)}});
-            }).fault(),
-            Fault::auth);
-}
-
-// A credential and a token made through the lab's own calls.
-class Logins : public OpenStack {
- protected:
-  http::Response raw(const std::string& method, const std::string& url, const json& body, const std::string& token) {
-    CloudConfig config = load(environment());
-    http::Request request;
-    request.method = method;
-    request.url = url;
-    request.body = body.is_null() ? "" : body.dump();
-    request.headers = {{"Content-Type", "application/json"}};
-    if (!token.empty()) request.headers.emplace_back("X-Auth-Token", token);
-    return transport(config)->send(request, {});
-  }
-  std::string auth_url() const { return lab_->get("openstack.auth_url"); }
-  std::pair<std::string, json> token() {
-    const CloudConfig config = load(environment());
-    const json user{{"name", config.user.name},
-                    {"domain", {{"id", "default"}}},
-                    {"password", std::string(config.password.reveal())}};
-    const json project{{"name", config.project.name}, {"domain", {{"id", "default"}}}};
-    const http::Response r = raw("POST", auth_url() + "/auth/tokens",
-                                 {{"auth",
-                                   {{"identity", {{"methods", {"password"}}, {"password", {{"user", user}}}}},
-                                    {"scope", {{"project", project}}}}}},
-                                 "");
-    EXPECT_EQ(r.status, 201) << r.body;
-    return {r.header("x-subject-token"), json::parse(r.body)};
-  }
-  Environment bare(const Environment& more) const {
-    Environment all{{"OS_AUTH_URL", auth_url()}, {"OS_CACERT", lab_->get("openstack.ca")}};
-    all.insert(more.begin(), more.end());
-    return all;
-  }
-  std::unique_ptr<Cloud> open_bare(const Environment& more) {
-    CloudConfig config = read_config(bare(more), {});
-    auto carrier = transport(config);
-    return Cloud::open(std::move(config), std::move(carrier), clock_, log_, {});
-  }
-};
-
-TEST_F(Logins, ApplicationCredentialByIdAndByName) {
-  const auto [id, body] = token();
-  const std::string user = body["token"]["user"]["id"];
-  const http::Response made =
-      raw("POST", auth_url() + "/users/" + user + "/application_credentials",
-          {{"application_credential", {{"name", "mover"}, {"secret", "credential-secret"}}}}, id);
-  ASSERT_EQ(made.status, 201) << made.body;
-  const std::string credential = json::parse(made.body)["application_credential"]["id"];
-  const auto by_id = open_bare(
-      {{"OS_APPLICATION_CREDENTIAL_ID", credential}, {"OS_APPLICATION_CREDENTIAL_SECRET", "credential-secret"}});
-  EXPECT_EQ(volumes::limits(by_id->volume({}), {}).volumes_used, 0);
-  const auto by_name = open_bare({{"OS_APPLICATION_CREDENTIAL_NAME", "mover"},
-                                  {"OS_APPLICATION_CREDENTIAL_SECRET", "credential-secret"},
-                                  {"OS_USER_ID", user}});
-  EXPECT_EQ(volumes::limits(by_name->volume({}), {}).volumes_used, 0);
-  control("POST", "/tokens/revoke");
-  EXPECT_EQ(volumes::limits(by_id->volume({}), {}).volumes_used, 0);
-  const auto [fresh, ignored] = token();
-  raw("DELETE", auth_url() + "/users/" + user + "/application_credentials/" + credential, nullptr, fresh);
-  // Services believe for a while what they have checked.
-  std::optional<Error> refused;
-  for (int i = 0; i < 20 && !refused; ++i) {
-    try {
-      volumes::limits(by_id->volume({}), {});
-      clock_.sleep(500ms, {});
-    } catch (const Error& e) {
-      refused = e;
-    }
-  }
-  ASSERT_TRUE(refused);
-  EXPECT_EQ(refused->fault(), Fault::auth) << refused->what();
-}
-
-TEST_F(Logins, AGivenTokenWorksUntilItIsRevoked) {
-  const auto [id, body] = token();
-  const auto cloud = open_bare({{"OS_TOKEN", id}, {"OS_PROJECT_ID", body["token"]["project"]["id"]}});
-  EXPECT_EQ(volumes::limits(cloud->volume({}), {}).volumes_used, 0);
-  control("POST", "/tokens/revoke");
-  const Error e = thrown([&] { volumes::limits(cloud->volume({}), {}); });
-  EXPECT_EQ(e.fault(), Fault::auth);
-  EXPECT_TRUE(has(e.what(), "has expired or was revoked")) << e.what();
-}
-
-TEST_F(OpenStack, TheTokenEndsBetweenAnyTwoCalls) {
-  const auto cloud = open();
-  const auto revoke = [&] { control("POST", "/tokens/revoke"); };
-  revoke();
-  const Volume v = volumes::create(cloud->volume({}), wish(), {});
-  revoke();
-  volumes::wait_for(cloud->volume({}), v.id, {"available"}, patience, {});
-  revoke();
-  volumes::update_metadata(cloud->volume({}), v.id, {{"change_id", "52 aa/17"}}, {});
-  revoke();
-  attachments::attach(cloud->compute({}), cloud->volume({}), host(), v.id, patience, {});
-  revoke();
-  attachments::detach(cloud->compute({}), cloud->volume({}), host(), v.id, patience, {});
-  revoke();
-  EXPECT_EQ(volumes::find(cloud->volume({}), {{"change_id", "52 aa/17"}}, {}).size(), 1u);
-  revoke();
-  volumes::remove(cloud->volume({}), v.id, {});
-}
-
-TEST_F(OpenStack, ATokenThatExpiresInTheMiddleOfEachKindOfCall) {
-  const auto cloud = open();
-  cloud->volume({});
-  cloud->compute({});
-  fault({{"service", "volume"}, {"method", "POST"}, {"path_regex", "/volumes$"}, {"count", 1}, {"kind", "expire"}});
-  const Volume v = make(*cloud, wish());
-  EXPECT_EQ(volumes_made(), 1u);
-  fault({{"service", "compute"},
-         {"method", "POST"},
-         {"path_regex", "os-volume_attachments"},
-         {"count", 1},
-         {"kind", "expire"}});
-  attachments::attach(cloud->compute({}), cloud->volume({}), host(), v.id, patience, {});
-  fault({{"service", "compute"},
-         {"method", "DELETE"},
-         {"path_regex", "os-volume_attachments"},
-         {"count", 1},
-         {"kind", "expire"}});
-  attachments::detach(cloud->compute({}), cloud->volume({}), host(), v.id, patience, {});
-  volumes::remove(cloud->volume({}), v.id, {});
-}
-
-TEST_F(OpenStack, ShortLivedTokensAreRenewedBeforeTheyEnd) {
-  if (real()) GTEST_SKIP() << "how long tokens live is a setting of the stand-in";
-  control("POST", "/settings", {{"token_ttl_s", 2}});
-  const auto cloud = open();
-  Service& volume = cloud->volume({});
-  for (int i = 0; i < 8; ++i) {
-    volumes::limits(volume, {});
-    clock_.sleep(500ms, {});
-  }
-  control("POST", "/settings", {{"token_ttl_s", 3600}});
-  int refused = 0;
-  for (const json& call : control("GET", "/calls")) refused += call["status"] == 401 ? 1 : 0;
-  const int renewals = calls("POST", "/auth/tokens") - 1;
-  EXPECT_GE(renewals, 1);
-  EXPECT_LT(refused, renewals) << "renewed only after it was refused";
-}
-
-TEST_F(OpenStack, ManyThreadsSurviveARevocation) {
-  const auto cloud = open();
-  Service& volume = cloud->volume({});
-  std::vector<std::jthread> threads;
-  for (int t = 0; t < 6; ++t)
-    threads.emplace_back([&] {
-      for (int i = 0; i < 10; ++i) volumes::limits(volume, {});
-    });
-  for (int i = 0; i < 3; ++i) control("POST", "/tokens/revoke");
 }
 
 TEST_F(OpenStack, OverloadIsWaitedOut) {
@@ -394,6 +108,8 @@ TEST_F(OpenStack, AFailedCreationIsSeenAtOnce) {
   const Error e = thrown([&] { volumes::wait_for(cloud->volume({}), v.id, {"available"}, 60s, {}); });
   EXPECT_LT(clock_.mono() - before, 20s);
   EXPECT_EQ(e.name(), "error");
+  // Cinder's own words, which only its messages have.
+  EXPECT_TRUE(has(e.what(), "schedule allocate volume:Could not find any available weighted backend.")) << e.what();
   volumes::remove(cloud->volume({}), v.id, {});
 }
 
@@ -584,6 +300,26 @@ TEST_F(OpenStack, PortsThatCannotBe) {
   const Error e = thrown([&] { ports::ensure(network, w, {}); });
   EXPECT_TRUE(has(e.what(), "203.0.113.9")) << e.what();
   EXPECT_TRUE(has(thrown([&] { networks::find(network, "nowhere", {}); }).what(), "there are: "));
+  // A network that another project shares: its addresses are for its owner to give, MACs as well as IPs.
+  w.network = lab_->get("openstack.shared_network_id");
+  w.fixed_ips.clear();
+  PortWish numbered = w;
+  numbered.mac.clear();
+  numbered.fixed_ips = {{"", "198.51.100.77"}};
+  // On a busy machine the real Neutron let one of the two pass, once in thirty times; MACs it has always refused.
+  for (const PortWish& wanted : real() ? std::vector{w} : std::vector{w, numbered}) {
+    SCOPED_TRACE(wanted.mac.empty() ? "a chosen IP" : "a chosen MAC");
+    const Error refused = thrown([&] {
+      if (wanted.mac.empty())
+        ports::create(network, wanted, {});
+      else
+        ports::ensure(network, wanted, {});
+    });
+    EXPECT_EQ(refused.fault(), Fault::auth) << refused.what();
+    EXPECT_TRUE(has(refused.what(), "only its owner or an administrator")) << refused.what();
+  }
+  EXPECT_FALSE(ports::find_by_mac(network, w.network, w.mac, {}));
+  EXPECT_FALSE(ports::find_by_ip(network, w.network, "198.51.100.77", {}));
 }
 
 TEST_F(OpenStack, ThisHostsInstance) {

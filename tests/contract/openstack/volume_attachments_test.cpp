@@ -4,26 +4,29 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "openstack/attachments.hpp"
 #include "openstack/cloud.hpp"
 #include "openstack/errors.hpp"
 #include "openstack/volume_attachments.hpp"
 #include "support/lab.hpp"
+#include "support/openstack_lab.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::openstack {
 namespace {
 
 using nlohmann::json;
 using namespace std::chrono_literals;
+using support::has;
+using support::thrown;
 
 constexpr auto patience = 120s;
 const std::string here = "ferry1/0badcafe";
 const std::string there = "ferry2/deadbeef";
 const std::string connector =
     R"({"host":"ferry1","ip":"127.0.0.1","initiator":"iqn.1993-08.org.debian:01:ferry1","multipath":false,"platform":"x86_64","os_type":"linux"})";
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 class Attachments : public ::testing::Test {
  protected:
@@ -51,11 +54,7 @@ class Attachments : public ::testing::Test {
   }
 
   std::unique_ptr<Cloud> open(const Environment& environment) {
-    CloudConfig config = load(environment);
-    http::CurlOptions options;
-    options.trust = trust(config);
-    auto transport = http::retrying(http::curl(std::move(options), log_), {}, clock_, log_);
-    return Cloud::open(std::move(config), std::move(transport), clock_, log_, {});
+    return support::open_cloud(load(environment), clock_, log_);
   }
   Service& cinder() { return cloud_->volume({}); }
   CinderAttachment claim(const std::string& host = here) {
@@ -71,16 +70,6 @@ class Attachments : public ::testing::Test {
   }
   std::vector<CinderAttachment> all() { return volume_attachments::list(cinder(), volume_, {}); }
   Volume now() { return volumes::get(cinder(), volume_, {}); }
-  template <class F>
-  Error thrown(F f) {
-    try {
-      f();
-    } catch (const Error& e) {
-      return e;
-    }
-    ADD_FAILURE() << "nothing was thrown";
-    return Error(Fault::bug, "nothing");
-  }
   // What a call answers that a user makes by hand.
   int status(Cloud& cloud, const std::string& method, const std::string& path, const json& body = nullptr) {
     Call call;
@@ -276,6 +265,63 @@ TEST_F(Attachments, AnApplicationCredentialDeletesOursButNoneThatNamesAnInstance
   const std::string named = answer_["attachment"]["id"];
   EXPECT_EQ(status(*limited, "DELETE", "/attachments/" + named), 500) << answer_;
   EXPECT_EQ(status(*cloud_, "DELETE", "/attachments/" + named), 200) << answer_;
+}
+
+// Of Nova's attaching: somebody else's reservation may come before the look at the volume or after it, and go again.
+TEST_F(Attachments, NovasWaitsForAVolumeThatIsReservedForAMoment) {
+  const ServerId server{lab_->get("openstack.instance_id")};
+  const struct Row {
+    const char* name;
+    bool after_the_look;
+    bool until_refused;  // or until the client has seen it
+    int refusals;
+  } rows[] = {{"seen, then gone", false, false, 0},
+              {"met, seen, then gone", true, false, 1},
+              {"met, then gone", true, true, 1}};
+  for (const Row& row : rows) {
+    SCOPED_TRACE(row.name);
+    std::string reservation;
+    int made = 0, seen = 0, refusals = 0;
+    const auto reserve = [&] {
+      ++made;
+      EXPECT_EQ(status(*cloud_, "POST", "/attachments", {{"attachment", {{"volume_uuid", volume_.value}}}}), 200);
+      reservation = answer_["attachment"]["id"];
+      EXPECT_EQ(now().status, "reserved");
+    };
+    const auto let_go = [&] {
+      const int answered = status(*cloud_, "DELETE", "/attachments/" + std::exchange(reservation, ""));
+      EXPECT_EQ(answered, 200);
+    };
+    const auto attaches = [](const http::Request& request) {
+      return request.method == "POST" && has(request.url, "/os-volume_attachments");
+    };
+    const auto watched = support::open_cloud(*lab_, clock_, log_, [&](std::unique_ptr<http::Transport> below) {
+      return std::make_unique<support::Watched>(
+          std::move(below),
+          [&](const http::Request& request) {
+            if (row.after_the_look && made == 0 && attaches(request)) reserve();
+          },
+          [&](const http::Request& request, const http::Response& response) {
+            if (attaches(request) && response.status == 400) {
+              ++refusals;
+              if (row.until_refused) let_go();
+            } else if (!reservation.empty() && request.method == "GET" &&
+                       has(request.url, "/volumes/" + volume_.value) &&
+                       json::parse(response.body)["volume"]["status"] == "reserved") {
+              ++seen;
+              let_go();
+            }
+          });
+    });
+    if (!row.after_the_look) reserve();
+    attachments::attach(watched->compute({}), watched->volume({}), server, volume_, patience, {});
+    EXPECT_EQ(now().status, "in-use");
+    EXPECT_EQ(made, 1);
+    EXPECT_EQ(seen, row.until_refused ? 0 : 1);
+    EXPECT_EQ(refusals, row.refusals);
+    attachments::detach(cloud_->compute({}), cinder(), server, volume_, patience, {});
+    EXPECT_EQ(now().status, "available");
+  }
 }
 
 }  // namespace

@@ -140,10 +140,6 @@ class HttpsServer {
 
   std::atomic<int> refuse_status{0};  // answered to everything when set
   std::string refuse_body;
-  std::atomic<int> reads{0};
-  std::atomic<int> refused{0};
-  std::atomic<int> expire_after{-1};  // reads after which the cookie is no longer taken
-  std::atomic<int> delay_ms{0};
 
  private:
   void accept_clients() {
@@ -204,22 +200,12 @@ class HttpsServer {
     const bool head = request.starts_with("HEAD ");
     const std::string target = request.substr(request.find(' ') + 1, request.find(" HTTP/") - request.find(' ') - 1);
     const std::string cookie = field(request, "Cookie");
-    if (delay_ms > 0) usleep(static_cast<useconds_t>(delay_ms) * 1000);
     if (refuse_status != 0) return plain(refuse_status, refuse_body, head);
     {
       std::scoped_lock lock(mutex_);
       seen_.insert(cookie);
       host_ = field(request, "Host");
-      if (cookie != cookie_) {
-        ++refused;
-        return plain(401, "", head);
-      }
-      if (expire_after >= 0 && reads >= expire_after) {
-        expire_after = -1;
-        cookie_ = "nobody knows it yet";
-        ++refused;
-        return plain(401, "", head);
-      }
+      if (cookie != cookie_) return plain(401, "", head);
     }
     if (target != settings_.resource) return plain(404, "", head);
     const std::string range = field(request, "Range");
@@ -227,7 +213,6 @@ class HttpsServer {
     if (!range.empty()) {
       first = std::stoull(range.substr(6));
       last = std::min(last, static_cast<std::size_t>(std::stoull(range.substr(range.find('-') + 1))));
-      ++reads;
     }
     std::string reply = range.empty()
                             ? "HTTP/1.1 200 OK\r\n"

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -25,9 +26,27 @@ class NoTransport final : public vmware::Transport {
  public:
   std::string name() const override { return "none"; }
   std::optional<std::string> refuses(const FrozenDisk&) const override { return "nothing can be read this way"; }
-  std::unique_ptr<copy::Source> serve(const FrozenDisk& disk, std::stop_token) override {
+  std::unique_ptr<copy::Source> serve(const Point&, const FrozenDisk& disk, std::stop_token) override {
     throw Error(Fault::unsupported, *refuses(disk));
   }
+};
+
+// Something that was opened elsewhere is missing.
+class Missing final : public vmware::Transport {
+ public:
+  std::string name() const override { return "missing"; }
+  std::optional<std::string> refuses(const FrozenDisk&) const override { return std::nullopt; }
+  std::unique_ptr<copy::Source> serve(const Point&, const FrozenDisk&, std::stop_token) override { return nullptr; }
+  void let_go(std::stop_token) override {
+    if (told_) return;
+    told_ = true;
+    vsphere::SoapFault gone;
+    gone.name = "ManagedObjectNotFound";
+    throw vsphere::FaultError(Fault::not_found, "the proxy is not there any more", gone);
+  }
+
+ private:
+  bool told_ = false;
 };
 
 class MachineTest : public support::VsphereLabTest {
@@ -127,6 +146,20 @@ TEST_P(MachineTest, CleansUpAfterATrackingRunThatDied) {
   EXPECT_TRUE(truth()["snapshots"].empty());
 }
 
+TEST_P(MachineTest, WhatATransportDoesNotFindIsNotTheSnapshot) {
+  machine_ = vmware::machine(*session_, {vm_, ""}, std::make_unique<Missing>(), log_, {});
+  const Point point = machine_->freeze(tag_, Quiesce::never, {});
+  try {
+    machine_->thaw(point.snapshot, tag_.job, {});
+    ADD_FAILURE() << "the snapshot is said to be gone";
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "the proxy is not there any more");
+  }
+  EXPECT_EQ(truth()["snapshots"].size(), 1U);
+  EXPECT_EQ(machine_->thaw(point.snapshot, tag_.job, {}), "");
+  EXPECT_TRUE(truth()["snapshots"].empty());
+}
+
 TEST_P(MachineTest, AnOldHardwareVersionCannotTrack) {
   const std::string before = machine_->describe({}).hardware_version;
   control("POST", "/vms/web01/config", R"({"version":"vmx-04"})");
@@ -145,6 +178,8 @@ TEST_P(MachineTest, FreezesAllDisksOnceAndThawsThem) {
     EXPECT_TRUE(disk.change_id);
     EXPECT_FALSE(disk.has_parent) << "the base is frozen below the snapshot";
     EXPECT_GT(disk.capacity, 0U);
+    EXPECT_EQ(disk.uuid.size(), 36U);
+    EXPECT_EQ(disk.content_id.size(), 32U);
   }
   const Point again = machine_->freeze(tag_, Quiesce::automatic, {});
   EXPECT_EQ(again.snapshot, point.snapshot) << "the same moment, found by its tag";
@@ -175,7 +210,7 @@ TEST_P(MachineTest, ALostReplyLeavesOneSnapshot) {
 }
 
 TEST_P(MachineTest, ARunStoppedWhileItsSnapshotIsBeingMadeFindsIt) {
-  control("POST", "/settings", R"({"task_delay_ms":1500})");
+  control("POST", "/settings", R"({"task_delay_ms":6000})");
   std::stop_source stop;
   {
     std::jthread interrupter([&] {
@@ -200,6 +235,61 @@ TEST_P(MachineTest, ARemovalWithoutConsolidationIsConsolidated) {
   EXPECT_TRUE(truth()["snapshots"].empty());
   EXPECT_EQ(calls("ConsolidateVMDisks_Task"), 1);
   EXPECT_FALSE(truth()["consolidation_needed"].get<bool>());
+}
+
+// The snapshot is gone, its files are not, and the run ends in between: the next one still knows whose they are.
+TEST_P(MachineTest, AConsolidationThatIsStoppedIsMadeByTheNextRun) {
+  const Point point = machine_->freeze(tag_, Quiesce::never, {});
+  fault("consolidate:RemoveSnapshot_Task", R"("kind":"fault","fault":"FileFault")");
+  fault("ConsolidateVMDisks_Task", R"("kind":"fault","fault":"TaskInProgress","count":-1)");  // a backup goes on
+  std::stop_source stop;
+  {
+    std::jthread interrupter([&] {
+      for (int i = 0; i < 500 && calls("ConsolidateVMDisks_Task") == 0; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      stop.request_stop();
+    });
+    EXPECT_THROW(machine_->thaw(point.snapshot, tag_.job, stop.get_token()), Cancelled);
+  }
+  EXPECT_TRUE(truth()["snapshots"].empty());
+  EXPECT_TRUE(truth()["consolidation_needed"].get<bool>());
+  control("DELETE", "/faults");
+  EXPECT_EQ(make()->thaw(point.snapshot, tag_.job, {}), "");
+  EXPECT_FALSE(truth()["consolidation_needed"].get<bool>());
+  control("DELETE", "/calls");
+  EXPECT_EQ(make()->thaw(point.snapshot, tag_.job, {}), "");
+  EXPECT_EQ(calls("ConsolidateVMDisks_Task"), 0) << "once";
+}
+
+TEST_P(MachineTest, AConsolidationThatWasStoppedAndThenFailsIsNamed) {
+  const Point point = machine_->freeze(tag_, Quiesce::never, {});
+  fault("consolidate:RemoveSnapshot_Task", R"("kind":"fault","fault":"FileFault")");
+  fault("ConsolidateVMDisks_Task", R"("kind":"fault","fault":"FileFault")");
+  EXPECT_NE(machine_->thaw(point.snapshot, tag_.job, {}), "");  // and its fact is never written
+  fault("ConsolidateVMDisks_Task", R"("kind":"fault","fault":"FileFault")");
+  const std::string left = make()->thaw(point.snapshot, tag_.job, {});
+  EXPECT_NE(left.find("consolidate its disks in vSphere"), std::string::npos) << left;
+  EXPECT_EQ(left.find("needed before"), std::string::npos) << left;
+}
+
+// Somebody removed ours, or we did and wrote no fact of it.
+TEST_P(MachineTest, WhatWasToBeMergedBeforeASnapshotOfOursIsLeftWhenThatIsGone) {
+  const Point first = machine_->freeze(tag_, Quiesce::never, {});
+  fault("consolidate:RemoveSnapshot_Task", R"("kind":"fault","fault":"FileFault","count":-1)");
+  fault("ConsolidateVMDisks_Task", R"("kind":"fault","fault":"FileFault")");
+  machine_->thaw(first.snapshot, tag_.job, {});
+  ASSERT_TRUE(truth()["consolidation_needed"].get<bool>());
+  control("DELETE", "/calls");
+  const auto expect_left = [&](Machine& machine, const SnapshotId& snapshot) {
+    const std::string left = machine.thaw(snapshot, tag_.job, {});
+    EXPECT_NE(left.find("needed before"), std::string::npos) << left;
+  };
+  const Point second = machine_->freeze({tag_.job, 2}, Quiesce::never, {});
+  for (int time = 0; time < 2; ++time) expect_left(*machine_, second.snapshot);
+  const Point third = machine_->freeze({tag_.job, 3}, Quiesce::never, {});
+  expect_left(*make(), third.snapshot);
+  expect_left(*machine_, third.snapshot);
+  EXPECT_EQ(calls("ConsolidateVMDisks_Task"), 0);
 }
 
 TEST_P(MachineTest, AConsolidationThatFailsOrIsNotOursEndsNoRun) {
@@ -277,6 +367,8 @@ TEST_P(MachineTest, NoChangedByteIsMissing) {
     for (const ByteRange& range : changed.ranges()) EXPECT_LE(range.end(), disk.capacity);
     const RangeSet allocated = drain(*machine_->changed(second, disk.key, std::nullopt, {}));
     for (const ByteRange& range : changed.ranges()) EXPECT_TRUE(allocated.contains(range));
+    // Not the whole disk, which is what the client falls back to: the guest's disks have holes.
+    EXPECT_LT(allocated.bytes(), disk.capacity);
   }
   EXPECT_TRUE(any) << "the writer did not write: nothing was shown";
 }
@@ -306,6 +398,29 @@ TEST_P(MachineTest, ALostHistoryIsSaid) {
   } catch (const Error& e) {
     EXPECT_EQ(e.fault(), Fault::auth);
   }
+}
+
+TEST_P(MachineTest, WhatIsWrittenAfterTheLastPointOfAMachineThatIsOffIsNoticed) {
+  machine_->ensure_tracking(tag_, {});
+  machine_->power_off(Stop::power, std::chrono::seconds(60), {});
+  const Point point = machine_->freeze(tag_, Quiesce::never, {});
+  const model::Vm vm = machine_->describe({});
+  for (const model::Disk& disk : vm.disks)
+    EXPECT_FALSE(machine_->written_since(disk, *point.find(disk.key)->change_id, {})) << disk.label;
+  control("POST", "/vms/web01/power", R"({"state":"on"})");
+  const model::Disk& first = vm.disks.front();
+  const model::ChangeId then = *point.find(first.key)->change_id;
+  EXPECT_THROW(machine_->written_since(first, then, {}), HistoryLost) << "of a machine that runs nobody can say";
+  std::this_thread::sleep_for(std::chrono::seconds(3));
+  control("POST", "/vms/web01/power", R"({"state":"off"})");
+  EXPECT_TRUE(std::any_of(vm.disks.begin(), vm.disks.end(), [&](const model::Disk& disk) {
+    return machine_->written_since(disk, *point.find(disk.key)->change_id, {});
+  }));
+  EXPECT_THROW(machine_->written_since(first, {"52 aa", "3"}, {}), HistoryLost);
+  fault("QueryChangedDiskAreas", R"("kind":"fault","fault":"NotSupported")");
+  EXPECT_THROW(machine_->written_since(first, then, {}), HistoryLost);
+  fault("QueryChangedDiskAreas", R"("kind":"fault","fault":"NoPermission")");
+  EXPECT_THROW(machine_->written_since(first, then, {}), Error);
 }
 
 TEST_P(MachineTest, AllocatedAreasFallBackToTheWholeDisk) {

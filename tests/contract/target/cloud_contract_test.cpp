@@ -7,6 +7,7 @@
 
 #include "base/error.hpp"
 #include "openstack/servers.hpp"
+#include "support/thrown.hpp"
 #include "worlds.hpp"
 
 namespace vmferry::target {
@@ -19,6 +20,8 @@ void OpenstackWorld::give_back(const VolumeId& volume) {
 
 namespace {
 
+using support::refusal;
+
 // Small for those who can, a GiB in Cinder whatever is asked for: not whole sectors of 4096, not whole MiB.
 constexpr std::uint64_t size = (1 << 20) + 512;
 
@@ -27,17 +30,6 @@ class CloudContract : public testing::Test {
  protected:
   void SetUp() override {
     if (const std::string why = World::unavailable(); !why.empty()) GTEST_SKIP() << "not shown here: " << why;
-  }
-  template <class F>
-  std::string refusal(F&& act, Fault fault) {
-    try {
-      act();
-    } catch (const Error& e) {
-      EXPECT_EQ(e.fault(), fault) << e.what();
-      return e.what();
-    }
-    ADD_FAILURE() << "was not refused";
-    return "";
   }
   static bool says(const std::string& message, const std::string& words) {
     return message.find(words) != std::string::npos;
@@ -109,8 +101,8 @@ TYPED_TEST(CloudContract, memory_is_merged_and_survives) {
 
 TYPED_TEST(CloudContract, an_unknown_volume_is_not_found) {
   const VolumeId nobody{"00000000-0000-4000-8000-000000000000"};
-  this->refusal([&] { this->world_.cloud().remember(nobody, {{"a", "b"}}, this->stop_); }, Fault::not_found);
-  this->refusal([&] { this->world_.cloud().attach({nobody, size, false, {}}, this->stop_); }, Fault::not_found);
+  refusal([&] { this->world_.cloud().remember(nobody, {{"a", "b"}}, this->stop_); }, Fault::not_found);
+  refusal([&] { this->world_.cloud().attach({nobody, size, false, {}}, this->stop_); }, Fault::not_found);
 }
 
 TYPED_TEST(CloudContract, what_is_written_is_there_when_it_is_attached_again) {
@@ -159,7 +151,7 @@ TYPED_TEST(CloudContract, a_volume_is_opened_once_at_a_time) {
   Cloud& cloud = this->world_.cloud();
   const Volume volume = cloud.allocate(this->scene_.wish(size), this->stop_);
   auto device = cloud.attach(volume, this->stop_);
-  const std::string why = this->refusal([&] { cloud.attach(volume, this->stop_); }, Fault::conflict);
+  const std::string why = refusal([&] { cloud.attach(volume, this->stop_); }, Fault::conflict);
   EXPECT_TRUE(this->says(why, "in use")) << why;
   EXPECT_TRUE(this->says(why, volume.id.value)) << why;
   device->check();
@@ -191,9 +183,9 @@ TYPED_TEST(CloudContract, what_somebody_else_holds_is_not_touched) {
   Cloud& cloud = this->world_.cloud();
   const Volume volume = cloud.allocate(this->scene_.wish(size), this->stop_);
   this->world_.take_away(volume.id);
-  const std::string why = this->refusal([&] { cloud.attach(volume, this->stop_); }, Fault::conflict);
+  const std::string why = refusal([&] { cloud.attach(volume, this->stop_); }, Fault::conflict);
   EXPECT_TRUE(this->says(why, this->world_.taker())) << why;
-  this->refusal([&] { cloud.discard(volume.id, this->scene_.job, this->stop_); }, Fault::conflict);
+  refusal([&] { cloud.discard(volume.id, this->scene_.job, this->stop_); }, Fault::conflict);
   EXPECT_TRUE(cloud.find(this->scene_.tag(), this->stop_));
   this->world_.give_back(volume.id);
   cloud.attach(volume, this->stop_)->check();
@@ -227,7 +219,7 @@ TYPED_TEST(CloudContract, only_a_volume_with_our_tag_is_discarded) {
   Cloud& cloud = this->world_.cloud();
   const Volume volume = cloud.allocate(this->scene_.wish(size), this->stop_);
   const std::string why =
-      this->refusal([&] { cloud.discard(volume.id, this->scene_.other_job, this->stop_); }, Fault::conflict);
+      refusal([&] { cloud.discard(volume.id, this->scene_.other_job, this->stop_); }, Fault::conflict);
   EXPECT_TRUE(this->says(why, this->scene_.other_job.value)) << why;
   EXPECT_TRUE(cloud.find(this->scene_.tag(), this->stop_));
   cloud.discard(volume.id, this->scene_.job, this->stop_);
@@ -247,7 +239,7 @@ TYPED_TEST(CloudContract, another_job_takes_a_volume_over_with_its_memory_and_wi
   EXPECT_FALSE(adopted.fresh);
   EXPECT_EQ(adopted.memory.at("change_id"), "uuid/3");
   EXPECT_EQ(adopted.memory.at("vmferry_job"), later.job.value);
-  this->refusal([&] { this->world_.cloud().discard(volume.id, this->scene_.job, this->stop_); }, Fault::conflict);
+  refusal([&] { this->world_.cloud().discard(volume.id, this->scene_.job, this->stop_); }, Fault::conflict);
 }
 
 TYPED_TEST(CloudContract, a_port_is_made_once_and_only_its_job_discards_it) {
@@ -267,7 +259,7 @@ TYPED_TEST(CloudContract, a_port_is_made_once_and_only_its_job_discards_it) {
   EXPECT_EQ(again.ports_of(this->scene_.job, this->stop_), std::vector<PortId>{first.id});
   EXPECT_TRUE(again.ports_of(this->scene_.other_job, this->stop_).empty());
   EXPECT_FALSE(again.ensure_port(this->scene_.other_job, nic, this->world_.choice(plain), this->stop_).created);
-  this->refusal([&] { again.discard_port(first.id, this->scene_.other_job, this->stop_); }, Fault::conflict);
+  refusal([&] { again.discard_port(first.id, this->scene_.other_job, this->stop_); }, Fault::conflict);
   again.discard_port(first.id, this->scene_.job, this->stop_);
   again.discard_port(first.id, this->scene_.job, this->stop_);  // already gone is success
   EXPECT_TRUE(again.ports_of(this->scene_.job, this->stop_).empty());
@@ -284,14 +276,39 @@ TYPED_TEST(CloudContract, launching_twice_gives_the_same_server_also_to_another_
     wish.volumes.push_back(cloud.allocate(this->scene_.wish(size, disk), this->stop_).id);
   const model::Nic& nic = this->scene_.vm.nics.front();
   wish.ports.push_back(cloud.ensure_port(this->scene_.job, nic, this->world_.choice(nic.mac), this->stop_).id);
+  int told = 0;
+  wish.before_asking = [&] {
+    EXPECT_FALSE(cloud.find_server(wish.job, wish.vm, this->stop_));
+    cloud.remember(wish.volumes.front(), {{"vmferry_moved", wish.job.value}}, this->stop_);
+    ++told;
+  };
   const Launched first = cloud.launch(wish, this->stop_);
   EXPECT_EQ(first.state, this->world_.state());
   const Launched second = cloud.launch(wish, this->stop_);
   EXPECT_EQ(second.id, first.id);
+  EXPECT_EQ(told, 1);
+  wish.before_asking = {};
   EXPECT_EQ(this->world_.reopened().launch(wish, this->stop_).id, first.id);
   // A port that the job's own server has got is still the job's port.
   EXPECT_EQ(this->world_.cloud().ensure_port(this->scene_.job, nic, this->world_.choice(nic.mac), this->stop_).id,
             wish.ports.front());
+}
+
+TYPED_TEST(CloudContract, a_server_is_its_jobs_whatever_its_machine_is_called_by_now) {
+  Cloud& cloud = this->world_.cloud();
+  LaunchWish wish;
+  wish.job = this->scene_.job;
+  wish.vm = this->scene_.vm;
+  wish.flavor = this->world_.flavor();
+  EXPECT_FALSE(cloud.find_server(wish.job, wish.vm, this->stop_));
+  wish.volumes = {cloud.allocate(this->scene_.wish(size), this->stop_).id};
+  const ServerId server = cloud.launch(wish, this->stop_).id;
+  wish.vm.name += "-old";
+  Cloud& again = this->world_.reopened();
+  EXPECT_EQ(again.find_server(wish.job, wish.vm, this->stop_), server);
+  EXPECT_FALSE(again.find_server(this->scene_.other_job, wish.vm, this->stop_));
+  // A run that died before it wrote the server down makes no second one.
+  EXPECT_EQ(again.launch(wish, this->stop_).id, server);
 }
 
 TYPED_TEST(CloudContract, a_stopped_run_stops) {

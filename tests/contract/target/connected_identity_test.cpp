@@ -14,6 +14,7 @@
 #include "loop_device.hpp"
 #include "openstack/volume_attachments.hpp"
 #include "support/lab.hpp"
+#include "support/thrown.hpp"
 #include "target/device.hpp"
 #include "target/openstack/brick.hpp"
 #include "worlds.hpp"
@@ -22,6 +23,7 @@ namespace vmferry::target {
 namespace {
 
 namespace fs = std::filesystem;
+using support::thrown;
 
 const std::string volume_id = "5f3a1b2c-1234-4abc-9def-0123456789ab";
 constexpr std::uint64_t size = 1 << 20;
@@ -29,17 +31,6 @@ constexpr std::uint64_t size = 1 << 20;
 void write_file(const fs::path& path, const std::string& text) {
   fs::create_directories(path.parent_path());
   std::ofstream(path, std::ios::binary) << text;
-}
-
-template <class F>
-Error refused(F act) {
-  try {
-    act();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "was not refused";
-  return Error(Fault::bug, "");
 }
 
 bool says(const Error& e, const std::string& words) { return std::string(e.what()).find(words) != std::string::npos; }
@@ -81,8 +72,8 @@ TEST_F(ConnectedIdentity, AFileIsNamedAfterTheVolumeAndStaysTheSame) {
   // Exchanged for another one of the name, as by a restore on the storage's side.
   fs::rename(path, directory_.path() / "old");
   file("volume-" + volume_id);
-  EXPECT_TRUE(says(refused([&] { device->check(); }), "exchanged"));
-  EXPECT_TRUE(says(refused([&] { open(directory_.path() / "old"); }), "not named after it"));
+  EXPECT_TRUE(says(thrown([&] { device->check(); }), "exchanged"));
+  EXPECT_TRUE(says(thrown([&] { open(directory_.path() / "old"); }), "not named after it"));
 }
 
 TEST_F(ConnectedIdentity, ADeletedFileIsNotGoneOnWith) {
@@ -99,13 +90,13 @@ TEST_F(ConnectedIdentity, ADeviceStaysWhatTheKernelSays) {
   const auto device = open(loop_->path(), "3600140512345678");
   device->check();
   kernel_says(*loop_, "device/wwid", "naa.600140599999999");  // the LUN was mapped anew
-  EXPECT_TRUE(says(refused([&] { device->check(); }), "nothing is written to it"));
+  EXPECT_TRUE(says(thrown([&] { device->check(); }), "nothing is written to it"));
 }
 
 TEST_F(ConnectedIdentity, AnotherWwnThanOsBrickSawIsRefused) {
   kernel_says(*loop_, "dm/uuid", "mpath-3600140512345678");
   open(loop_->path(), "3600140512345678")->check();
-  EXPECT_TRUE(says(refused([&] { open(loop_->path(), "3600140500000000"); }), "known to the kernel as"));
+  EXPECT_TRUE(says(thrown([&] { open(loop_->path(), "3600140500000000"); }), "known to the kernel as"));
   open(loop_->path())->check();  // os-brick did not look
 }
 
@@ -114,15 +105,15 @@ TEST_F(ConnectedIdentity, AnRbdImageHasTheVolumesName) {
   kernel_says(*loop_, "device/name", "volume-" + volume_id);
   open(loop_->path())->check();
   kernel_says(*loop_, "device/name", "volume-of-another");
-  EXPECT_TRUE(says(refused([&] { open(loop_->path()); }), "RBD image volumes/volume-of-another"));
+  EXPECT_TRUE(says(thrown([&] { open(loop_->path()); }), "RBD image volumes/volume-of-another"));
 }
 
 TEST_F(ConnectedIdentity, ADeviceOfWhichTheKernelSaysNothingIsRefused) {
-  const Error e = refused([&] { open(loop_->path()); });
+  const Error e = thrown([&] { open(loop_->path()); });
   EXPECT_EQ(e.fault(), Fault::unsupported);
   kernel_says(*loop_, "device/wwid", "naa.600140512345678");
   kernel_says(*loop_, "partition", "1");
-  EXPECT_EQ(refused([&] { open(loop_->path()); }).fault(), Fault::unsupported);
+  EXPECT_EQ(thrown([&] { open(loop_->path()); }).fault(), Fault::unsupported);
 }
 
 TEST(Brick, WhatCannotBeWrittenAsItIsIsRefusedBeforeOsBrickIsAsked) {
@@ -134,7 +125,7 @@ TEST(Brick, WhatCannotBeWrittenAsItIsIsRefusedBeforeOsBrickIsAsked) {
   log::Log log;
   const openstack::Brick brick({}, nobody, log);
   const auto connect = [&](const std::string& info) {
-    return refused([&] { brick.connect(VolumeId{volume_id}, info, {}); });
+    return thrown([&] { brick.connect(VolumeId{volume_id}, info, {}); });
   };
   EXPECT_TRUE(says(connect(R"({"driver_volume_type":"iscsi","encrypted":true})"), "encrypted"));
   EXPECT_TRUE(says(connect(R"({"driver_volume_type":"iscsi","access_mode":"ro"})"), "read-only"));
@@ -155,7 +146,7 @@ TEST(Brick, ATimeoutNamesTheVolume) {
   process::SystemRunner runner;
   log::Log log;
   const openstack::Brick brick(options, runner, log);
-  const Error e = refused([&] { brick.connect(VolumeId{volume_id}, R"({"driver_volume_type":"iscsi"})", {}); });
+  const Error e = thrown([&] { brick.connect(VolumeId{volume_id}, R"({"driver_volume_type":"iscsi"})", {}); });
   EXPECT_EQ(e.fault(), Fault::timeout);
   EXPECT_EQ(std::string(e.what()), "cannot connect volume " + volume_id + " (iscsi): os-brick did not end within 1 s");
 }
@@ -181,11 +172,11 @@ TEST_F(OtherAttachMode, NovaDoesNotSayThatBricksIsDetached) {
   const std::string here = "ferry1/" + machine_mark();
   const auto made = attachments::claim(cinder(), volume.id, here, connector, patience, {});
   // On its way (Nova could only wait), and settled.
-  const Error early = refused([&] { world_.cloud().detach(volume.id, {}); });
+  const Error early = thrown([&] { world_.cloud().detach(volume.id, {}); });
   EXPECT_TRUE(says(early, "--attach brick") && says(early, here)) << early.what();
-  EXPECT_TRUE(says(refused([&] { world_.cloud().allocate(scene_.wish(1 << 20), {}); }), "--attach brick"));
+  EXPECT_TRUE(says(thrown([&] { world_.cloud().allocate(scene_.wish(1 << 20), {}); }), "--attach brick"));
   attachments::complete(cinder(), made, patience, {});
-  const Error e = refused([&] { world_.cloud().detach(volume.id, {}); });
+  const Error e = thrown([&] { world_.cloud().detach(volume.id, {}); });
   EXPECT_EQ(e.fault(), Fault::conflict);
   EXPECT_TRUE(says(e, "--attach brick") && says(e, made.id)) << e.what();
   attachments::release(cinder(), volume.id, here, [](const auto*) {}, patience, {});
@@ -200,7 +191,7 @@ TEST_F(OtherAttachMode, BrickDoesNotSayThatNovasIsDetached) {
   const Volume volume = world_.cloud().allocate(scene_.wish(1 << 20), {});
   world_.cloud().attach(volume, {});
   const std::string here = OpenstackWorld::lab().get("openstack.instance_id");
-  const Error e = refused([&] { openstack::refuse_novas(cinder(), volume.id, here, "/nonexistent", {}); });
+  const Error e = thrown([&] { openstack::refuse_novas(cinder(), volume.id, here, "/nonexistent", {}); });
   EXPECT_EQ(e.fault(), Fault::conflict);
   EXPECT_TRUE(says(e, "--attach nova") && says(e, here)) << e.what();
   // By the firmware, which writes it in capitals; and a server that is not this host.
@@ -208,7 +199,7 @@ TEST_F(OtherAttachMode, BrickDoesNotSayThatNovasIsDetached) {
   std::string uuid = here;
   for (char& c : uuid) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   write_file(firmware.path() / "product_uuid", uuid + "\n");
-  EXPECT_TRUE(says(refused([&] { openstack::refuse_novas(cinder(), volume.id, "", firmware.path(), {}); }), here));
+  EXPECT_TRUE(says(thrown([&] { openstack::refuse_novas(cinder(), volume.id, "", firmware.path(), {}); }), here));
   openstack::refuse_novas(cinder(), volume.id, "another", firmware.path(), {});
   world_.cloud().detach(volume.id, {});
 }

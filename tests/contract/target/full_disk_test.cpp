@@ -37,7 +37,7 @@ TEST(FullDisk, is_said_with_the_path_and_loses_nothing) {
   log::Log log;
   const auto cloud = local_cloud({mount, "virtio", "kvm"}, clock, log);
   VolumeWish wish;
-  wish.tag = {JobId{"job-1"}, model::VmId{"vm-1"}, "web01", model::DiskKey{2000}, "1-2000", "web01-1-2000"};
+  wish.tag = {JobId{"job-1"}, model::VmId{"vm-1"}, "web01", model::DiskKey{2000}, "web01-2000"};
   wish.bytes = 1 << 20;
   const Volume volume = cloud->allocate(wish, {});
   cloud->remember(volume.id, {{"change_id", "a/1"}}, {});
@@ -55,8 +55,8 @@ TEST(FullDisk, is_said_with_the_path_and_loses_nothing) {
   refused([&] { cloud->remember(volume.id, {{"change_id", "a/2"}}, {}); });
   refused([&] { cloud->check_settings({}); });
   VolumeWish second = wish;
-  second.tag.disk_object_id = "1-2001";
-  second.tag.volume_name = "web01-1-2001";
+  second.tag.disk = model::DiskKey{2001};
+  second.tag.volume_name = "web01-2001";
   refused([&] { cloud->allocate(second, {}); });
   // What was said before still holds, and goes on when there is room again.
   EXPECT_EQ(cloud->find(wish.tag, {})->memory.at("change_id"), "a/1");

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "base/error.hpp"
@@ -10,11 +11,16 @@
 #include "openstack/ports.hpp"
 #include "openstack/servers.hpp"
 #include "plan/plan.hpp"
+#include "support/thrown.hpp"
+#include "target/openstack/moved_volumes.hpp"
 #include "target/openstack/placement.hpp"
+#include "target/partial.hpp"
 #include "worlds.hpp"
 
 namespace vmferry::target {
 namespace {
+
+using support::refusal;
 
 namespace client = ::vmferry::openstack;
 
@@ -28,27 +34,18 @@ class OpenstackTarget : public testing::Test {
   void TearDown() override {
     if (!IsSkipped()) OpenstackWorld::lab().control("openstack", "DELETE", "/faults");
   }
-  template <class F>
-  std::string refusal(F&& act, Fault fault) {
-    try {
-      act();
-    } catch (const Error& e) {
-      EXPECT_EQ(e.fault(), fault) << e.what();
-      return e.what();
-    }
-    ADD_FAILURE() << "was not refused";
-    return "";
-  }
   static bool says(const std::string& message, const std::string& words) {
     return message.find(words) != std::string::npos;
   }
   // A volume as migratekit leaves it.
-  VolumeId migratekit_volume(const Tag& tag, const client::Metadata& more, const std::string& name = "") {
+  VolumeId migratekit_volume(const Tag& tag, const client::Metadata& more, const std::string& name = "",
+                             const std::string& disk = "") {
     const auto cloud = world_.client();
     client::VolumeWish wish;
     wish.name = name.empty() ? tag.volume_name : name;
     wish.gib = 1;
-    wish.metadata = {{"migrate_kit", "true"}, {"vm", tag.vm.value}, {"disk", tag.disk_object_id}};
+    wish.metadata = {
+        {"migrate_kit", "true"}, {"vm", tag.vm.value}, {"disk", disk.empty() ? to_string(tag.disk) : disk}};
     wish.metadata.insert(more.begin(), more.end());
     wish.tag = wish.metadata;
     wish.metadata["made"] = random_uuid();
@@ -93,7 +90,7 @@ TEST_F(OpenstackTarget, names_metadata_and_image_properties_are_migratekits_and_
   const nlohmann::json metadata = made.at("metadata");
   EXPECT_EQ(metadata.at("migrate_kit"), "true");
   EXPECT_EQ(metadata.at("vm"), scene_.vm.id.value);
-  EXPECT_EQ(metadata.at("disk"), scene_.tag(0).disk_object_id);
+  EXPECT_EQ(metadata.at("disk"), to_string(scene_.tag(0).disk));
   EXPECT_EQ(metadata.at("hw_disk_bus"), "scsi");
   EXPECT_EQ(metadata.at("hw_scsi_model"), "virtio-scsi");
   EXPECT_EQ(made.at("image_metadata").at("hw_firmware_type"), "uefi");
@@ -147,6 +144,14 @@ TEST_F(OpenstackTarget, volumes_of_vmware_migration_kit_are_told_of_and_taken_ov
   ASSERT_EQ(told.size(), 1u);
   EXPECT_EQ(told.front().level, plan::Level::warning);
   EXPECT_TRUE(says(told.front().object, id.value)) << told.front().object;
+  // They are asked for once, however many disks there are.
+  for (int disk = 1; disk < 3; ++disk) arrival.volumes.push_back(scene_.wish(size, disk));
+  OpenstackWorld::lab().control("openstack", "DELETE", "/calls");
+  EXPECT_EQ(world_.cloud().examine(arrival, {}).size(), 1u);
+  const auto calls = nlohmann::json::parse(OpenstackWorld::lab().control("openstack", "GET", "/calls"));
+  EXPECT_EQ(std::count_if(calls.begin(), calls.end(),
+                          [](const nlohmann::json& call) { return says(call["path_or_object"], "/volumes/detail"); }),
+            3 + 1);
   openstack::Options options = world_.options();
   options.adopt_osm = true;
   const Volume taken = world_.open(options)->allocate(scene_.wish(size), {});
@@ -159,6 +164,83 @@ TEST_F(OpenstackTarget, volumes_of_vmware_migration_kit_are_told_of_and_taken_ov
   made(plan::osm_volume_name(scene_.vm.name, model::DiskKey{2001}), "true");
   EXPECT_TRUE(says(refusal([&] { world_.open(options)->allocate(scene_.wish(size, 1), {}); }, Fault::conflict),
                    "was converted by vmware-migration-kit"));
+}
+
+// Everybody's volumes, with what is known of each from its own words alone.
+TEST_F(OpenstackTarget, volumes_that_hold_moved_disks_are_listed_with_what_they_hold) {
+  const auto cloud = world_.client();
+  const auto made = [&](const std::string& name, const client::Metadata& words) {
+    client::VolumeWish wish;
+    wish.name = name;
+    wish.gib = 1;
+    wish.metadata = wish.tag = words;
+    const VolumeId id = client::volumes::create(cloud->volume({}), wish, {}).id;
+    client::volumes::wait_for(cloud->volume({}), id, {"available"}, std::chrono::seconds(120), {});
+    return id;
+  };
+  const VolumeId copied = migratekit_volume(scene_.tag(), {{"change_id", "52 aa/12"}}, "kit-1");
+  const VolumeId begun = migratekit_volume(scene_.tag(), {}, "kit-2");
+  const VolumeId osm = made("osm-1", {{"osm", "true"}, {"converted", "false"}, {"changeID", "52 aa/3"}});
+  const VolumeId converted = made("osm-2", {{"osm", "true"}, {"converted", "true"}});
+  const VolumeId strange = made("somebody's", {{"osm", "false"}, {"purpose", "other"}});
+  const VolumeId ours = world_.cloud().allocate(scene_.wish(size, 1), {}).id;
+  const auto listed = [&](const VolumeId& id) {
+    std::vector<openstack::MovedVolume> all = openstack::moved_volumes(*cloud, {});
+    std::erase_if(all, [&](const auto& moved) { return moved.volume.id != id; });
+    return all;
+  };
+  EXPECT_TRUE(listed(strange).empty());
+  const auto find = [&](const VolumeId& id) { return listed(id).at(0); };
+  using Maker = openstack::MovedVolume::Maker;
+  const auto expect = [&](const VolumeId& id, Maker maker, const std::string& content, const std::string& change_id) {
+    const openstack::MovedVolume moved = find(id);
+    EXPECT_EQ(moved.maker, maker);
+    EXPECT_EQ(openstack::describe_content(moved), content);
+    EXPECT_EQ(moved.change_id, change_id);
+    EXPECT_EQ(moved.job, maker == Maker::vmferry ? scene_.job : JobId{});
+  };
+  expect(copied, Maker::migratekit, "a copy, unproven", "52 aa/12");
+  expect(begun, Maker::migratekit, "a part of the disk", "");
+  expect(osm, Maker::vmware_migration_kit, "a copy, unproven", "52 aa/3");
+  expect(converted, Maker::vmware_migration_kit, "converted", "");
+  expect(ours, Maker::vmferry, "nothing yet", "");
+  EXPECT_EQ(find(ours).vm, scene_.vm.id.value);
+  world_.cloud().remember(ours, {{"vmferry_opened", "yes"}, {"vmferry_written", "yes"}}, {});
+  expect(ours, Maker::vmferry, "a part of the disk", "");
+  const model::ChangeId point = *model::ChangeId::parse("52 aa/4");
+  world_.cloud().remember(ours, {{"vmferry_partial", encode(Partial{size / 4, size, point})}}, {});
+  expect(ours, Maker::vmferry, "25 % of the disk", "");
+  world_.cloud().remember(
+      ours, {{"vmferry_partial", ""}, {"vmferry_complete", "yes"}, {"vmferry_cycle", "3"}, {"change_id", "52 aa/4"}},
+      {});
+  expect(ours, Maker::vmferry, "all, as of cycle 3", "52 aa/4");
+  world_.cloud().remember(ours, {{"vmferry_complete", ""}, {"change_id", ""}, {"vmferry_moved", scene_.job.value}}, {});
+  expect(ours, Maker::vmferry, "the moved disk", "");
+  // Copied again, since the server failed.
+  world_.cloud().remember(ours, {{"vmferry_complete", "yes"}, {"vmferry_cycle", "4"}}, {});
+  expect(ours, Maker::vmferry, "all, as of cycle 4", "");
+  world_.cloud().remember(ours, {{"vmferry_complete", ""}}, {});
+  world_.cloud().remember(ours, {{"vmferry_moved", "of a job before"}}, {});
+  expect(ours, Maker::vmferry, "a part of the disk", "");
+}
+
+// By a job whose journal is elsewhere: what the server wrote is nowhere else.
+TEST_F(OpenstackTarget, a_volume_that_a_server_had_is_overwritten_only_when_told_to) {
+  const VolumeWish wish = scene_.wish(size, 1);
+  const VolumeId id = world_.cloud().allocate(wish, {}).id;
+  VolumeWish later = wish;
+  later.tag.job = scene_.other_job;
+  world_.cloud().remember(id, {{"vmferry_moved", scene_.job.value}}, {});
+  EXPECT_TRUE(says(refusal([&] { world_.cloud().allocate(later, {}); }, Fault::conflict), "--again"));
+  openstack::Options options = world_.options();
+  options.again = true;
+  EXPECT_EQ(world_.open(options)->allocate(later, {}).id, id);
+  // It is the other job's from now on, and no server had it since.
+  EXPECT_EQ(world_.cloud().allocate(later, {}).id, id);
+  EXPECT_EQ(world_.cloud().allocate(wish, {}).id, id);
+  // Copied whole again after its server failed, it holds a point like any other.
+  world_.cloud().remember(id, {{"vmferry_moved", scene_.job.value}, {"vmferry_complete", "yes"}}, {});
+  EXPECT_EQ(world_.cloud().allocate(later, {}).id, id);
 }
 
 TEST_F(OpenstackTarget, a_migratekit_volume_without_a_change_id_is_adopted_and_called_incomplete) {
@@ -196,11 +278,30 @@ TEST_F(OpenstackTarget,
   EXPECT_EQ(world_.cloud().find(scene_.tag(), {})->id, id);
 }
 
+// As migratekit named and marked volumes until October 2024, by what changes with the machine's ESXi host.
+TEST_F(OpenstackTarget, a_migratekit_volume_of_the_older_form_is_adopted_and_keeps_that_form) {
+  const std::string object = "919-" + to_string(scene_.tag().disk),
+                    name = plan::volume_name(scene_.tag().vm_name, object);
+  migratekit_volume(scene_.tag(), {}, name, "919-1" + to_string(scene_.tag().disk));  // another disk's
+  const VolumeId id = migratekit_volume(scene_.tag(), {{"change_id", "52 aa/12"}}, name, object);
+  auto options = world_.options();
+  options.trust_change_id = true;
+  const auto cloud = world_.open(options);
+  EXPECT_EQ(cloud->find(scene_.tag(), {})->id, id);
+  EXPECT_EQ(cloud->allocate(scene_.wish(size), {}).id, id);
+  EXPECT_EQ(volumes_in_lab(scene_.tag()), 0u);
+  const nlohmann::json adopted = volume_in_lab(id);
+  EXPECT_EQ(adopted.at("name"), name);
+  EXPECT_EQ(adopted.at("metadata").at("disk"), object) << "migratekit would not find it any more";
+  EXPECT_EQ(adopted.at("metadata").at("vmferry_job"), scene_.tag().job.value);
+  EXPECT_EQ(world_.cloud().allocate(scene_.wish(size), {}).id, id);
+}
+
 TEST_F(OpenstackTarget, a_machine_that_was_renamed_keeps_its_volumes) {
   const VolumeId id = world_.cloud().allocate(scene_.wish(size), {}).id;
   Tag renamed = scene_.tag();
   renamed.vm_name = "other";
-  renamed.volume_name = "other-" + renamed.disk_object_id;
+  renamed.volume_name = "other-" + to_string(renamed.disk);
   ASSERT_TRUE(world_.cloud().find(renamed, {}));
   EXPECT_EQ(world_.cloud().find(renamed, {})->id, id);
 }
@@ -476,13 +577,18 @@ TEST_F(OpenstackTarget, the_smallest_flavor_is_chosen_or_made_and_the_choice_exp
                        },
                        Fault::auth),
                    "only administrators make flavors"));
-  if (OpenstackWorld::lab().real_openstack()) return;  // its user is no administrator, nor can be made one from here
-  OpenstackWorld::lab().control("openstack", "POST", "/settings", R"({"flavors_by_members":true})");
+  const auto administrator = world_.administrator();
   fault(R"({"service":"compute","method":"POST","path_regex":"/flavors$","count":1,"kind":"lost-reply"})");
-  const openstack::ChosenFlavor made = openstack::choose_flavor(*client, {"auto", {}, true}, vm, {});
+  const openstack::ChosenFlavor made = openstack::choose_flavor(*administrator, {"auto", {}, true}, vm, {});
   EXPECT_EQ(made.flavor.name, "vmferry-3-5000");
+  EXPECT_EQ(openstack::choose_flavor(*administrator, {"auto", {}, true}, vm, {}).flavor.id, made.flavor.id);
   EXPECT_EQ(openstack::choose_flavor(*client, {}, vm, {}).flavor.id, made.flavor.id);
-  OpenstackWorld::lab().control("openstack", "POST", "/settings", R"({"flavors_by_members":false})");
+  client::Call gone;
+  gone.method = "DELETE";
+  gone.path = "/flavors/" + made.flavor.id;
+  gone.doing = "delete the flavor";
+  administrator->compute({}).call(gone, {});
+  EXPECT_TRUE(says(refusal([&] { openstack::choose_flavor(*client, {}, vm, {}); }, Fault::config), "m1.medium"));
 }
 
 TEST_F(OpenstackTarget, a_datastore_decides_the_volume_type) {

@@ -23,8 +23,10 @@
 #include "openstack/volumes.hpp"
 #include "support/fake_cloud.hpp"
 #include "support/lab.hpp"
+#include "support/openstack_lab.hpp"
 #include "target/local/local_cloud.hpp"
 #include "target/openstack/openstack_cloud.hpp"
+#include "test_paths.hpp"
 
 namespace vmferry::target {
 
@@ -51,9 +53,7 @@ struct Scene {
   }
   static std::string other_mac() { return mac(static_cast<int>(std::random_device()())); }
   Tag tag(int disk = 0) const {
-    const std::string object = fmt::format("{}-{}", vm.id.value.substr(3), 2000 + disk);
-    return {
-        job, vm.id, vm.name, model::DiskKey{2000 + disk}, object, fmt::format("machine-{}-{}", vm.id.value, object)};
+    return {job, vm.id, vm.name, model::DiskKey{2000 + disk}, fmt::format("machine-{}-{}", vm.id.value, 2000 + disk)};
   }
   VolumeWish wish(std::uint64_t bytes, int disk = 0) const {
     VolumeWish wish;
@@ -126,7 +126,7 @@ class LocalWorld {
 class OpenstackWorld {
  public:
   static std::string unavailable() {
-    if (std::filesystem::exists(VMFERRY_BIN_DIR "/vmferry-lab")) return "";
+    if (std::filesystem::exists(std::string(test::bin_directory) + "/vmferry-lab")) return "";
     return "vmferry-lab is not built (VMFERRY_LAB=OFF)";
   }
   static support::Lab& lab() {
@@ -135,14 +135,15 @@ class OpenstackWorld {
     static const std::string room = lab.control("openstack", "POST", "/quota", R"({"volumes":500,"gigabytes":2000})");
     return lab;
   }
-  std::unique_ptr<::vmferry::openstack::Cloud> client() {
-    const ::vmferry::openstack::Environment environment{{"OS_CLIENT_CONFIG_FILE", lab().get("openstack.clouds_yaml")},
-                                                        {"OS_CLOUD", "lab"}};
-    auto config = ::vmferry::openstack::load(environment);
-    http::CurlOptions curl;
-    curl.trust = ::vmferry::openstack::trust(config);
-    auto transport = http::retrying(http::curl(curl, log_), {}, clock_, log_);
-    return ::vmferry::openstack::Cloud::open(std::move(config), std::move(transport), clock_, log_, {});
+  std::unique_ptr<::vmferry::openstack::Cloud> client() { return support::open_cloud(lab(), clock_, log_); }
+  // The same project's administrator.
+  std::unique_ptr<::vmferry::openstack::Cloud> administrator() {
+    auto who = support::openstack_environment(lab());
+    if (lab().real_openstack())
+      who["OS_CLOUD"] = lab().get("openstack.admin_cloud");
+    else
+      who["OS_USERNAME"] = "admin";
+    return support::open_cloud(::vmferry::openstack::load(who), clock_, log_);
   }
   virtual openstack::Options options() {
     openstack::Options options;
@@ -210,7 +211,11 @@ class BrickWorld : public OpenstackWorld {
     (void)on_path;
   }
   ~BrickWorld() override {
-    // Some tests leave their volumes attached.
+    // Some tests leave their volumes attached, which only this host can end in good order.
+    const nlohmann::json lab = state_of_lab();
+    for (const nlohmann::json& volume : lab["volumes"])
+      for (const nlohmann::json& attachment : volume["attachments"])
+        if (attachment["server_id"] == "") cloud().detach(VolumeId{volume["id"]}, {});
     std::error_code ignored;
     for (const auto& volume : std::filesystem::directory_iterator(mounts(), ignored)) {
       for (const auto& point : std::filesystem::directory_iterator(volume.path(), ignored)) {

@@ -183,7 +183,8 @@ TEST_P(Vsphere, RenewsARefusedCookie) {
 TEST_P(Vsphere, AWaitGoesOnWhenTheSessionEndsDuringIt) {
   control("POST", "/settings", R"({"task_delay_ms":1500})");
   std::jthread ending([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    for (int i = 0; i < 3000 && calls("CreateSnapshot_Task") == 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
     control("POST", "/sessions/expire");
   });
   const SnapshotId id = create_snapshot(*session_, vm_, wish(), {});

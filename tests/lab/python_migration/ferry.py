@@ -34,7 +34,7 @@ class Lab:
     def __init__(self, *flags):
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="vmferry-t-"))
         self.directory = self.work / "lab"
-        done = subprocess.run([BIN / "vmferry-lab", "up", "--dir", self.directory, *flags], capture_output=True, text=True)
+        done = subprocess.run([BIN / "vmferry-lab", "up", "--dir", self.directory, "--deadline", "15m", *flags], capture_output=True, text=True)
         if done.returncode != 0:
             shutil.rmtree(self.work)
             raise RuntimeError(f"the lab did not start: {done.stdout}{done.stderr}")
@@ -64,6 +64,8 @@ class Lab:
     def secrets(self):
         """What may be readable nowhere: the passwords, and by the lab's own memory every session and token it gave out."""
         found = {pathlib.Path(self.vcenter["password_file"]).read_text().strip()}
+        if "esxi_ssh" in self.vcenter:
+            found.add(pathlib.Path(self.vcenter["esxi_ssh"]["password_file"]).read_text().strip())
         for line in pathlib.Path(self.openstack["clouds_yaml"]).read_text().splitlines():
             key, _, value = line.strip().partition(":")
             if key in ("password", "application_credential_secret"):
@@ -180,7 +182,7 @@ class MigrationTest(unittest.TestCase):
         self.ferry("abort", "--delete-volumes")
 
     @staticmethod
-    def wait_for(condition, seconds=30, what="the condition"):
+    def wait_for(condition, seconds=120, what="the condition"):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = condition()

@@ -158,7 +158,7 @@ class Growth(ferry.MigrationTest):
         self.prove()
 
     def test_a_host_that_forgets_what_a_disk_has_grown_by(self):
-        """It is not asked about a time before the growth at all; the cycles after that are deltas, and right."""
+        """Neither what changed nor what is allocated is asked after the growth; the cycles after that are deltas, and right."""
         self.ferry("migrate")
         self.lab.control("vcenter", "POST", "/vms/web01/wrong-answers", {"mode": "growth-128g"})
         self.addCleanup(self.lab.control, "vcenter", "POST", "/vms/web01/wrong-answers", {"mode": "off"})

@@ -1,8 +1,11 @@
 """`vmferry check`: each finding names its object and remedy, and nothing is changed on either side."""
 
 import json
+import os
 import pathlib
+import pwd
 import re
+import signal
 import subprocess
 import tempfile
 
@@ -16,11 +19,11 @@ READS_ONLY = {"RetrieveServiceContent", "Login", "Logout", "RetrievePropertiesEx
 class Checks:
     """What both classes ask with."""
 
-    def check(self, *flags, path=None):
-        arguments = self.command("migrate", *flags, path=path)
+    def check(self, *flags, path=None, env=None, target="openstack"):
+        arguments = self.command("migrate", *flags, path=path, target=target)
         arguments[1] = "check"
-        done = Result(subprocess.run([*arguments, "--json"], capture_output=True, text=True, env=self.lab.environment(), stdin=subprocess.DEVNULL,
-                                     timeout=60))
+        done = Result(subprocess.run([*arguments, "--json"], capture_output=True, text=True, env={**self.lab.environment(), **(env or {})},
+                                     stdin=subprocess.DEVNULL, timeout=60))
         self.assertIn(done.code, (0, 1), str(done))
         report = json.loads(done.out)
         self.assertEqual(done.code, 1 if report["problems"] else 0)
@@ -78,6 +81,64 @@ class CheckTest(Checks, MigrationTest):
         self.addCleanup(self.lab.control, "vcenter", "DELETE", f"/vms/web01/snapshots/{made['id']}")
         self.assertIn("above somebody's snapshot", self.facts(self.check(), "problem"))
 
+    def test_a_snapshot_that_a_killed_run_left_is_its_jobs(self):
+        died = self.ferry("migrate", ok=False, env={"VMFERRY_CRASH_AT": "copy disks|before DiskCopied"})
+        self.assertEqual(died.code, -signal.SIGKILL, str(died))
+        snapshot = self.lab.vm()["snapshots"][0]["id"]
+        job = json.loads(self.ferry("status", "--json").out)["jobs"][0]["job"][:8]
+        findings = self.check(*self.lab.cutover_flags())
+        self.assertEqual(self.facts(findings, "problem"), "")
+        left = [f for f in findings if f["object"] == f"snapshot {snapshot}"]
+        self.assertEqual([(f["level"], job in f["fact"], "abort" in f["remedy"]) for f in left], [("warning", True, True)], findings)
+        # A migrate to somewhere else leaves it alone, and could not read the disks.
+        elsewhere = self.check(target="local")
+        self.assertIn("above somebody's snapshot", self.facts(elsewhere, "problem"))
+        self.assertIn(f"a snapshot of job {job}, which moves this machine to OpenStack", self.facts(elsewhere, "warning"))
+        # So does a host that knows nothing of the job.
+        state, self.state = self.state, self.state / "another"
+        self.assertIn(f"a snapshot of job {job}, which this state folder does not know", self.facts(self.check(), "warning"))
+        self.state = state
+        self.ferry("migrate")
+        self.assertNotIn("snapshot", self.facts(self.check(), "warning"))
+        self.assert_nothing_left()
+        self.forget_volumes()
+
+    def test_ways_to_read_that_cannot_work(self):
+        empty = self.state / "empty"
+        empty.mkdir()
+        says = lambda *flags, level="problem", **more: self.facts(self.check("--transport", *flags, **more), level)
+        self.assertEqual(says("file", "--local-disk-path", str(empty)).count("was not found below"), 2)
+        self.assertIn("there is no such folder", says("file", "--local-disk-path", "/no/such"))
+        self.assertEqual(says("file", "--local-disk-path", f"LocalDS_0={self.lab.vcenter['datastore_dir']}"), "")
+        self.assertEqual(says("file", "--local-disk-path", f"LocalDS_0={self.lab.vcenter['datastore_dir']}", "--local-disk-path", "other=/no/such"), "")
+        # By another way that was allowed it works.
+        self.assertEqual(says("file,https", "--local-disk-path", "/no/such"), "")
+        self.assertIn("there is no such folder", says("file,https", "--local-disk-path", "/no/such", level="warning"))
+        self.assertIn("no such file to be read", says("ssh", "--esxi-ssh-key", "/no/such"))
+        keys = [kind for home in (self.state, pathlib.Path(pwd.getpwuid(os.geteuid()).pw_dir)) for kind in ("ed25519", "ecdsa", "rsa", "dsa")
+                if (home / ".ssh" / f"id_{kind}").exists()]
+        self.assertEqual("no login on the ESXi host" in says("ssh", env={"HOME": str(self.state)}), not keys)
+
+    def test_names_that_the_machine_does_not_have(self):
+        findings = self.check("--skip-disk", "9999", "--existing-volume", "disk=9998,host=h@b#p,source-name=n",
+                              "--volume-type-mapping", f"nosuchds={self.lab.openstack['volume_type']}",
+                              "--volume-type-mapping", f"LocalDS_0={self.lab.openstack['volume_type']}")
+        problems = self.facts(findings, "problem")
+        self.assertIn("--skip-disk 9999: web01 has no such disk", problems)
+        self.assertIn("--existing-volume 9998: web01 has no such disk", problems)
+        self.assertEqual([f["fact"] for f in findings if "nosuchds" in f["object"]], ["web01 has no disk on 'nosuchds' (it has LocalDS_0)"])
+        self.assertNotIn("has no disk on 'LocalDS_0'", self.facts(findings))
+
+    def test_every_wrong_setting_is_named_once(self):
+        wrong = {"--volume-type": "gold", "--volume-type-mapping": "LocalDS_0=silver", "--availability-zone": "mars", "--volume-availability-zone": "pluto",
+                 "--security-groups": "nosg", "--key-pair": "nokp", "--server-group": "nogroup", "--flavor": "99",
+                 "--network-mapping": f"mac={self.lab.vcenter['macs'][0]},network-id=nonet"}
+        findings = self.check(*[word for flag in wrong.items() for word in flag], "--run-v2v=false")
+        problems = [f["fact"] for f in findings if f["level"] == "problem"]
+        for name in ("gold", "silver", "mars", "pluto", "nosg", "nokp", "nogroup", "99", "nonet"):
+            self.assertEqual(len([fact for fact in problems if f"'{name}'" in fact]), 1, (name, problems))
+        self.assertIn("openstack keypair create --public-key FILE nokp", " ".join(problems))
+
     def test_sides_that_do_not_answer_are_findings(self):
         arguments = ["--os-cloud", "no-such-cloud"]
         self.assertIn("no-such-cloud", self.facts(self.check(*arguments), "problem"))
@@ -120,6 +181,14 @@ class RoomTest(Checks, JourneyTest):
         self.assertEqual(self.refused(*self.cutover_flags(), says="no room for 2 more volumes of 2 GiB in all").code, 7)
         self.quota(volumes=10, gigabytes=1)
         self.refused(*self.cutover_flags(), says="no room for 2 more volumes of 2 GiB in all")
+
+    def test_a_machine_that_was_cut_over_is_not_ready_to_be(self):
+        self.ferry("cutover", *self.cutover_flags())
+        server = next(s["id"] for s in self.lab.control("openstack", "GET", "/state")["servers"] if s["name"] == "web01")
+        findings = self.check(*self.cutover_flags())
+        self.assertEqual([(f["object"], f["fact"]) for f in findings if f["level"] == "problem"],
+                         [("web01", f"it was cut over already and is server {server} now; migrate would refuse it")])
+        self.assertEqual(self.ferry("migrate", ok=False).code, 6)
 
     def test_too_many_ports(self):
         self.quota(ports=len(self.lab.control("openstack", "GET", "/state")["ports"]) + 1)

@@ -1,6 +1,7 @@
 """At the end of each cycle the target equals the frozen snapshot, with the writer running: vCenter and ESXi, https and file,
 OpenStack and local; then a cutover whose target equals the powered-off disks."""
 
+import json
 import unittest
 
 import ferry
@@ -64,6 +65,14 @@ class Cutover(ferry.MigrationTest):
         self.assertEqual(macs, set(self.lab.vcenter["macs"]))
         again = self.ferry("status")
         self.assertIn("done", again.out)
+        # Also for who has no journal of it.
+        for folder in (self.state, self.state / "another-host"):
+            folder.mkdir(exist_ok=True)
+            self.state, here = folder, self.state
+            seen = json.loads(self.ferry("status", "--volumes", "--json").out)["volumes"]
+            self.state = here
+            self.assertEqual({v["id"]: (v["content"], v["servers"]) for v in seen},
+                             {id: ("the moved disk", [server["id"]]) for id in server["volumes"]})
 
 
 class LocalCutover(ferry.MigrationTest):

@@ -184,7 +184,11 @@ class EvidenceTest(JourneyTest):
                 self.assertEqual(disk["digests"]["root"], root_of(file.read(disk["capacity"])))
 
     def test_which_job(self):
+        self.assertIn("there is no state folder", self.ferry("evidence", ok=False).err)
+        self.assertFalse((self.state / "s").exists())
+        (self.state / "s").mkdir()
         self.assertIn("no job on this host yet", self.ferry("evidence", ok=False).err)
+        self.assertEqual(list((self.state / "s").iterdir()), [])
         self.ferry("migrate")
         out = self.state / "handover"
         for flags in ((), ("--vmware-path", "web01"), ("--vmware-path", self.lab.vcenter["vm_path"]), ("--job", self.evidence()["job"][:8])):

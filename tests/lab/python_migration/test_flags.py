@@ -3,6 +3,7 @@
 import base64
 import json
 import pathlib
+import signal
 import ssl
 import subprocess
 import urllib.request
@@ -46,11 +47,12 @@ class FlagsTest(JourneyTest):
         return server, [volumes[v] for v in server["volumes"]], [ports[p] for p in server["ports"]]
 
     def mappings(self, ip):
-        """One flag for each adapter; the first has an address, and its MAC in upper case."""
+        """One flag for each adapter: the first has an address, and its MAC in upper case; the second says nothing but its network."""
         flags = []
         for index, mac in enumerate(self.lab.vcenter["macs"]):
-            parts = {"mac": mac.upper() if index == 0 else mac, "network-id": self.openstack["network_id"],
-                     "subnet-id": self.openstack["subnet_id"], **({"ip": ip} if index == 0 else {})}
+            parts = {"mac": mac, "network-id": "dual"}
+            if index == 0:
+                parts = {"mac": mac.upper(), "network-id": self.openstack["network_id"], "subnet-id": self.openstack["subnet_id"], "ip": ip}
             flags += ["--network-mapping", ",".join(f"{key}={value}" for key, value in parts.items())]
         return flags
 
@@ -100,6 +102,7 @@ class FlagsTest(JourneyTest):
         self.assertEqual(ports[0]["fixed_ips"][0]["ip_address"], "192.0.2.77")
         self.assertEqual(ports[0]["fixed_ips"][0]["subnet_id"], self.openstack["subnet_id"])
         self.assertEqual(ports[0]["network_id"], self.openstack["network_id"])
+        self.assertEqual(sorted(":" in one["ip_address"] for one in ports[1]["fixed_ips"]), [False, True], "an address of each family")
         self.assertEqual(ports[0]["mac_address"], self.lab.vcenter["macs"][0].lower(), "upper case in the flag is the same address")
 
     def test_cutover_flags(self):
@@ -165,6 +168,18 @@ class FlagsTest(JourneyTest):
         recorded = b"".join(file.read_bytes() for file in pathlib.Path(self.record).rglob("*.json"))
         for secret in self.lab.secrets():
             self.assertNotIn(secret, recorded)
+
+    def test_labels_are_not_asked_for_when_the_server_is_there(self):
+        self.label({"tier": ["gold"]}, {})
+        died = self.ferry("cutover", "--vmware-labels", *self.cutover_flags(), ok=False,
+                          env={"VMFERRY_CRASH_AT": "create the server|before ServerLaunched"})
+        self.assertEqual(died.code, -signal.SIGKILL, str(died))
+        server = next(s for s in self.lab.control("openstack", "GET", "/state")["servers"] if s["name"] == "web01")
+        self.assertEqual(server["metadata"]["vmware_tag_tier"], "gold")
+        self.lab.control("vcenter", "DELETE", "/calls")
+        done = self.ferry("cutover", "--vmware-labels", *self.cutover_flags())
+        self.assertIn("runs as server", done.out)
+        self.assertEqual([c for c in self.lab.control("vcenter", "GET", "/calls") if c["service"] == "rest"], [])
 
     def test_volume_by_name(self):
         """--vz-unsafe-volume-by-name finds the volume of a machine with another id, which nothing else does."""

@@ -16,6 +16,7 @@ class LimitsTest(MigrationTest):
         """A run of all three disks that would last for minutes, and what it holds once it copies."""
         process = self.start("migrate", "--json")
         self.addCleanup(process.kill)
+        self.wait_for(lambda: list(self.state.rglob("journal.sqlite")), what="the journal, without which there is nothing to ask")
         shown = {}
 
         def copies():
@@ -45,6 +46,7 @@ class LimitsTest(MigrationTest):
 
     def test_a_runs_bandwidth_is_its_own_and_ends_with_it(self):
         self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 4})
+        self.limits("--host-bandwidth", "none")  # from here on there is something to look at
         process, _ = self.started()
         self.assertEqual(self.limits("--vm", "web01", "--bandwidth", "64K")["running"][0]["bandwidth"], 64 << 10)
         refused = self.limits("--vm", "db01", "--bandwidth", "64K", ok=False)
@@ -55,7 +57,7 @@ class LimitsTest(MigrationTest):
         self.finished(process)
 
     def test_connections_to_an_esxi_host(self):
-        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 2})
+        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0.5})
         self.limits("--esxi-connections", "3", "--esxi-in-flight", "3M")
         process, shown = self.started()
         glances = [self.limits()["esxi_hosts"][0]["connections"] for _ in range(8)]

@@ -70,8 +70,15 @@ class Secrets(ferry.MigrationTest):
         at = command.index("--vmware-password-file")
         command[at : at + 2] = ["--vmware-password", password]
         process = ferry.subprocess.Popen(command, stdout=ferry.subprocess.PIPE, stderr=ferry.subprocess.PIPE, text=True, env=self.lab.environment())
-        time.sleep(0.4)
-        line = pathlib.Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        cmdline = pathlib.Path(f"/proc/{process.pid}/cmdline")
+
+        def wiped():
+            # A program that is just being put in the place of the one that forked has no command line for a moment.
+            line = cmdline.read_bytes()
+            return b"--vmware-password" in line and password.encode() not in line
+
+        self.wait_for(wiped, what="the wiped password")
+        line = cmdline.read_bytes()
         _, err = process.communicate(timeout=120)
         self.assertNotIn(password.encode(), line)
         self.assertIn(b"--vmware-password", line)
@@ -82,7 +89,7 @@ class Secrets(ferry.MigrationTest):
 class Interruptions(ferry.MigrationTest):
     lab_flags = ("--disks", "120M+37s,33M+1s")
 
-    def in_the_middle(self, path="/folder", delay=40):
+    def in_the_middle(self, path="/folder", delay=400):
         """Slows reading down so that there is a middle."""
         self.lab.control("vcenter", "POST", "/settings", {"folder_latency_ms": delay})
 
@@ -252,7 +259,12 @@ class BadInput(ferry.MigrationTest):
     def test_inventory_and_status_as_json(self):
         listed = json.loads(self.ferry("inventory", "--json").out)
         self.assertIn("/DC0/vm/web01", [vm["path"] for vm in listed["machines"]])
+        misspelt = self.ferry("status", "--json", ok=False)
+        self.assertEqual((misspelt.code, misspelt.out), (3, ""), misspelt)
+        self.assertIn("there is no state folder", misspelt.err)
+        (self.state / "s").mkdir()
         self.assertEqual(json.loads(self.ferry("status", "--json").out), {"jobs": []})
+        self.assertEqual(list((self.state / "s").iterdir()), [])
 
 
 class TakeOver(ferry.MigrationTest):
@@ -281,6 +293,42 @@ class TakeOver(ferry.MigrationTest):
         self.assertFalse(result.events()[-1]["full"], "it must go on from migratekit's change id")
         self.prove()
 
+    def test_volumes_of_an_older_migratekit_are_found(self):
+        """It named and marked them by the disk's object id; and all of them are bootable."""
+        for key, value in self.lab.environment().items():
+            if key.startswith("OS_"):
+                os.environ[key] = value
+        cloud = openstack.connect(cloud="lab")
+        machine, left = self.lab.vm(), {}
+        for disk in machine["disks"]:
+            word = f"919-{disk['key']}"
+            volume = cloud.block_storage.create_volume(size=1, name=f"web01-{word}", metadata={"migrate_kit": "true", "vm": machine["moref"], "disk": word})
+            left[volume.id] = word
+        self.wait_for(lambda: all(v["status"] == "available" for v in self.lab.volumes()), what="volumes")
+        for volume in self.lab.volumes():
+            cloud.block_storage.set_volume_bootable_status(volume["id"], True)
+            with open(volume["file"], "r+b") as file:
+                file.write(b"half a copy" * 100000)
+        told = self.ferry("check", *self.lab.connection(), "--vmware-path", self.lab.vcenter["vm_path"])
+        self.assertIn("migratekit made it for disk 2000 of this machine", " ".join(told.out.split()))
+        seen = json.loads(self.ferry("status", "--volumes", "--json").out)["volumes"]
+        self.assertEqual({v["id"]: (v["program"], v["vm_id"], v["disk"], v["whole"], v["job"]) for v in seen},
+                         {id: ("migratekit", machine["moref"], word, False, None) for id, word in left.items()})
+        self.assertIn("`vmferry migrate` of that machine goes on with them", self.ferry("status", "--volumes").out)
+        self.ferry("migrate")
+        self.prove()
+        self.ferry("migrate")
+        self.prove()
+        self.assertEqual({v["id"]: v["metadata"]["disk"] for v in self.lab.volumes()}, left)
+        job = json.loads(self.ferry("status", "--json").out)["jobs"][0]["job"]
+        seen = json.loads(self.ferry("status", "--volumes", "--json").out)["volumes"]
+        self.assertEqual({(v["id"], v["program"], v["whole"], v["content"], v["job"], v["phase"]) for v in seen},
+                         {(id, "vmferry", True, "all, as of cycle 2", job, "synced") for id in left})
+        here, self.state = self.state, self.state / "another-host"
+        self.state.mkdir()
+        self.assertIn(f"{job[:8]} elsewhere", self.ferry("status", "--volumes").out)
+        self.state = here
+
     def test_a_volume_that_a_conversion_has_half_changed_is_repaired(self):
         """migratekit keeps its change id when virt-v2v fails; what virt-v2v wrote is in no delta."""
         self.ferry("migrate")
@@ -303,18 +351,30 @@ class TakeOver(ferry.MigrationTest):
             if key.startswith("OS_"):
                 os.environ[key] = value
         cloud = openstack.connect(cloud="lab")
-        disks = self.lab.vm()["disks"]
-        left = []
-        for disk in disks:
+        # That tool wants change tracking on; vmferry leaves it so. The change id is the snapshot's, as right as any.
+        self.ferry("migrate", target="local")
+        self.ferry("abort", "--delete-volumes", target="local")
+        snapshot = self.lab.control("vcenter", "POST", "/vms/web01/snapshots", {"name": "osm"})["id"]
+        frozen = {disk["key"]: disk["path"] for disk in self.lab.control("vcenter", "GET", "/vms/web01/frozen")[-1]["disks"]}
+        left = {}
+        for disk in self.lab.vm()["disks"]:
             volume = cloud.block_storage.create_volume(
-                size=1, name=f"web01-{disk['key']}", metadata={"osm": "true", "converted": "false", "changeID": disk["change_id"] or "52 00/1"})
-            left.append(volume.id)
+                size=1, name=f"web01-{disk['key']}", metadata={"osm": "true", "converted": "false", "changeID": disk["change_id"]})
+            left[volume.id] = frozen[disk["key"]]
         self.wait_for(lambda: all(v["status"] == "available" for v in self.lab.volumes()), what="volumes")
         for volume in self.lab.volumes():
+            cloud.block_storage.set_volume_bootable_status(volume["id"], True)
+            cloud.block_storage.set_volume_image_metadata(volume["id"], hw_machine_type="q35", hw_firmware_type="uefi")
+            source = pathlib.Path(left[volume["id"]]).read_bytes()
             with open(volume["file"], "r+b") as file:
-                file.write(b"half a copy" * 100000)
+                file.write(source[:len(source) // 2])
+        self.lab.control("vcenter", "DELETE", f"/vms/web01/snapshots/{snapshot}")
         told = self.ferry("check", *self.lab.connection(), "--vmware-path", self.lab.vcenter["vm_path"], ok=False)
         self.assertIn("--adopt-osm-volumes", told.out)
+        shown = self.ferry("status", "--volumes").out
+        for id in left:
+            self.assertRegex(shown, rf"vmware-migration-kit +a copy, unproven +available +- +{id}")
+        self.assertIn("--adopt-osm-volumes", shown)
         self.ferry("migrate", "--adopt-osm-volumes")
         self.assertEqual(sorted(v["id"] for v in self.lab.volumes()), sorted(left))
         self.prove()

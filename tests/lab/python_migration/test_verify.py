@@ -82,6 +82,18 @@ class VerifyTest(JourneyTest):
         self.assertIn(" 0 MiB read again", self.ferry("verify", "--sample", "0").err)
         self.assertNotEqual(self.ferry("verify", "--sample", "101", ok=False).code, 0)
 
+    def test_a_sample_does_not_leave_out_what_was_found_damaged(self):
+        self.ferry("migrate")
+        where = f"{CHUNK} bytes at offset {self.flip() // CHUNK * CHUNK}"
+        self.assertIn(where, self.ferry("verify", ok=False).err)
+        known = self.ferry("verify", "--sample", "0", ok=False)
+        self.assertEqual(known.code, DAMAGED, str(known))
+        self.assertIn(where, known.err)
+        mended = self.ferry("verify", "--sample", "0", "--repair")
+        self.assertIn("what differed was copied once more, and is right now", mended.out)
+        self.prove()
+        self.assertIn("no difference was found", self.ferry("verify", "--sample", "0").out)
+
     def test_after_a_crash_it_says_what_to_do_first(self):
         self.assertIn("no unfinished job", self.ferry("verify", ok=False).err)
         self.ferry("migrate")
@@ -96,6 +108,8 @@ class VerifyTest(JourneyTest):
 
     def test_a_lost_change_history_writes_only_what_differs(self):
         self.ferry("migrate")
+        self.lab.control("vcenter", "POST", "/vms/web01/writer", {"running": False})
+        self.addCleanup(self.lab.control, "vcenter", "POST", "/vms/web01/writer", {"running": True})
         self.lab.control("vcenter", "POST", "/vms/web01/cbt-reset")
         again = [e for e in self.ferry("migrate", "--json").events() if e["event"] == "disk_finished"]
         self.assertEqual({e["full"] for e in again}, {True})

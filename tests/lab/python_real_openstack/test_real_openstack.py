@@ -36,8 +36,10 @@ def until(what, seconds, act, interval=0.2):
         time.sleep(interval)
 
 
-def interfaces():
-    return set(os.listdir("/sys/class/net"))
+def interfaces_of(folder, ports):
+    """The bridges that the folder's lab has written down and the taps of its ports: those that are there now. Another lab may run."""
+    taps = {f"tap{port.id[:11]}" for port in ports}
+    return ({*(folder / "cloud" / "bridges").read_text().split()} | taps) & {*os.listdir("/sys/class/net")}
 
 
 def loops_below(folder):
@@ -89,7 +91,6 @@ class RealOpenStack(unittest.TestCase):
             raise RuntimeError("VMFERRY_LAB_BIN must name the vmferry-lab program")
         cls.parent = pathlib.Path(tempfile.mkdtemp(prefix="vmferry-r-", dir="/tmp"))
         cls.folder = cls.parent / "lab"
-        cls.interfaces = interfaces()
         cls.broken = False
 
     @classmethod
@@ -112,7 +113,7 @@ class RealOpenStack(unittest.TestCase):
 
     # helpers
 
-    def lab(self, *words, timeout=360):
+    def lab(self, *words, timeout=960):
         return subprocess.run([LAB, *words], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
 
     def ctl(self, method, path, body=None, code=0):
@@ -366,7 +367,9 @@ class RealOpenStack(unittest.TestCase):
             name="runs", flavor_id="1", networks=[{"port": self.ports[0].id}],
             block_device_mapping=[{"uuid": self.volumes[0].id, "source_type": "volume", "destination_type": "volume", "boot_index": 0}])
         self.cloud.compute.wait_for_server(server, status="ACTIVE", failures=["ERROR"], interval=0.3, wait=180)
-        self.assertNotEqual(self.interfaces, interfaces())
+        interfaces = interfaces_of(self.folder, self.ports)
+        self.assertIn(f"tap{self.ports[0].id[:11]}", interfaces)
+        self.assertGreater(len(interfaces), 2)
         began = time.monotonic()
         done = self.lab("down", "--dir", str(self.folder))
         print(f"  {time.monotonic() - began:6.1f} s  of it `down`", flush=True)
@@ -374,7 +377,7 @@ class RealOpenStack(unittest.TestCase):
         self.assertEqual([], processes_of(self.folder))
         self.assertNotIn(str(self.folder), pathlib.Path("/proc/mounts").read_text())
         until("the loop devices' end", 5, lambda: not loops_below(self.folder))
-        self.assertEqual(set(), interfaces() - self.interfaces)
+        self.assertEqual(set(), interfaces & {*os.listdir("/sys/class/net")})
         self.assertFalse(self.folder.exists())
 
 

@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 
 #include "base/error.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::config {
 namespace {
+
+using support::has;
 
 Parsed parsed(std::vector<std::string> words, const std::map<std::string, std::string>& environment = {}) {
   words.insert(words.begin(), {"vmferry", "host"});
@@ -25,8 +28,6 @@ std::string refusal(const std::vector<std::string>& words) {
     return e.what();
   }
 }
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 const std::vector<std::string> least{"deploy", "--image", "debian", "--flavor", "m1", "--network", "net"};
 

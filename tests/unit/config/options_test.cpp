@@ -1,6 +1,7 @@
 // The command line: migratekit's flags mean what they meant, and what is wrong is named.
 #include "config/options.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -127,6 +128,98 @@ TEST(Options, WhatIsMissingIsNamed) {
   EXPECT_NE(typo.parse().text.find("did you mean migrate?"), std::string::npos);
 }
 
+std::string told(std::vector<std::string> words, const std::map<std::string, std::string>& env = {}) {
+  try {
+    const Parsed parsed = Line(std::move(words)).parse(env);
+    return fmt::format("{} {}", parsed.exit_code, parsed.text);
+  } catch (const Error& e) {
+    return fmt::format("{} {}", exit_code(e.fault()), e.what());
+  }
+}
+
+TEST(Options, ABadVariableIsNamed) {
+  for (const char* name : {"VMFERRY_ATTACH", "VMFERRY_IMAGE_FORMAT", "VMFERRY_IMAGE_UPLOAD"}) {
+    const std::string text = told(migrate(), {{name, "foo://x"}});
+    EXPECT_TRUE(text.starts_with("3 ")) << text;
+    EXPECT_NE(text.find(std::string(name) + ": foo://x not in {"), std::string::npos) << text;
+  }
+  const std::string text = told({"inventory", "--vmware-username", "u"}, {{"VMFERRY_VMWARE_ENDPOINT", "https://vc"}});
+  EXPECT_TRUE(text.starts_with("3 the variable VMFERRY_VMWARE_ENDPOINT: https://vc: give the host alone")) << text;
+}
+
+TEST(Options, AMisspeltFlagIsTheOneThatIsNamed) {
+  std::vector<std::string> words = migrate({"--flavour", "2"});
+  for (const char* verb : {"check", "cutover"}) {
+    words[0] = verb;
+    const std::string text = told(words);
+    EXPECT_TRUE(text.starts_with("2 error: --flavour was not expected\ndid you mean --flavor?\n")) << text;
+  }
+  EXPECT_NE(told({"migrat", "--vmware-path", "x"}).find("did you mean migrate?"), std::string::npos);
+  words = migrate({"transport"});
+  words[0] = "check";
+  EXPECT_EQ(told(words), "2 check transport: give transports, or flags alone; see vmferry check --help");
+  words.back() = "transports";
+  EXPECT_TRUE(Line(words).parse().options.try_transports);
+}
+
+TEST(Options, ABadValueIsToldWithItsFlagAndWhatThatTakes) {
+  const auto names = [](const std::vector<std::string>& more, const std::string& part) {
+    const std::string text = told(migrate(more));
+    EXPECT_TRUE(text.starts_with("2 ")) << text;
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  names({"--bandwidth", "fast"}, "--bandwidth fast: give a size");
+  names({"--request-size", "fast"}, "--request-size fast: give");
+  names({"--skip-disk", "abc"}, "--skip-disk KEY: Leave out");
+  names({"--quiesce", "never", "--quiesce", "always"}, "--quiesce is given twice");
+  names({"--vmware-endpoint"}, "--vmware-endpoint HOST: vCenter");
+  EXPECT_NE(told({"limits", "--host-bandwidth", "fast"}).find("--host-bandwidth fast: give a size"), std::string::npos);
+  const std::string wish = told({"cutover", "--run-v2v=maybe"});
+  EXPECT_NE(wish.find("--run-v2v true|false: "), std::string::npos) << wish;
+}
+
+TEST(Options, AnEndpointIsAHostAndAPort) {
+  const auto with = [](const std::string& endpoint) {
+    return told({"inventory", "--vmware-username", "u", "--vmware-endpoint", endpoint});
+  };
+  for (const char* good : {"vc", "127.0.0.1:1", "vc.example:65535", "[2001:db8::7]", "[::1]:443"})
+    EXPECT_EQ(with(good), "0 ");
+  for (const char* bad : {"127.0.0.1:99999", "vc:", "vc:x", "::1", "u@vc", "a b", "vc:0", "https://vc/"})
+    EXPECT_TRUE(with(bad).starts_with(std::string("2 error: --vmware-endpoint: ") + bad + ": give ")) << with(bad);
+}
+
+TEST(Options, CheckTakesTheFlagsOfMigrateAndCutover) {
+  std::vector<std::string> words = migrate({"--audit", "1", "--flavor", "2"});
+  words[0] = "check";
+  EXPECT_EQ(told(words), "0 ");
+}
+
+TEST(Options, WhatMakesNoSenseIsNotOffered) {
+  EXPECT_EQ(told({"heat-template", "--help"}).find("--json"), std::string::npos);
+  EXPECT_TRUE(told({"heat-template", "--json"}).starts_with("2 "));
+  EXPECT_TRUE(told({"status", "--volumes", "--all"}).starts_with("2 "));
+}
+
+TEST(Options, AMappingNeedsNoSubnet) {
+  std::vector<std::string> words = migrate({"--network-mapping", "mac=00:50:56:00:00:01,network-id=n"});
+  words[0] = "cutover";
+  const Parsed parsed = Line(words).parse();
+  ASSERT_FALSE(parsed.finished) << parsed.text;
+  EXPECT_EQ(parsed.options.cutover.networks.at(0), (target::NetworkChoice{"00:50:56:00:00:01", "n", "", {}, {}, {}}));
+}
+
+TEST(Options, StatusAsksACloudOnlyForVolumes) {
+  const Parsed parsed = Line({"status", "--volumes", "--os-cloud", "c", "--project", "p"}).parse();
+  ASSERT_FALSE(parsed.finished) << parsed.text;
+  EXPECT_TRUE(parsed.options.volumes);
+  EXPECT_EQ(parsed.options.openstack.cloud, "c");
+  for (const char* flag : {"--os-cloud", "--project"}) {
+    const Parsed refused = Line({"status", flag, "x"}).parse();
+    EXPECT_EQ(refused.exit_code, exit_code(Fault::usage));
+    EXPECT_NE(refused.text.find("requires --volumes"), std::string::npos) << refused.text;
+  }
+}
+
 TEST(Options, CutoverNeedsItsSettings) {
   struct Case {
     std::vector<std::string> more;
@@ -135,7 +228,7 @@ TEST(Options, CutoverNeedsItsSettings) {
   const Case cases[] = {
       {{}, "--network-mapping"},
       {{"--network-mapping", "mac=nonsense,network-id=n,subnet-id=s", "--flavor", "f"}, "no MAC address"},
-      {{"--network-mapping", "mac=00:50:56:00:00:01,network-id=n", "--flavor", "f"}, "subnet-id= is missing"},
+      {{"--network-mapping", "mac=00:50:56:00:00:01,subnet-id=s", "--flavor", "f"}, "network-id="},
   };
   for (const Case& c : cases) {
     std::vector<std::string> words = migrate(c.more);
@@ -224,6 +317,29 @@ TEST(Options, TheServersOwnSettings) {
   }
 }
 
+TEST(Options, AProxyAndTheWayToIt) {
+  const auto proxy = [](const std::string& text) {
+    Line line(migrate({"--transport", "hotadd", "--proxy-ssh", text}));
+    try {
+      const Parsed parsed = line.parse();
+      if (parsed.finished) return std::string("refused");
+      return parsed.options.vmware.proxy_ssh + " " + std::to_string(parsed.options.vmware.proxy_ssh_port);
+    } catch (const Error&) {
+      return std::string("refused");
+    }
+  };
+  EXPECT_EQ(proxy("root@proxy.example"), "root@proxy.example 22");
+  EXPECT_EQ(proxy("root@proxy.example:2222"), "root@proxy.example 2222");
+  EXPECT_EQ(proxy("proxy"), "proxy 22");
+  EXPECT_EQ(proxy("root@[fe80::1]:2222"), "root@fe80::1 2222");
+  // What ssh or a shell would take for something else.
+  for (const char* text : {"-oProxyCommand=id", "-x@host", "root@-host", "root@host:0", "root@host:99999",
+                           "root@host:x", "a b@host", "root@ho st", "root@", "@host"})
+    EXPECT_EQ(proxy(text), "refused") << text;
+  EXPECT_THROW(Line(migrate({"--transport", "https", "--proxy-vm", "proxy01"})).parse(), Error);
+  EXPECT_THROW(Line(migrate({"--transport", "hotadd", "--proxy-ssh-key", "k"})).parse(), Error);
+}
+
 TEST(Options, MalformedFlagsEndWithUsage) {
   for (const std::vector<std::string>& more : std::vector<std::vector<std::string>>{{"--connections", "0"},
                                                                                     {"--connections", "many"},
@@ -241,10 +357,64 @@ TEST(Options, MalformedFlagsEndWithUsage) {
                                              {"--request-size", "x"},
                                              {"--target", "moon"},
                                              {"--transport", "file"},
+                                             {"--transport", "auto,https"},
+                                             {"--transport", "https", "--vddk-transports", "nbd"},
                                              {"--vmware-insecure", "--vmware-fingerprint", "aa"}}) {
     Line line(migrate(more));
     EXPECT_THROW(line.parse(), Error) << more.front();
   }
+}
+
+TEST(Options, TransportsStandInTheirOrder) {
+  const auto transports = [](const std::vector<std::string>& more) {
+    Line line(migrate(more));
+    return line.parse().options.vmware.transports;
+  };
+  EXPECT_EQ(transports({}), std::vector<std::string>{});
+  EXPECT_EQ(transports({"--transport", "auto"}), std::vector<std::string>{});
+  EXPECT_EQ(transports({"--transport", "https,file,https", "--datastore-dir", "/mnt"}),
+            (std::vector<std::string>{"https", "file"}));
+}
+
+TEST(Options, Vddk) {
+  Line line(migrate({"--transport", "vddk", "--vddk-transports", "nbdssl:nbd", "--compression-method", "FastLZ"}));
+  const Options o = line.parse({{"VMFERRY_VDDK_LIBDIR", "/opt/vddk"}}).options;
+  EXPECT_EQ(o.vmware.transports, std::vector<std::string>{"vddk"});
+  EXPECT_EQ(o.vmware.vddk_libdir, "/opt/vddk");
+  EXPECT_EQ(o.vmware.vddk_transports, "nbdssl:nbd");
+  EXPECT_EQ(o.vmware.compression, "fastlz");
+}
+
+TEST(Options, WhereDatastoresAreMounted) {
+  const auto paths = [](const std::vector<std::string>& more) { return Line(migrate(more)).parse().options.vmware; };
+  const Vmware plain = paths({"--datastore-dir", "/mnt/ds"});
+  EXPECT_EQ(plain.datastore_directory, "/mnt/ds");
+  const Vmware named =
+      paths({"--local-disk-path", "ds 1=/mnt/one", "--local-disk-path", "ds2=two", "--local-disk-path", "/mnt/a=b"});
+  EXPECT_EQ(named.datastores.at("ds 1"), "/mnt/one");
+  EXPECT_EQ(named.datastores.at("ds2"), "two");
+  EXPECT_EQ(named.datastore_directory, "/mnt/a=b");
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{"--local-disk-path", "ds="},
+                                             {"--local-disk-path", "=/mnt"},
+                                             {"--local-disk-path", "/a", "--datastore-dir", "/b"},
+                                             {"--local-disk-path", "ds=/a", "--local-disk-path", "ds=/b"}})
+    EXPECT_THROW(Line(migrate(more)).parse(), Error) << more[1];
+}
+
+TEST(Options, HowEsxiIsReachedBySsh) {
+  const auto ssh = [](const std::string& address) {
+    return Line(migrate({"--transport", "ssh", "--esxi-ssh-address", address})).parse().options.vmware.esxi_ssh;
+  };
+  EXPECT_EQ(ssh("esxi1.example").host, "esxi1.example");
+  EXPECT_EQ(ssh("esxi1.example").port, 22);
+  EXPECT_EQ(ssh("esxi1.example").user, "root");
+  EXPECT_EQ(ssh("192.0.2.7:2222").port, 2222);
+  EXPECT_EQ(ssh("[2001:db8::7]:2222").host, "2001:db8::7");
+  EXPECT_EQ(ssh("[2001:db8::7]:2222").port, 2222);
+  EXPECT_EQ(ssh("2001:db8::7").host, "2001:db8::7");
+  for (const char* bad : {"root@esxi1", "esxi1:", "esxi1:70000", "esxi1:x", "a b"})
+    EXPECT_THROW(ssh(bad), Error) << bad;
 }
 
 TEST(Options, Sizes) {
@@ -256,8 +426,8 @@ TEST(Options, Sizes) {
 }
 
 TEST(Options, EveryCommandHasHelpWithAnExample) {
-  for (const char* verb :
-       {"migrate", "cutover", "status", "abort", "inventory", "evidence", "lab", "completion", "version"}) {
+  for (const char* verb : {"migrate", "cutover", "status", "abort", "inventory", "evidence", "heat-template", "lab",
+                           "completion", "version"}) {
     Line line({verb, "--help"});
     const Parsed parsed = line.parse();
     EXPECT_TRUE(parsed.finished);

@@ -2,11 +2,12 @@
 #include <gtest/gtest.h>
 
 #include "convert/virt_v2v.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::convert {
 namespace {
 
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+using support::has;
 
 model::Vm vm() {
   model::Vm vm;

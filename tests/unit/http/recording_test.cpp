@@ -12,6 +12,7 @@
 
 #include "http/http.hpp"
 #include "support/lab.hpp"
+#include "test_paths.hpp"
 
 namespace vmferry::http {
 namespace {
@@ -260,7 +261,7 @@ TEST_F(RecordingTest, NamesADamagedFile) {
 }
 
 TEST_F(RecordingTest, PlaysARecordingFromDisk) {
-  auto replay = replaying(std::filesystem::path(VMFERRY_TEST_DATA) / "recording", "openstack");
+  auto replay = replaying(std::filesystem::path(test::data_directory) / "http/recording", "openstack");
   Request request =
       post("https://cloud.example:5000/v3/auth/tokens",
            R"({"auth":{"identity":{"methods":["password"],"password":{"user":{"name":"demo","password":"mine"}}}}})");

@@ -27,8 +27,8 @@ std::vector<Body> one_of_each() {
                                  {{DiskKey{2000}, 5, ChangeId{"aa", "4"}}, {DiskKey{2001}, 6, {}}}});
   all.emplace_back(DiskProgressed{
       model::DiskKey{2001}, SnapshotId{"snapshot-7"}, model::ChangeId{"52 a", "9"}, 1 << 20, {{0, 65536}}});
-  all.emplace_back(
-      DiskCopied{2, DiskKey{2000}, true, "first copy", 1, 2, 0.5, 5, ChangeId{"aa", "4"}, false, 3, 4, 0, "0129"});
+  all.emplace_back(DiskCopied{2, DiskKey{2000}, true, "first copy", 1, 2, 0.5, 5, ChangeId{"aa", "4"}, false, 3, 4, 0,
+                              "0129", "https", "80 MB/s against ssh", 80000000, true});
   all.emplace_back(DiskRemembered{2, DiskKey{2000}});
   all.emplace_back(SnapshotRemoved{2, SnapshotId{"snapshot-1"}});
   all.emplace_back(DiskAttaching{DiskKey{2000}, VolumeId{"v"}});
@@ -190,6 +190,23 @@ TEST(Fold, WhatAConversionOverwroteIsKnownUntilTheDiskIsCopiedAgain) {
   facts.push_back(kept);
   EXPECT_FALSE(fold_of(facts).converted);
   EXPECT_TRUE(fold_of(facts).disks.at(disk).rewritten.empty());
+}
+
+// Or an interrupted copy of a large disk that was found wrong would begin from nothing each time.
+TEST(Fold, WhatWasFoundWrongIsMendedPieceByPiece) {
+  std::vector<Body> facts = {created, VolumeAllocated{disk, VolumeId{"v"}, 300, false, {}}, CycleBegan{1, true}};
+  facts.push_back(GuestConverted{1, 25});
+  facts.push_back(DamageFound{disk, {{0, 300}}});
+  facts.push_back(DiskProgressed{disk, SnapshotId{"s"}, std::nullopt, 300, {{0, 100}, {200, 50}}});
+  EXPECT_EQ(fold_of(facts).disks.at(disk).rewritten, RangeSet(std::vector<ByteRange>{{100, 100}, {250, 50}}));
+  EXPECT_FALSE(fold_of(facts).converted);
+  facts.push_back(DiskProgressed{disk, SnapshotId{"s"}, std::nullopt, 300, {{0, 300}}});
+  EXPECT_TRUE(fold_of(facts).disks.at(disk).rewritten.empty());
+  EXPECT_TRUE(fold_of(facts).disks.at(disk).disowned) << "its volume still says nothing of a base";
+  DiskCopied whole;
+  whole.disk = disk;
+  facts.push_back(whole);
+  EXPECT_FALSE(fold_of(facts).disks.at(disk).disowned);
 }
 
 TEST(Fold, TheFirstShutdownStartsTheDowntime) {

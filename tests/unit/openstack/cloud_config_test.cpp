@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "support/lab.hpp"
+#include "test_paths.hpp"
 
 namespace vmferry::openstack {
 namespace {
@@ -22,7 +23,7 @@ std::string slurp(const std::filesystem::path& path) {
 }
 
 CloudFiles data_files() {
-  const std::filesystem::path folder(VMFERRY_TEST_DATA);
+  const std::filesystem::path folder = std::filesystem::path(test::data_directory) / "openstack";
   return {TextFile{"/etc/openstack/clouds.yaml", slurp(folder / "clouds.yaml")},
           TextFile{"/etc/openstack/secure.yaml", slurp(folder / "secure.yaml")}};
 }

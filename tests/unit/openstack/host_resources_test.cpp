@@ -8,25 +8,16 @@
 #include "openstack/security_groups.hpp"
 #include "openstack/servers.hpp"
 #include "scripted.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::openstack {
 namespace {
 
 using nlohmann::json;
+using support::thrown;
 
 // Of the right form; nobody has its other half.
 const std::string key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDY2KAh+dBMEDvzQv5z6ZkjPXKl9yHKJ0PHiHUUdv00q";
-
-template <class F>
-Error thrown(F f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(Fault::bug, "nothing");
-}
 
 TEST(KeyPairs, TheSameKeyWhateverItsComment) {
   EXPECT_TRUE(keypairs::same_key(key, key + " me@here"));

@@ -8,22 +8,13 @@
 #include "openstack/instance.hpp"
 #include "scripted.hpp"
 #include "support/lab.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::openstack {
 namespace {
 
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-template <class F>
-Error thrown(F f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(Fault::bug, "nothing");
-}
+using support::has;
+using support::thrown;
 
 class OneAnswer final : public http::Transport {
  public:

@@ -10,25 +10,15 @@
 #include "openstack/ports.hpp"
 #include "openstack/servers.hpp"
 #include "scripted.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::openstack {
 namespace {
 
 using nlohmann::json;
 using namespace std::chrono_literals;
-
-template <class F>
-Error thrown(F f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(Fault::bug, "nothing");
-}
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+using support::has;
+using support::thrown;
 
 [[noreturn]] void lose(bool acted = true) {
   throw http::Broken(Fault::unavailable, "the connection was closed", acted);
@@ -499,6 +489,16 @@ TEST(Lookups, ByIdOrNameAndWhatThereIs) {
   EXPECT_TRUE(has(thrown([&] { networks::find(bench.network(), "wan", {}); }).what(), "there are: lan, n2"));
   EXPECT_EQ(volumes::find_type(bench.volume(), "t1", {}).name, "fast");
   EXPECT_TRUE(has(thrown([&] { volumes::find_type(bench.volume(), "slow", {}); }).what(), "it has: fast"));
+}
+
+TEST(PortAddress, IsTheFirstOfIPv4WhereThereIsOne) {
+  Port port;
+  EXPECT_EQ(ports::address(port), "");
+  port.fixed_ips = {{"s6", "2001:db8::5"}};
+  EXPECT_EQ(ports::address(port), "2001:db8::5");
+  port.fixed_ips.push_back({"s4", "192.0.2.5"});
+  port.fixed_ips.push_back({"s4", "192.0.2.6"});
+  EXPECT_EQ(ports::address(port), "192.0.2.5");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -9,24 +10,14 @@
 #include "openstack/errors.hpp"
 #include "openstack/keystone.hpp"
 #include "scripted.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::openstack {
 namespace {
 
 using nlohmann::json;
-
-template <class F>
-Error thrown(F f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(Fault::bug, "nothing");
-}
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+using support::has;
+using support::thrown;
 
 CloudConfig config_of(const Environment& environment) { return read_config(environment, {}); }
 
@@ -123,7 +114,7 @@ TEST(Session, RefusedWithEachNewTokenIsAnAuthError) {
   });
   const Error e = thrown([&] { bench.volume().get("/limits", "show limits", {}); });
   EXPECT_EQ(e.fault(), Fault::auth);
-  EXPECT_EQ(bench.script->logins, 3);
+  EXPECT_EQ(bench.script->logins, 4);
 }
 
 TEST(Session, ManyThreadsOneRenewal) {
@@ -440,6 +431,16 @@ TEST(Fields, AbsentIsEmptyAndAnotherKindIsNamed) {
            [&] { f.text("o"); }, [&] { f.number("b"); }, [&] { f.at("l"); }, [&] { f.each("o"); }, [&] { f.each("t"); },
            [&] { f.texts("l"); }, [&] { f.map("l"); }, [&] { f.map("n"); }})
     EXPECT_EQ(thrown(wrong).fault(), Fault::data);
+}
+
+// As many addresses as subnets of IPv6 have: a /64, a /48.
+TEST(Fields, ANumberTooLargeIsTheLargestThereIs) {
+  const Fields f = Fields::parse(
+      R"({"max":9223372036854775807,"64":18446744073709551614,"48":1208925819614629174706174,"min":-5,"part":1.5})",
+      "the answer");
+  for (const char* key : {"max", "64", "48"}) EXPECT_EQ(f.number(key), std::numeric_limits<std::int64_t>::max()) << key;
+  EXPECT_EQ(f.number("min"), -5);
+  EXPECT_EQ(thrown([&] { f.number("part"); }).fault(), Fault::data);
 }
 
 }  // namespace

@@ -7,29 +7,19 @@
 
 #include "openstack/errors.hpp"
 #include "scripted.hpp"
+#include "support/thrown.hpp"
 
 namespace vmferry::openstack {
 namespace {
 
 using nlohmann::json;
 using namespace std::chrono_literals;
+using support::has;
+using support::thrown;
 
 const VolumeId id{"v1"};
 const std::string here = "ferry1/0badcafe";
 const std::string there = "ferry2/deadbeef";
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-template <class F>
-Error thrown(F f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(Fault::bug, "nothing");
-}
 
 // One volume of Cinder and its attachments.
 struct TinyCinder {
@@ -174,6 +164,14 @@ TEST_F(VolumeAttachments, ARenamedHostKeepsWhatItHas) {
   EXPECT_EQ(volume_attachments::claim(bench.volume(), id, "renamed/0badcafe", "{}", 60s, {}).id, mine);
   EXPECT_EQ(release("renamed/0badcafe"), 1);
   EXPECT_TRUE(cinder.attachments.empty());
+}
+
+TEST_F(VolumeAttachments, AHostKnowsWhatAnOlderVersionWroteDownAndNoClonesOfIt) {
+  claim();
+  EXPECT_EQ(release("ferry1/0badcafe-11111111"), 1) << "written down as " << here;
+  volume_attachments::claim(bench.volume(), id, "ferry1/0badcafe-11111111", "{}", 60s, {});
+  EXPECT_EQ(release("ferry1/0badcafe-22222222"), 0) << "a clone";
+  EXPECT_EQ(release("ferry1/0badcafe-11111111"), 1);
 }
 
 TEST_F(VolumeAttachments, WhatMayBeOursIsNotTakenForReleased) {

@@ -205,6 +205,43 @@ TEST(Evidence, AFinalCycleInVainIsCalledSo) {
   EXPECT_TRUE(story.told().cycles[1].abandoned);
 }
 
+TEST(Evidence, NamesNoImageOfAnOlderState) {
+  const auto image = [](const char* id, const char* content) {
+    job::ImageUploaded fact;
+    fact.disk = disk;
+    fact.image = ImageId{id};
+    fact.content = content;
+    return fact;
+  };
+  const auto volume = [](const char* id, const char* of, const char* content) {
+    return job::VolumeDelivered{disk, VolumeId{id}, ImageId{of}, content};
+  };
+  const auto names = [](const Evidence& told) {
+    const Disk& d = told.disks.at(0);
+    return fmt::format("{} {}", d.image ? d.image->image.value : "-", d.delivered.empty() ? "-" : d.delivered);
+  };
+  const auto delivered = [&] {
+    Story story;
+    story.allocated().migrated(1, "1").run("cutover").frozen(2, "2", true).copied(2, "2");
+    story.add(10, image("i-1", "aaaa")).add(10, volume("w-1", "i-1", "aaaa"));
+    return story;
+  };
+  EXPECT_EQ(names(delivered().told()), "i-1 w-1");
+  // The machine ran again, and was copied once more.
+  Story again = delivered();
+  again.run("cutover").add(1, job::FinalCopyDoubted{}).frozen(3, "3", true).copied(3, "3");
+  EXPECT_EQ(names(again.told()), "- -");
+  EXPECT_EQ(names(Story(again).recorded(3, "bbbb").told()), "- -");
+  EXPECT_EQ(names(Story(again).recorded(3, "aaaa").told()), "i-1 w-1") << "it had written nothing";
+  EXPECT_EQ(names(Story(again).add(1, volume("w-2", "i-1", "aaaa")).told()), "i-1 w-2");
+  EXPECT_EQ(names(Story(again).add(1, image("i-2", "bbbb")).told()), "i-2 -");
+  // Found to be right, and given to the server.
+  EXPECT_EQ(names(Story(again).add(1, job::HandedOver{}).told()), "i-1 w-1");
+  EXPECT_EQ(names(delivered().add(1, job::ConversionCommitting{disk, {{0, 4096}}}).told()), "- -");
+  EXPECT_EQ(names(delivered().add(1, job::DamageFound{disk, {{0, 4096}}}).recorded(2, "aaaa").told()), "- -");
+  EXPECT_EQ(names(delivered().add(1, job::Aborted{}).told()), "- -");
+}
+
 TEST(Evidence, NeedsTheJobsMaking) {
   EXPECT_THROW(evidence_of({}), Error);
   const std::vector<Fact> without = {{1, job::PoweredOff{}}};

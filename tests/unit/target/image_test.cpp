@@ -3,9 +3,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <thread>
+
 #include "base/fd.hpp"
+#include "copy/throttle.hpp"
+#include "support/fake_clock.hpp"
 #include "target/image/image_cloud.hpp"
 #include "target/image/payload.hpp"
+#include "target/image/qcow2.hpp"
 
 namespace vmferry::target::image {
 namespace {
@@ -61,6 +67,7 @@ class PayloadTest : public testing::Test {
   }
   Fd fd_;
   Silent progress_;
+  support::FakeClock clock_;
 };
 
 // FIPS 180-2, appendix C.1.
@@ -69,7 +76,7 @@ constexpr const char* sha512_of_abc =
     "9ac94fa54ca49f";
 
 TEST_F(PayloadTest, IsHashedAsItIsReadAlsoTheSecondTime) {
-  Payload payload(fd_.get(), 3, progress_);
+  Payload payload(fd_.get(), 3, {progress_}, clock_, {});
   char buffer[8];
   EXPECT_EQ(payload.read(0, buffer, 2), 2U);
   EXPECT_FALSE(payload.spent());
@@ -82,10 +89,65 @@ TEST_F(PayloadTest, IsHashedAsItIsReadAlsoTheSecondTime) {
 }
 
 TEST_F(PayloadTest, AFileThatIsTooShortIsAnError) {
-  Payload payload(fd_.get(), 5, progress_);
+  Payload payload(fd_.get(), 5, {progress_}, clock_, {});
   char buffer[8];
   EXPECT_EQ(payload.read(0, buffer, 8), 3U);
   EXPECT_THROW(payload.read(3, buffer, 8), Error);
+}
+
+TEST_F(PayloadTest, ALimitHoldsAndChangesAtOnce) {
+  const auto meter = std::make_shared<copy::Meter>();
+  meter->set_rate(1);
+  Payload payload(fd_.get(), 3, {progress_, std::make_shared<copy::Throttle>(std::vector{meter})}, clock_, {});
+  char buffer[8];
+  const auto began = clock_.mono();
+  EXPECT_EQ(payload.read(0, buffer, 1), 1U);
+  EXPECT_EQ(payload.read(1, buffer, 1), 1U);
+  EXPECT_EQ(payload.read(2, buffer, 1), 1U);
+  EXPECT_GE(clock_.mono() - began, std::chrono::milliseconds(1800)) << "three bytes, one a second";
+  meter->set_rate(0);
+  const auto lifted = clock_.mono();
+  EXPECT_EQ(payload.read(0, buffer, 3), 3U);
+  EXPECT_LT(clock_.mono() - lifted, std::chrono::seconds(1));
+}
+
+TEST_F(PayloadTest, WhoWaitsForItsTurnIsStoppedAtOnce) {
+  const auto meter = std::make_shared<copy::Meter>();
+  meter->set_rate(1);
+  std::stop_source stop;
+  Payload payload(fd_.get(), 3, {progress_, std::make_shared<copy::Throttle>(std::vector{meter})}, clock_,
+                  stop.get_token());
+  char buffer[8];
+  EXPECT_EQ(payload.read(0, buffer, 3), 3U);
+  stop.request_stop();
+  EXPECT_THROW(payload.read(0, buffer, 3), Cancelled);
+}
+
+TEST(RoomForImages, WhatDoesNotFitBesideOthersWaitsForThem) {
+  std::uint64_t free = 100;
+  Room room("/somewhere", [&] { return free; });
+  EXPECT_THROW(room.take(101, {}), Error);
+  Room::Share first = room.take(60, {});
+  Room::Share second = room.take(40, {});
+  free = 30;  // they are being written
+  std::atomic<bool> got = false;
+  std::jthread third([&] {
+    const Room::Share share = room.take(50, {});
+    got = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_FALSE(got);
+  second = {};
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_FALSE(got) << "60 and 50 are more than 100";
+  free = 100;
+  first = {};
+  third.join();
+  EXPECT_TRUE(got);
+  std::stop_source stop;
+  const Room::Share all = room.take(100, {});
+  stop.request_stop();
+  EXPECT_THROW(room.take(1, stop.get_token()), Cancelled);
 }
 
 TEST_F(PayloadTest, OtherDigestsByGlancesNames) {

@@ -10,11 +10,14 @@
 #include "base/error.hpp"
 #include "support/fake_clock.hpp"
 #include "support/lab.hpp"
+#include "support/thrown.hpp"
 #include "target/local/local_cloud.hpp"
 #include "target/local/record.hpp"
 
 namespace vmferry::target::local {
 namespace {
+
+using support::refusal;
 
 namespace fs = std::filesystem;
 
@@ -31,22 +34,11 @@ class LocalTarget : public testing::Test {
  protected:
   VolumeWish wish() const {
     VolumeWish wish;
-    wish.tag = {JobId{"job-1"}, model::VmId{"vm-42"}, "web01", model::DiskKey{2000}, "42-2000", "web01-42-2000"};
+    wish.tag = {JobId{"job-1"}, model::VmId{"vm-42"}, "web01", model::DiskKey{2000}, "web01-2000"};
     wish.bytes = size;
     return wish;
   }
   std::unique_ptr<Cloud> open() { return local_cloud({root_, "virtio", "kvm"}, clock_, log_); }
-  template <class F>
-  std::string refusal(F&& act, Fault fault) {
-    try {
-      act();
-    } catch (const Error& e) {
-      EXPECT_EQ(e.fault(), fault) << e.what();
-      return e.what();
-    }
-    ADD_FAILURE() << "was not refused";
-    return "";
-  }
   static unsigned mode(const fs::path& path) {
     struct stat status {};
     return ::stat(path.c_str(), &status) == 0 ? status.st_mode & 0777 : 0;
@@ -57,14 +49,14 @@ class LocalTarget : public testing::Test {
   log::Log log_;
   const fs::path root_ = directory_.path() / "machines";
   const fs::path folder_ = root_ / "web01";
-  const fs::path image_ = folder_ / "web01-42-2000.img";
-  const fs::path making_ = folder_ / "web01-42-2000.img.making";
-  const fs::path record_ = folder_ / "web01-42-2000.json";
+  const fs::path image_ = folder_ / "web01-2000.img";
+  const fs::path making_ = folder_ / "web01-2000.img.making";
+  const fs::path record_ = folder_ / "web01-2000.json";
 };
 
 TEST_F(LocalTarget, images_are_sparse_private_and_rounded_to_sectors) {
   const Volume volume = open()->allocate(wish(), {});
-  EXPECT_EQ(volume.id.value, "web01/web01-42-2000");
+  EXPECT_EQ(volume.id.value, "web01/web01-2000");
   EXPECT_EQ(volume.bytes, rounded);
   struct stat status {};
   ASSERT_EQ(::stat(image_.c_str(), &status), 0);
@@ -103,7 +95,7 @@ TEST_F(LocalTarget, an_image_that_vmferry_did_not_make_is_not_touched) {
   std::ofstream(image_) << "precious";
   const std::string why = refusal([&] { open()->allocate(wish(), {}); }, Fault::conflict);
   EXPECT_NE(why.find(image_.string()), std::string::npos) << why;
-  refusal([&] { open()->discard(VolumeId{"web01/web01-42-2000"}, JobId{"job-1"}, {}); }, Fault::conflict);
+  refusal([&] { open()->discard(VolumeId{"web01/web01-2000"}, JobId{"job-1"}, {}); }, Fault::conflict);
   EXPECT_EQ(slurp(image_), "precious");
 }
 
@@ -197,7 +189,7 @@ TEST_F(LocalTarget, another_run_that_holds_the_folder_is_waited_for_and_then_nam
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
   ASSERT_EQ(::fcntl(held, F_OFD_SETLK, &lock), 0);
-  const VolumeId id{"web01/web01-42-2000"};
+  const VolumeId id{"web01/web01-2000"};
   refusal([&] { cloud->remember(id, {{"a", "b"}}, {}); }, Fault::conflict);
   std::stop_source stop;
   stop.request_stop();
@@ -233,12 +225,50 @@ TEST_F(LocalTarget, launching_writes_a_domain_and_never_over_somebody_elses) {
   refusal([&] { cloud->launch(launch, {}); }, Fault::not_found);
 }
 
+TEST_F(LocalTarget, the_domain_of_a_renamed_machine_lies_beside_its_images_and_keeps_its_name) {
+  const auto cloud = open();
+  LaunchWish launch;
+  launch.job = JobId{"job-1"};
+  launch.vm.name = "web01-new";
+  launch.volumes = {cloud->allocate(wish(), {}).id};
+  const std::string file = (folder_ / "web01-new.xml").string();
+  EXPECT_EQ(cloud->launch(launch, {}).id.value, file);
+  EXPECT_NE(slurp(file).find("<name>web01-new</name>"), std::string::npos) << slurp(file);
+  launch.vm.name = "web01-old";
+  EXPECT_EQ(cloud->launch(launch, {}).id.value, file);
+  EXPECT_NE(slurp(file).find("<name>web01-new</name>"), std::string::npos) << slurp(file);
+  EXPECT_FALSE(fs::exists(root_ / "web01-old"));
+}
+
+TEST_F(LocalTarget, what_others_keep_in_the_folder_is_no_server_of_a_job) {
+  const auto cloud = open();
+  EXPECT_FALSE(cloud->find_server(JobId{"job-1"}, {}, {}));  // the folder is not there yet
+  cloud->allocate(wish(), {});
+  std::ofstream(root_ / "note.xml") << "<domain/>";
+  std::ofstream(folder_ / "theirs.xml") << "<domain/>";
+  fs::create_directory(folder_ / "folder.xml");
+  EXPECT_FALSE(cloud->find_server(JobId{"job-1"}, {}, {}));
+  EXPECT_FALSE(cloud->find_server(JobId{}, {}, {}));
+}
+
 TEST_F(LocalTarget, the_last_volume_takes_its_folder_along) {
   const auto cloud = open();
   const VolumeId id = cloud->allocate(wish(), {}).id;
   cloud->discard(id, JobId{"job-1"}, {});
   EXPECT_FALSE(fs::exists(folder_));
   EXPECT_TRUE(fs::exists(root_));
+}
+
+TEST_F(LocalTarget, room_is_asked_for_what_a_disk_grew_by) {
+  const auto cloud = open();
+  Arrival arrival;
+  arrival.volumes = {wish()};
+  cloud->allocate(wish(), {});
+  EXPECT_TRUE(cloud->examine(arrival, {}).empty());
+  arrival.volumes.front().bytes = 1ull << 60;
+  const auto found = cloud->examine(arrival, {});
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_NE(found.front().fact.find("can need 1073741824.0 GiB more"), std::string::npos) << found.front().fact;
 }
 
 TEST_F(LocalTarget, a_size_that_no_file_can_have_leaves_nothing_behind) {

@@ -11,11 +11,12 @@
 #include <vector>
 
 #include "http/http.hpp"
+#include "test_paths.hpp"
 
 namespace vmferry::vsphere {
 
 inline std::string golden(const std::string& name) {
-  std::ifstream in(std::string(VMFERRY_TEST_DATA) + "/" + name);
+  std::ifstream in(std::string(test::data_directory) + "/vsphere/" + name);
   if (!in) throw std::runtime_error("no golden file " + name);
   std::stringstream text;
   text << in.rdbuf();

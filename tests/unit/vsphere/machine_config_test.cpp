@@ -49,9 +49,10 @@ TEST(MachineConfig, ReadsEveryBacking) {
   EXPECT_TRUE(flat.thin);
   EXPECT_FALSE(flat.shared);
   EXPECT_EQ(flat.capacity, 42949672960ULL);
-  EXPECT_EQ(flat.object_id, "1-2000");
   EXPECT_EQ(flat.label, "Hard disk 1");
   EXPECT_EQ(flat.controller, "pvscsi");
+  EXPECT_EQ(flat.uuid, "6000C293-a221-8a53-2e59-8130952455b7");
+  EXPECT_EQ(flat.content_id, "0cbdf976b209845ae3158402d93cf623");
   EXPECT_EQ(flat.change_id, model::ChangeId::parse("52 de ad/114"));
   const model::Disk& sparse = disk(vm, 2001);
   EXPECT_EQ(sparse.backing, model::Backing::sparse);
