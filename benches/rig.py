@@ -80,6 +80,33 @@ class Server:
         self.socket.unlink(missing_ok=True)
 
 
+class Folder:
+    """The lab's datastore over HTTPS, for nbdkit's curl plugin to read."""
+
+    uri = None
+
+    def __init__(self, command, folder):
+        ready = folder / "folder.ready"
+        ready.unlink(missing_ok=True)
+        self.words = folder / "folder.log"
+        with open(self.words, "wb") as words:
+            self.child = spawn(command, stdout=words, stderr=words)
+        deadline = time.monotonic() + 20
+        while not ready.exists():
+            if self.child.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise Trouble(f"the lab's folder does not answer: {self.words.read_text(errors='replace').strip()}")
+            time.sleep(0.02)
+        self.facts = json.loads(ready.read_text())
+
+    def check(self):
+        if self.child.poll() is not None:
+            raise Trouble(f"the lab's folder ended: {self.words.read_text(errors='replace').strip()}")
+
+    def stop(self):
+        end(self.child)
+
+
 class Target:
     """A loop device without a cache of its own (direct I/O) over a file that has all its blocks. Held open, so that
     its number is nobody else's as long as this object lives; the kernel detaches it with the last one who has it open."""
