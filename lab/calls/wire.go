@@ -37,15 +37,6 @@ func Reset(w http.ResponseWriter) {
 	raw.Close()
 }
 
-// LostReply lets next do the act, throws its answer away, closes the connection
-// and gives the status that the caller never saw.
-func LostReply(w http.ResponseWriter, r *http.Request, next http.Handler) int {
-	kept := NewRecorder()
-	next.ServeHTTP(kept, r)
-	Reset(w)
-	return kept.Status
-}
-
 // Recorder is a ResponseWriter that keeps the answer.
 type Recorder struct {
 	Status  int
@@ -116,13 +107,16 @@ func (m *Middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		call.Details = m.Details(r)
 	}
 	watched := &statusWriter{ResponseWriter: w}
-	// Logged also when the handler ends by a panic: a cut connection.
-	defer func() {
-		if call.Status == 0 && call.Fault == "" {
+	logged := false
+	watched.note = func() {
+		if !logged {
+			logged = true
 			call.Status = watched.status
+			m.Log.Add(call)
 		}
-		m.Log.Add(call)
-	}()
+	}
+	// Logged also when the handler ends by a panic: a cut connection.
+	defer watched.note()
 	rule, struck := m.Faults.Match(service, method, object)
 	if !struck {
 		m.serve(watched, r)
@@ -131,15 +125,16 @@ func (m *Middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	call.Fault = rule.Kind
 	switch rule.Kind {
 	case KindReset:
+		watched.note()
 		Reset(w)
 	case KindLostReply:
+		m.Next.ServeHTTP(NewRecorder(), r)
 		if rule.Status == 0 {
-			LostReply(w, r, m.Next)
+			watched.note()
+			Reset(w)
 			return
 		}
-		m.Next.ServeHTTP(NewRecorder(), r)
 		m.answer(watched, r, rule)
-		call.Status = watched.status
 	case KindFault, KindHTTP:
 		if rule.Kind == KindFault {
 			call.Fault = rule.Fault
@@ -148,19 +143,16 @@ func (m *Middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		m.answer(watched, r, rule)
-		call.Status = watched.status
 	case KindDelay:
 		if !wait(r, rule.Delay()) {
 			return
 		}
 		m.serve(watched, r)
-		call.Status = watched.status
 	case KindExpire:
 		if m.Expire != nil {
 			m.Expire(r)
 		}
 		m.serve(watched, r)
-		call.Status = watched.status
 	}
 }
 
@@ -217,6 +209,16 @@ type statusWriter struct {
 	http.ResponseWriter
 	status   int
 	hijacked bool
+	note     func()
+}
+
+// Note puts the call into the log now, with the status that was written: before
+// its caller can have the whole of a large answer, act on it, and look into the
+// log. A small answer is not sent before the call was logged.
+func Note(w http.ResponseWriter) {
+	if watched, ok := w.(*statusWriter); ok {
+		watched.note()
+	}
 }
 
 func (w *statusWriter) WriteHeader(status int) {

@@ -312,15 +312,20 @@ func TestStunIsOnePointInTime(t *testing.T) {
 	}
 	defer w.Stop()
 	w.SetRunning(true)
-	for round := 0; round < 4; round++ {
-		time.Sleep(60 * time.Millisecond)
+	for round := uint64(0); round < 4; round++ {
+		// As many writes as it takes for some of zeroes, however slow the machine is.
+		for deadline := time.Now().Add(time.Minute); w.Stats().Writes < 100*(round+1); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("it hardly writes: %+v", w.Stats())
+			}
+		}
 		id := "snapshot-" + string(rune('1'+round))
 		if err := group.Freeze(id, disks...); err != nil {
 			t.Fatal(err)
 		}
 	}
 	w.SetRunning(false)
-	if s := w.Stats(); s.Writes < 50 || s.Error != "" || s.Writes != uint64(len(order)) {
+	if s := w.Stats(); s.Error != "" || s.Writes != uint64(len(order)) {
 		t.Fatalf("%+v, %d writes seen", s, len(order))
 	}
 	// Replay: at each prefix, does the model equal the frozen view?
@@ -411,7 +416,7 @@ func TestWriterKeepsItsRateAndPauses(t *testing.T) {
 	defer w.Stop()
 	w.SetRunning(true)
 	rate := 0.0
-	for window := 0; window < 10 && rate < 20; window++ { // what a busy machine takes away for long is not made good
+	for window := 0; window < 60 && rate < 20; window++ { // what a busy machine takes away for long is not made good
 		start, before := time.Now(), w.Stats().Bytes
 		time.Sleep(time.Second)
 		rate = float64(w.Stats().Bytes-before) / 1e6 / time.Since(start).Seconds()
@@ -439,7 +444,7 @@ func TestWriterStopsAtAnError(t *testing.T) {
 	}
 	defer w.Stop()
 	w.SetRunning(true)
-	for deadline := time.Now().Add(5 * time.Second); w.Stats().Running; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); w.Stats().Running; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it goes on after an error")
 		}

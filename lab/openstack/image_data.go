@@ -217,13 +217,18 @@ func convert(format, from, to string) error {
 }
 
 func downloadImage(q *request) reply {
-	var image obj
 	var bad *reply
-	q.cloud.locked(func() { image, bad = q.thisImage() })
+	status := ""
+	q.cloud.locked(func() {
+		var image obj
+		if image, bad = q.thisImage(); bad == nil {
+			status = text(image["status"])
+		}
+	})
 	if bad != nil {
 		return *bad
 	}
-	if text(image["status"]) != "active" {
+	if status != "active" {
 		return answered(http.StatusNoContent, nil)
 	}
 	return reply{status: http.StatusOK, file: q.cloud.imageFile(q.vars["image"])}
@@ -335,13 +340,14 @@ func imageToVolume(image obj) obj {
 
 // fillFromImage puts an image's bytes into a new volume, without the lock.
 func (c *Cloud) fillFromImage(v *volume, image obj) error {
-	id, format, size := "", "", int64(0)
+	id, format, size, seeded := "", "", int64(0), false
 	c.locked(func() {
 		id, format, size = text(image["id"]), text(image["disk_format"]), v.bytes()
+		seeded = id == text(c.images[0]["id"])
 		v.setStatus("downloading")
 	})
 	// The seeded image has no bytes.
-	if _, err := os.Stat(c.imageFile(id)); os.IsNotExist(err) && id == text(c.images[0]["id"]) {
+	if _, err := os.Stat(c.imageFile(id)); os.IsNotExist(err) && seeded {
 		return nil
 	}
 	path := v.file + ".image"

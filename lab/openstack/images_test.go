@@ -30,7 +30,7 @@ func (b *bench) status(id string) string {
 
 func (b *bench) await(id, status string) {
 	b.Helper()
-	for i := 0; i < 200; i++ {
+	for i := 0; i < 6000; i++ {
 		if b.status(id) == status {
 			return
 		}
@@ -114,7 +114,7 @@ func TestAVolumeHoldsItsImage(t *testing.T) {
 	b.put("/image/v2/images/"+id+"/file", strings.Repeat("b", 4096))
 	made := object(b.want(http.StatusAccepted, "POST", "/volume/v3/volumes", "", volume)["volume"])
 	var v obj
-	for i := 0; i < 500 && text(v["status"]) != "available"; i++ {
+	for i := 0; i < 6000 && text(v["status"]) != "available"; i++ {
 		time.Sleep(10 * time.Millisecond)
 		v = object(b.want(http.StatusOK, "GET", "/volume/v3/volumes/"+text(made["id"]), "", "")["volume"])
 	}

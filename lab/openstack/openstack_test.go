@@ -85,7 +85,7 @@ func (b *bench) want(status int, method, path, version, body string) obj {
 
 func (b *bench) until(what func() bool) {
 	b.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		b.cloud.mu.Lock()
 		done := what()
 		b.cloud.mu.Unlock()

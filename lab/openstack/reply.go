@@ -167,6 +167,7 @@ func (c *Cloud) answer(w http.ResponseWriter, r *http.Request, p reply) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(raw)))
 	w.WriteHeader(p.status)
+	calls.Note(w)
 	if r.Method != http.MethodHead {
 		w.Write(raw)
 	}

@@ -252,6 +252,8 @@ func (inv *inventory) addOthers() error {
 			if failed := body.Fault(); failed != nil {
 				return fmt.Errorf("VM %s: %s", vm.name, failed.String)
 			}
+			// On before anybody looks, and before the next VM: both would post events with the same context's lock.
+			simulator.Map.Get(body.(*methods.PowerOnVM_TaskBody).Res.Returnval).(*simulator.Task).Wait()
 		}
 	}
 	return nil

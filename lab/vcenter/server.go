@@ -103,19 +103,38 @@ func (s *Server) serveSOAP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	entry := calls.Call{Service: serviceSOAP, Method: c.method, Object: c.this.Value}
-	defer func() { s.log.Add(entry) }()
+	logged := false
+	note := func() {
+		if !logged {
+			logged = true
+			s.log.Add(entry)
+		}
+	}
+	defer note()
+	// Logged before the caller can have the answer, act on it, and look into the log.
+	execute := func() {
+		kept, faultName := calls.NewRecorder(), ""
+		entry.Status, faultName = s.execute(kept, c)
+		if entry.Fault == "" {
+			entry.Fault = faultName
+		}
+		note()
+		kept.CopyTo(w)
+	}
 
 	rule, struck := s.faults.Match(serviceSOAP, c.method, c.this.Value)
 	if !struck {
-		entry.Status, entry.Fault = s.execute(w, c)
+		execute()
 		return
 	}
 	entry.Fault = rule.Kind
 	switch rule.Kind {
 	case calls.KindReset:
+		note()
 		calls.Reset(w)
 	case calls.KindLostReply:
 		s.execute(calls.NewRecorder(), c)
+		note()
 		calls.Reset(w)
 	case calls.KindHTTP:
 		entry.Status = rule.Status
@@ -131,11 +150,11 @@ func (s *Server) serveSOAP(w http.ResponseWriter, r *http.Request) {
 		entry.Status, _ = s.answer(w, nil, f)
 	case calls.KindDelay:
 		if s.pause(r, rule.Delay()) {
-			entry.Status, _ = s.execute(w, c)
+			execute()
 		}
 	case calls.KindExpire:
 		s.expireCaller(r)
-		entry.Status, _ = s.execute(w, c)
+		execute()
 	}
 }
 

@@ -133,19 +133,27 @@ func (t *sessionTable) alive(key string) bool {
 	return t.open[key] != nil
 }
 
-// prune ends the sessions that were idle for too long.
+// prune ends the sessions that were idle for too long. They are out of the table
+// with the look at them: a call that comes meanwhile must not begin in one.
 func (t *sessionTable) prune() {
 	t.mu.Lock()
-	var dead []string
+	var dead []*openSession
 	for key, o := range t.open {
 		if t.idle > 0 && o.busy == 0 && time.Since(o.last) > t.idle {
-			dead = append(dead, key)
+			delete(t.open, key)
+			dead = append(dead, o)
 		}
 	}
 	t.mu.Unlock()
-	for _, key := range dead {
-		t.end(key)
+	for _, o := range dead {
+		t.over(o)
 	}
+}
+
+// over tells who waits in a session that is out of the table.
+func (t *sessionTable) over(o *openSession) {
+	close(o.ended)
+	t.drop(o.session)
 }
 
 func (t *sessionTable) setIdle(idle time.Duration) {
@@ -163,8 +171,7 @@ func (t *sessionTable) end(key string) bool {
 	if o == nil {
 		return false
 	}
-	close(o.ended)
-	t.drop(o.session)
+	t.over(o)
 	return true
 }
 
