@@ -58,7 +58,7 @@ start_server() {
         --password-file "$dir/password" --control-socket "$dir/control.sock" --ready-file "$dir/ready" \
         --disks 48M+5s,32M+1s --others 10 "$@" >"$dir/log" 2>&1 &
     server=$!
-    for _ in $(seq 600); do
+    for _ in $(seq 1200); do
         [ -f "$dir/ready" ] && break
         kill -0 "$server" 2>/dev/null || break
         sleep 0.1
@@ -118,7 +118,7 @@ both() { # what a vCenter and a host have in common; $1 = the VM's path
     check "$profile: its exported bytes" 'identical' qemu-img compare -f raw -F vmdk "$dir/datastore/web01/web01-flat.vmdk" "$dir/export/web01/web01-disk-0.vmdk"
     check "$profile: power on" 'OK' "$GOVC" vm.power -on "$vm"
     check "$profile: shutdown" 'OK' "$GOVC" vm.power -s "$vm"
-    check "$profile: wait for off" '' timeout 20 "$GOVC" object.collect -s "$vm" -runtime.powerState poweredOff
+    check "$profile: wait for off" '' timeout 120 "$GOVC" object.collect -s "$vm" -runtime.powerState poweredOff
     check "$profile: guest is off" 'poweredOff' "$GOVC" vm.info "$vm"
     GOVC_PASSWORD=wrong refuse "$profile: wrong password" 'incorrect user name or password' "$GOVC" about
     GOVC_TLS_CA_CERTS=/dev/null refuse "$profile: unknown certificate" 'certificate' "$GOVC" about

@@ -51,7 +51,7 @@ def run(command, wait, **options):
         raise CannotTell(f"{command[0]} did not end within {wait} s") from problem
 
 
-def files(images, wait=600):
+def files(images, wait=1800):
     """e2fsck and the manifest of the file system in each image's first partition."""
     environment = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg", **os.environ}
     with tempfile.TemporaryDirectory(prefix="guest-proof-") as folder:
@@ -99,7 +99,7 @@ def sums(path):
     return {line[66:]: line[:64] for line in lines if line}
 
 
-def boots(images, bus="virtio", wait=180):
+def boots(images, bus="virtio", wait=900):
     """Starts the guest and waits for its own verdict on the serial console."""
     controller, device = BUSES[bus]
     command = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "pc", "-m", "512", "-nodefaults", "-display", "none"]
@@ -154,7 +154,7 @@ def main():
     for name in ("files", "boots"):
         command = commands.add_parser(name)
         command.add_argument("images", nargs="+", metavar="IMAGE", type=pathlib.Path)
-        command.add_argument("--wait", type=int, default={"files": 600, "boots": 180}[name], help="seconds")
+        command.add_argument("--wait", type=int, default={"files": 1800, "boots": 900}[name], help="seconds")
     commands.choices["boots"].add_argument("--bus", choices=BUSES, default="virtio")
     arguments = vars(parser.parse_args())
     act = {"files": files, "boots": boots}[arguments.pop("command")]

@@ -33,10 +33,10 @@ function(vmferry_lab_test)
 endfunction()
 
 set(lab_tests ${CMAKE_SOURCE_DIR}/tests/lab)
-vmferry_lab_test(NAME govc TIMEOUT 600 COST 40 COMMAND bash ${lab_tests}/govc.sh)
-vmferry_lab_test(NAME vddk_clients TIMEOUT 300 COST 20 COMMAND bash ${lab_tests}/vddk_clients.sh)
-vmferry_lab_test(NAME go TIMEOUT 900 COST 100 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}/lab
-  COMMAND ${GO_PROGRAM} test -trimpath -buildvcs=false ./...)
+vmferry_lab_test(NAME govc TIMEOUT 1800 COST 40 COMMAND bash ${lab_tests}/govc.sh)
+vmferry_lab_test(NAME vddk_clients TIMEOUT 1200 COST 20 COMMAND bash ${lab_tests}/vddk_clients.sh)
+vmferry_lab_test(NAME go TIMEOUT 1800 COST 100 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}/lab
+  COMMAND ${GO_PROGRAM} test -timeout 25m -trimpath -buildvcs=false ./...)
 
 # Every python_NAME/test_FILE.py is a test lab.python_NAME.FILE, lab.python_NAME when FILE says the same again. The
 # long ones run in parts, whole classes each, and the longest start first, so that all cores are busy to the end.
@@ -73,11 +73,11 @@ foreach(file IN LISTS python_tests)
   endif()
   if(shards_of_${name})
     foreach(shard RANGE 1 ${shards_of_${name}})
-      vmferry_lab_test(NAME ${name}.${shard} TIMEOUT 2400 COST ${cost}
+      vmferry_lab_test(NAME ${name}.${shard} TIMEOUT 3600 COST ${cost}
         COMMAND ${test_python} ${lab_tests}/shard.py ${shard}/${shards_of_${name}} ${file})
     endforeach()
   else()
-    vmferry_lab_test(NAME ${name} TIMEOUT 3000 COST ${cost} COMMAND ${test_python} ${lab_tests}/shard.py 1/1 ${file})
+    vmferry_lab_test(NAME ${name} TIMEOUT 3600 COST ${cost} COMMAND ${test_python} ${lab_tests}/shard.py 1/1 ${file})
   endif()
 endforeach()
 

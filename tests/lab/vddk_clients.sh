@@ -10,7 +10,7 @@ vddk=$build/lib/lab-vddk
 work=$(mktemp -d /tmp/vmferry-vddk-XXXXXX)
 trap '"$VMFERRY_LAB_BIN" down --dir "$work/lab" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
 
-"$VMFERRY_LAB_BIN" up --dir "$work/lab" --devices file --writer-rate 2 >"$work/up" 2>&1 || { cat "$work/up"; exit 1; }
+"$VMFERRY_LAB_BIN" up --dir "$work/lab" --deadline 5m --devices file --writer-rate 2 >"$work/up" 2>&1 || { cat "$work/up"; exit 1; }
 ctl() { "$VMFERRY_LAB_BIN" ctl --dir "$work/lab" vcenter "$@"; }
 fact() { python3 -c 'import json, sys; d = json.load(sys.stdin)
 for step in sys.argv[1:]: d = d[int(step) if step.lstrip("-").isdigit() else step]
@@ -19,7 +19,8 @@ print(d)' "$@"; }
 endpoint=$(fact vcenter endpoint <"$work/lab/lab.json")
 user=$(fact vcenter username <"$work/lab/lab.json")
 password=$(fact vcenter password_file <"$work/lab/lab.json")
-thumbprint=$(openssl s_client -connect "$endpoint" </dev/null 2>/dev/null | openssl x509 -fingerprint -sha1 -noout | cut -d= -f2)
+openssl s_client -connect "$endpoint" </dev/null >"$work/certificate" 2>/dev/null
+thumbprint=$(openssl x509 -fingerprint -sha1 -noout -in "$work/certificate" | cut -d= -f2)
 moref=$(ctl GET /vms/web01 | fact moref)
 disk=$(ctl GET /vms/web01 | fact disks 0 file)
 snapshot=$(ctl POST /vms/web01/snapshots '{"name": "of a client"}' | fact id)
@@ -37,9 +38,10 @@ read_by() {
     echo "ok   $1"
 }
 
-PATH=$wrapper:$PATH nbdkit vddk --version | grep -q '^vddk '
-PATH=$wrapper:$PATH nbdkit vddk --dump-plugin | grep -qx 'vddk_has_nfchostport=1'
-PATH=$wrapper:$PATH nbdkit vddk --dump-plugin "libdir=$vddk" | grep -q "^vddk_dll=$vddk/"
+# Not grep -q, which ends at the first match: who writes on then is killed by SIGPIPE, and with pipefail that counts.
+PATH=$wrapper:$PATH nbdkit vddk --version | grep '^vddk ' >/dev/null
+PATH=$wrapper:$PATH nbdkit vddk --dump-plugin | grep -x 'vddk_has_nfchostport=1' >/dev/null
+PATH=$wrapper:$PATH nbdkit vddk --dump-plugin "libdir=$vddk" | grep "^vddk_dll=$vddk/" >/dev/null
 echo "ok   what virt-v2v asks the plugin"
 read_by "nbdkit as virt-v2v calls it, our plugin behind its name" "$wrapper:$PATH"
 
@@ -55,7 +57,7 @@ printf '[credentials-lab]\nusername=%s\npassword=%s\n[auth-esx-%s]\ncredentials=
     "$user" "$(head -1 "$password")" "${endpoint%:*}" >"$work/auth"
 if ! command -v virt-v2v >/dev/null || ! command -v virsh >/dev/null; then
     echo "not shown: virt-v2v -it vddk (virt-v2v and virsh are not installed here)"
-elif ! LIBVIRT_AUTH_FILE=$work/auth timeout 60 virsh -c "$source" dominfo web01 >"$work/said" 2>&1; then
+elif ! LIBVIRT_AUTH_FILE=$work/auth timeout 120 virsh -c "$source" dominfo web01 >"$work/said" 2>&1; then
     echo "not shown: virt-v2v -it vddk (libvirt cannot read the machine from the lab's vCenter: $(tail -1 "$work/said"))"
 else
     LIBVIRT_AUTH_FILE=$work/auth LIBGUESTFS_BACKEND=direct PATH=$wrapper:$PATH virt-v2v -ic "$source" -it vddk -io "vddk-libdir=$vddk" \

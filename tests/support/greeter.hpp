@@ -1,4 +1,5 @@
-// A listener on 127.0.0.1 that greets as an SSH server does and hangs up, since nothing runs in the lab's servers.
+// A listener on 127.0.0.1 that greets as an SSH server does and hangs up, since nothing runs in the lab's servers; and
+// a port where nobody listens.
 #pragma once
 
 #include <arpa/inet.h>
@@ -14,18 +15,31 @@
 
 namespace vmferry::support {
 
-class Greeter {
+// Held, so that no other process is given the port meanwhile; connections to it are refused.
+class ClosedPort {
  public:
-  explicit Greeter(std::string words) : words_(std::move(words)), listener_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  ClosedPort() : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_in at{};
     at.sin_family = AF_INET;
     at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof at;
     auto* const raw = reinterpret_cast<sockaddr*>(&at);
-    if (::bind(listener_.get(), raw, size) != 0 || ::listen(listener_.get(), 8) != 0 ||
-        ::getsockname(listener_.get(), raw, &size) != 0)
-      throw std::runtime_error("cannot listen on 127.0.0.1");
-    port_ = ntohs(at.sin_port);
+    if (::bind(socket_.get(), raw, size) != 0 || ::getsockname(socket_.get(), raw, &size) != 0)
+      throw std::runtime_error("cannot have a port of 127.0.0.1");
+    number_ = ntohs(at.sin_port);
+  }
+  int number() const { return number_; }
+  int socket() const { return socket_.get(); }
+
+ private:
+  Fd socket_;
+  int number_ = 0;
+};
+
+class Greeter {
+ public:
+  explicit Greeter(std::string words) : words_(std::move(words)) {
+    if (::listen(at_.socket(), 8) != 0) throw std::runtime_error("cannot listen on 127.0.0.1");
     thread_ = std::thread([this] { serve(); });
   }
   ~Greeter() {
@@ -34,22 +48,21 @@ class Greeter {
   }
   Greeter(const Greeter&) = delete;
   Greeter& operator=(const Greeter&) = delete;
-  int port() const { return port_; }
+  int port() const { return at_.number(); }
 
  private:
   void serve() {
     while (!over_) {
-      pollfd wanted{listener_.get(), POLLIN, 0};
+      pollfd wanted{at_.socket(), POLLIN, 0};
       if (::poll(&wanted, 1, 50) <= 0) continue;
-      const Fd caller(::accept(listener_.get(), nullptr, nullptr));
+      const Fd caller(::accept(at_.socket(), nullptr, nullptr));
       if (!caller) continue;
       [[maybe_unused]] const ssize_t sent = ::send(caller.get(), words_.data(), words_.size(), MSG_NOSIGNAL);
     }
   }
 
   std::string words_;
-  Fd listener_;
-  int port_ = 0;
+  ClosedPort at_;
   std::atomic<bool> over_{false};
   std::thread thread_;
 };

@@ -218,6 +218,11 @@ std::vector<std::string> TlsServer::requests() const {
   return requests_;
 }
 
+std::size_t TlsServer::open_connections() const {
+  const std::scoped_lock lock(mutex_);
+  return open_.size();
+}
+
 void TlsServer::accept_all() {
   for (;;) {
     const int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);

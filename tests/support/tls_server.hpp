@@ -60,6 +60,7 @@ class TlsServer {
   std::string url(const std::string& path = "/", const std::string& host = "127.0.0.1") const;
   std::vector<std::string> requests() const;
   int connections() const { return connections_; }
+  std::size_t open_connections() const;  // that this side has not closed yet
   // Bytes of requests that arrived, complete or not: what a client gave away.
   std::size_t bytes_received() const { return bytes_received_; }
 

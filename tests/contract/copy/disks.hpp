@@ -203,4 +203,42 @@ inline nbdkit::Recipe file_recipe(const std::filesystem::path& file) {
   return recipe;
 }
 
+// An eval server whose pread is a shell fragment with $2=handle $3=count $4=offset: what happens at an offset happens
+// there, however fast the machine is.
+inline nbdkit::Recipe eval(std::uint64_t size, const std::string& pread) {
+  nbdkit::Recipe recipe;
+  recipe.plugin = "eval";
+  recipe.parameters = {
+      {"get_size", "echo " + std::to_string(size)}, {"pread", pread}, {"thread_model", "echo parallel"}};
+  return recipe;
+}
+
+inline std::string dd(const std::filesystem::path& file) {
+  return "dd iflag=skip_bytes,count_bytes skip=$4 count=$3 if=" + file.string() + " bs=64k 2>/dev/null";
+}
+
+// Reads of an eval server wait until the test lets them pass, by the offset where they begin. After a minute all of
+// them pass: then the test's own checks say what has not happened.
+class Gate {
+ public:
+  explicit Gate(std::filesystem::path folder) : folder_(std::move(folder)) {
+    std::filesystem::create_directory(folder_);
+  }
+  // A shell fragment, to stand before the read itself.
+  std::string wait() const {
+    const std::string all = (folder_ / "all").string();
+    return "n=0; until [ -e " + all + " ] || [ -e " + (folder_ / "$(($4 / 1048576))").string() +
+           " ]; do n=$((n + 1)); [ $n -lt 1200 ] || : >" + all + "; sleep 0.05; done; ";
+  }
+  void open_to(std::uint64_t offset) {
+    for (; opened_ * mib < offset; ++opened_) put(folder_ / std::to_string(opened_), {});
+  }
+  void open() { put(folder_ / "all", {}); }
+  std::uint64_t opened() const { return opened_ * mib; }
+
+ private:
+  const std::filesystem::path folder_;
+  std::uint64_t opened_ = 0;  // MiB
+};
+
 }  // namespace vmferry::copy::test

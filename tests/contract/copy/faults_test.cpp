@@ -35,20 +35,24 @@ Tuning full() {
   return tuning;
 }
 
-// An eval server over a file, whose pread is a shell fragment with $1=handle $2=count $3=offset.
-nbdkit::Recipe eval(std::uint64_t size, const std::string& pread, const std::string& more_key = "",
-                    const std::string& more = "") {
-  nbdkit::Recipe recipe;
-  recipe.plugin = "eval";
-  recipe.parameters = {
-      {"get_size", "echo " + std::to_string(size)}, {"pread", pread}, {"thread_model", "echo parallel"}};
-  if (!more_key.empty()) recipe.parameters.emplace_back(more_key, more);
-  return recipe;
-}
+// Its time is what is slept. Bad weather, a file that the server looks for, ends after some of that: whoever does not
+// wait never sees it end.
+class Weather final : public Clock {
+ public:
+  Weather(std::filesystem::path storm, std::chrono::nanoseconds lasts) : storm_(std::move(storm)), lasts_(lasts) {}
+  std::chrono::system_clock::time_point wall() const override { return time_.wall(); }
+  std::chrono::steady_clock::time_point mono() const override { return time_.mono(); }
+  bool sleep(std::chrono::nanoseconds duration, std::stop_token stop) override {
+    const bool slept = time_.sleep(duration, std::move(stop));
+    if (time_.mono().time_since_epoch() >= lasts_) std::filesystem::remove(storm_);
+    return slept;
+  }
 
-std::string dd(const std::filesystem::path& file) {
-  return "dd iflag=skip_bytes,count_bytes skip=$4 count=$3 if=" + file.string() + " bs=64k 2>/dev/null";
-}
+ private:
+  const std::filesystem::path storm_;
+  const std::chrono::nanoseconds lasts_;
+  support::FakeClock time_;
+};
 
 }  // namespace
 
@@ -190,32 +194,23 @@ TEST_F(CopyFaults, BadSectorIsNamedAfterAllAttempts) {
 // All connections fail for a while and can be opened all the time, as of an nbdkit whose vCenter is restarted. It must
 // not use up its attempts at once.
 TEST_F(CopyFaults, AnOutageIsWaitedOutOnEachConnection) {
-  const std::uint64_t size = 64 * mib;
+  const std::uint64_t size = 32 * mib;
   put(source_file(), random_bytes(size, 1));
-  const std::filesystem::path storm = folder_.path() / "storm";
-  nbdkit::Recipe recipe = file_recipe(source_file());
-  recipe.filters = {"error", "delay"};
-  recipe.parameters.insert(
-      recipe.parameters.end(),
-      {{"error", "EIO"}, {"error-pread-rate", "100%"}, {"error-file", storm.string()}, {"delay-read", "100ms"}});
-  ServedSource source(recipe, size);
+  const std::string storm = (folder_.path() / "storm").string(), begun = (folder_.path() / "begun").string();
+  // It begins with the read at 8 MiB, when several connections have much to do.
+  ServedSource source(
+      eval(size, "if [ $4 -eq 8388608 ] && ! [ -e " + begun + " ]; then : >" + storm + "; : >" + begun +
+                     "; fi; if [ -e " + storm + " ]; then echo 'EIO storm' >&2; exit 1; fi; " + dd(source_file())),
+      size);
   FileTarget target(target_file(), size, true);
   Tuning tuning = full();
   tuning.request = 256 * kib;
   tuning.attempts = 7;  // 0.5 s, 1 s, 2 s... between them; without a wait seven are used up as soon as one
-  std::atomic<bool> begun{false};
-  std::jthread weather;
-  heard_.hook = [&](std::uint64_t done) {
-    if (done == 0 || begun.exchange(true)) return;
-    put(storm, random_bytes(1, 1));
-    weather = std::jthread([&] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(2500));
-      std::filesystem::remove(storm);
-    });
-  };
+  Weather weather(storm, std::chrono::milliseconds(2500));
   const auto list = work(whole(size));
-  const Report report = run(source, target, *list, tuning, heard_, clock_, log_, {});
-  EXPECT_TRUE(begun);
+  const Report report = run(source, target, *list, tuning, heard_, weather, log_, {});
+  EXPECT_TRUE(std::filesystem::exists(begun));
+  EXPECT_FALSE(std::filesystem::exists(storm)) << "it was not waited out";
   EXPECT_GT(report.retries, 0U);
   EXPECT_EQ(difference(target.content(), get(source_file(), 0, size)), std::nullopt);
 }
@@ -240,21 +235,19 @@ TEST_F(CopyFaults, AServerThatHangsIsGivenUp) {
   EXPECT_EQ(difference(target.content(), get(source_file(), 0, size)), std::nullopt);
 }
 
+// By a read of its own, which is therefore in the middle for certain.
 TEST_F(CopyFaults, ServerKilledInMidReadIsStartedAgain) {
-  const std::uint64_t size = 64 * mib;
+  const std::uint64_t size = 32 * mib;
   put(source_file(), random_bytes(size, 1));
-  nbdkit::Recipe recipe = file_recipe(source_file());
-  recipe.filters = {"delay"};
-  recipe.parameters.emplace_back("delay-read", "30ms");
-  ServedSource source(recipe, size);
+  const std::string killed = (folder_.path() / "killed").string();
+  // Whoever is killed does not remove his folder.
+  ServedSource source(eval(size, "if [ $4 -eq 20971520 ] && ! [ -e " + killed + " ]; then : >" + killed +
+                                     "; kill -9 $PPID; rm -rf \"$tmpdir\"; exit 1; fi; " + dd(source_file())),
+                      size);
   FileTarget target(target_file(), size, true);
-  std::atomic<bool> killed{false};
-  heard_.hook = [&](std::uint64_t done) {
-    if (done > 0 && !killed.exchange(true)) source.kill_server();
-  };
   const auto list = work(whole(size));
   const Report report = run(source, target, *list, full(), heard_, clock_, log_, {});
-  EXPECT_TRUE(killed);
+  EXPECT_TRUE(std::filesystem::exists(killed));
   EXPECT_EQ(source.starts, 2);
   EXPECT_GT(report.retries, 0u);
   EXPECT_EQ(difference(target.content(), get(source_file(), 0, size)), std::nullopt);

@@ -41,18 +41,20 @@ class Pace : public ::testing::Test {
 };
 
 TEST_F(Pace, IsThatOfASlowSource) {
-  // A read's wait counts as far as nothing is being written meanwhile; a slow disk's write must leave some of it.
-  const double pace = of(250, {}, work(whole(size)));
+  // A read's wait counts as far as nothing is being written meanwhile; a slow disk's write must leave some of it. Of
+  // five seconds two are measured, over several reads: 2 MB/s, and five times that when a write leaves a fifth.
+  const double pace = of(500, {}, work(whole(10 * mib)), 2s);
   EXPECT_GT(pace, 0);
   EXPECT_LT(pace, 22e6);
 }
 
 TEST_F(Pace, IsNotThatOfALimit) {
+  // The limit makes it last five and a half seconds at least. Reads that take a part of that are no five seconds yet.
   const auto meter = std::make_shared<Meter>();
-  meter->set_rate(4 * mib);
+  meter->set_rate(2 * mib);
   Tuning tuning;
   tuning.throttle = std::make_shared<Throttle>(std::vector<std::shared_ptr<Meter>>{meter});
-  EXPECT_EQ(of(0, tuning, work(whole(size)), 2s), 0);
+  EXPECT_EQ(of(0, tuning, work(whole(12 * mib)), 5s), 0);
 }
 
 TEST_F(Pace, IsNotThatOfSmallReads) {

@@ -390,11 +390,15 @@ TEST_F(CurlTest, AProxyIsUsedAndItsRefusalIsNoAct) {
 // ---- breaks
 
 TEST_F(CurlTest, AClosedPortIsNamedAndNothingActed) {
-  int port = 0;
-  {
-    const TlsServer gone({}, hello);
-    port = gone.port();
-  }
+  // Bound, so that nobody else is given it, and nobody listens.
+  const Fd bound(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  ASSERT_EQ(::bind(bound.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
+  ASSERT_EQ(::getsockname(bound.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+  const int port = ntohs(address.sin_port);
   auto t = transport(trust());
   const Broken e = broken(*t, post("https://127.0.0.1:" + std::to_string(port) + "/sdk", "x"));
   EXPECT_EQ(e.fault(), Fault::unavailable);
@@ -500,7 +504,8 @@ TEST_F(CurlTest, AnIdleConnectionThatTheServerClosedCostsNothing) {
     Request request = post(server.url(), "x");
     request.idempotent = i % 2 == 0;
     EXPECT_EQ(t->send(request, {}).body, "hello");
-    std::this_thread::sleep_for(50ms);  // the close arrives
+    for (int tries = 0; tries < 6000 && server.open_connections() > 0; ++tries) std::this_thread::sleep_for(10ms);
+    std::this_thread::sleep_for(50ms);  // it was closed; that arrives
   }
   EXPECT_EQ(server.requests().size(), 6U);
 }
@@ -529,7 +534,7 @@ TEST_F(CurlTest, AHandshakeThatHangsTimesOutBeforeTheAct) {
   auto t = curl(options, log_);
   const auto before = std::chrono::steady_clock::now();
   const Broken e = broken(*t, post(server.url(), "x"));
-  EXPECT_LT(std::chrono::steady_clock::now() - before, 10s);
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 30s) << "the server hangs for a minute";
   EXPECT_EQ(e.fault(), Fault::unavailable);
   EXPECT_FALSE(e.may_have_acted());
 }
@@ -543,14 +548,14 @@ TEST_F(CurlTest, CancellingEndsTheWaitAtOnce) {
       return reply;
     });
     auto best = std::chrono::steady_clock::duration::max();  // of several: the machine may be busy
-    for (int i = 0; i < 5 && best >= 600ms; ++i) {
+    for (int i = 0; i < 20 && best >= 600ms; ++i) {
       auto t = pinned(self);
       std::stop_source stop;
       auto sending = std::async(std::launch::async, [&] { return t->send(get(server.url()), stop.get_token()); });
       EXPECT_EQ(sending.wait_for(150ms), std::future_status::timeout);
       const auto before = std::chrono::steady_clock::now();
       stop.request_stop();
-      ASSERT_EQ(sending.wait_for(10s), std::future_status::ready);
+      ASSERT_EQ(sending.wait_for(60s), std::future_status::ready);
       best = std::min(best, std::chrono::steady_clock::now() - before);
       EXPECT_THROW(sending.get(), Cancelled);
       EXPECT_THROW(t->send(get(server.url()), stop.get_token()), Cancelled);

@@ -37,6 +37,33 @@ class Watched final : public copy::Source {
   std::function<void()> on_check_;
 };
 
+// All but the last block, then that one.
+class InTwo final : public copy::Work {
+ public:
+  InTwo(RangeSet ranges, std::uint64_t block, std::function<void()> midway)
+      : ranges_(std::move(ranges)), block_(block), midway_(std::move(midway)) {}
+  std::optional<std::vector<ByteRange>> next(std::stop_token) override {
+    if (ranges_.empty() || step_ == 2) return std::nullopt;
+    ByteRange last = ranges_.ranges().back();
+    const std::uint64_t begin = std::max(last.offset, (last.end() - 1) / block_ * block_);
+    last = {begin, last.end() - begin};
+    if (step_++ == 1) {
+      midway_();
+      return std::vector{last};
+    }
+    RangeSet first = ranges_;
+    first.subtract(last);
+    return std::vector<ByteRange>(first.ranges().begin(), first.ranges().end());
+  }
+  std::optional<std::uint64_t> total() const override { return ranges_.bytes(); }
+
+ private:
+  RangeSet ranges_;
+  std::uint64_t block_;
+  std::function<void()> midway_;
+  int step_ = 0;
+};
+
 class EndsMidway final : public copy::Work {
  public:
   explicit EndsMidway(std::unique_ptr<copy::Work> inner) : inner_(std::move(inner)) {}
@@ -89,7 +116,7 @@ std::vector<model::DiskKey> FakeMachine::keys() const {
 }
 
 void FakeMachine::guest_writes() {
-  if (!on_) return;
+  if (!on_ || guest_sleeps) return;
   for (auto& [key, disk] : disks_) {
     const std::size_t at = random_() % disk.epochs.size();
     const std::size_t begin = at * block, end = std::min(disk.bytes.size(), begin + block);
@@ -195,6 +222,7 @@ std::unique_ptr<copy::Work> FakeMachine::changed(const source::Point& point, mod
     if (forgets_growth && disk.before_growth != 0 && i * block >= disk.before_growth) break;
     if (!since || disk.epochs[i] > std::stoi(since->number)) ranges.add({i * block, block});
   }
+  if (midway) return std::make_unique<InTwo>(ranges.aligned(512, disk.bytes.size()), block, midway);
   auto work = copy::work(ranges.aligned(512, disk.bytes.size()));
   if (since && loses_history_midway) return std::make_unique<EndsMidway>(std::move(work));
   return work;

@@ -28,6 +28,9 @@ class FakeMachine final : public source::Machine {
   // answer.
   bool hides_changes = false, forgets_growth = false, loses_history_midway = false;
   std::function<void()> on_check;  // of a served disk. May throw
+  // When a copy was told of all that it is to copy but for one block, and before it hears of that. May block.
+  std::function<void()> midway;
+  bool guest_sleeps = false;  // and writes nothing
 
   FakeMachine();
 

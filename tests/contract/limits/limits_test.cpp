@@ -175,15 +175,32 @@ class LimitedCopy : public SharedLimits {
 
 }  // namespace
 
+// Nothing is read before it was refused one.
 TEST_F(LimitedCopy, TakesNoMoreConnectionsThanThereAre) {
-  recipe_.parameters.back().second = "150ms";
+  struct Refusing final : copy::Permits {
+    std::unique_ptr<Permit> ask(bool needed) override {
+      auto permit = inner->ask(needed);
+      if (!permit) refused();
+      return permit;
+    }
+    std::uint64_t bytes_under_way() const override { return inner->bytes_under_way(); }
+    std::string reason() const override { return inner->reason(); }
+    std::shared_ptr<copy::Permits> inner;
+    std::function<void()> refused;
+  };
   Limits limits(place());
   limits.set_esxi({3, 48 << 20});
-  ServedSource source(recipe_, size);
-  Heard heard;
+  Gate gate(folder_.path() / "gate");
+  ServedSource source(eval(size, gate.wait() + dd(folder_.path() / "source")), size);
   int most = 0;
-  heard.hook = [&](std::uint64_t) { most = std::max(most, limits.in_use()["esx"]); };
-  copy(source, limits.connections_to("esx", false), heard);
+  const auto permits = std::make_shared<Refusing>();
+  permits->inner = limits.connections_to("esx", false);
+  permits->refused = [&] {
+    most = std::max(most, limits.in_use()["esx"]);
+    gate.open();
+  };
+  Heard heard;
+  copy(source, permits, heard);
   EXPECT_EQ(source.connects, 3);
   EXPECT_EQ(most, 3);
   EXPECT_EQ(limits.in_use()["esx"], 0);
@@ -246,29 +263,34 @@ TEST_F(LimitedCopy, ACancelEndsTheWait) {
 }
 
 TEST_F(LimitedCopy, HeedsAChangeWhileItRuns) {
-  recipe_.parameters.back().second = "150ms";
   Limits limits(place());
   limits.set_esxi({4, 4 << 20});
-  ServedSource source(recipe_, size);
+  // What is ahead waits, so that the copy cannot end before each change was heeded; progress is told all the while.
+  Gate gate(folder_.path() / "gate");
+  gate.open_to(8 * mib);
+  ServedSource source(eval(size, gate.wait() + dd(folder_.path() / "source")), size);
   Heard heard;
-  bool lowered = false;
-  int least = 100, after = 0;
+  enum { filling, lowered, raised, ended } phase = filling;
   heard.hook = [&](std::uint64_t done) {
     const int used = limits.in_use()["esx"];
-    if (!lowered && used >= 3 && done > 8 * mib) {
+    if (done == size) return;
+    if (phase == filling && used == 3) {
       Limits(place()).set_esxi({1, 4 << 20});
-      lowered = true;
-    } else if (lowered && done < size) {
-      least = std::min(least, used);
-      // And back again, once it was heeded.
-      if (used == 1 && limits.esxi().connections == 1 && done < 32 * mib) limits.set_esxi({4, 4 << 20});
-      if (limits.esxi().connections == 4) after = std::max(after, used);
+      phase = lowered;
+    } else if (phase == lowered && used == 1) {
+      limits.set_esxi({4, 4 << 20});
+      phase = raised;
+    } else if (phase == lowered && done >= gate.opened()) {
+      // A connection that is recalled still ends its reads: a step further, each 0.1 s at the soonest. It is heeded
+      // after half a second, and far from the end.
+      gate.open_to(gate.opened() + 2 * mib);
+    } else if (phase == raised && used > 1) {
+      gate.open();
+      phase = ended;
     }
   };
   copy(source, limits.connections_to("esx", false), heard);
-  EXPECT_TRUE(lowered);
-  EXPECT_EQ(least, 1);
-  EXPECT_GT(after, 1);
+  EXPECT_EQ(phase, ended);
 }
 
 }  // namespace vmferry::limits

@@ -115,7 +115,7 @@ TEST_F(ServeTest, PathsThatAreTooLongAndPathsWithOddNames) {
 TEST_F(ServeTest, KilledServerIsNoticed) {
   const Export served = serve(runner_, recipe("null", {{"size", "1M"}}), folder_.path(), log_, {});
   ASSERT_EQ(kill(served.pid(), SIGKILL), 0);
-  for (int i = 0; i < 200 && served.alive(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  for (int i = 0; i < 6000 && served.alive(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_FALSE(served.alive());
 }
 

@@ -48,7 +48,7 @@ class HostResources : public ::testing::Test {
     control("DELETE", "/faults");
     EXPECT_FALSE(before_.empty());
     // A boot volume goes a moment after its server.
-    for (const auto end = clock_.mono() + 30s; counts() != before_ && clock_.mono() < end;) clock_.sleep(50ms, {});
+    for (const auto end = clock_.mono() + 60s; counts() != before_ && clock_.mono() < end;) clock_.sleep(50ms, {});
     EXPECT_EQ(counts(), before_);
   }
   static json control(const std::string& method, const std::string& path, const json& body = nullptr) {

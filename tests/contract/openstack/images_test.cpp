@@ -190,7 +190,7 @@ TEST_F(Images, AnUploadIsCancelledAtOnce) {
   Slow slow(stop);
   const auto began = std::chrono::steady_clock::now();
   EXPECT_THROW(images::put_data(glance(), id, slow, stop.get_token()), Cancelled);
-  EXPECT_LT(std::chrono::steady_clock::now() - began, 10s);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, 60s);
   images::remove(glance(), id, {});
 }
 

@@ -105,8 +105,8 @@ TEST_F(OpenStack, AFailedCreationIsSeenAtOnce) {
   hopeless.type = "nowhere";  // no back end has it
   const Volume v = volumes::create(cloud->volume({}), hopeless, {});
   const auto before = clock_.mono();
-  const Error e = thrown([&] { volumes::wait_for(cloud->volume({}), v.id, {"available"}, 60s, {}); });
-  EXPECT_LT(clock_.mono() - before, 20s);
+  const Error e = thrown([&] { volumes::wait_for(cloud->volume({}), v.id, {"available"}, 600s, {}); });
+  EXPECT_LT(clock_.mono() - before, 60s);
   EXPECT_EQ(e.name(), "error");
   // Cinder's own words, which only its messages have.
   EXPECT_TRUE(has(e.what(), "schedule allocate volume:Could not find any available weighted backend.")) << e.what();
@@ -341,8 +341,8 @@ TEST_F(OpenStack, StoppingEndsAWait) {
     source.request_stop();
   });
   const auto before = clock_.mono();
-  EXPECT_THROW(volumes::wait_for(cloud->volume({}), v.id, {"in-use"}, 60s, source.get_token()), Cancelled);
-  EXPECT_LT(clock_.mono() - before, 10s);
+  EXPECT_THROW(volumes::wait_for(cloud->volume({}), v.id, {"in-use"}, 600s, source.get_token()), Cancelled);
+  EXPECT_LT(clock_.mono() - before, 60s);
   volumes::remove(cloud->volume({}), v.id, {});
 }
 

@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <deque>
-#include <thread>
 
 #include "transport_fixture.hpp"
 
@@ -147,31 +146,28 @@ class AutoTransportTest : public TransportTest {
     return auto_transport(std::move(options), clock_, log_);
   }
 
-  // Copies all of it while `meanwhile` is called once, after the first bytes.
+  // Copies all of it. `meanwhile` is called when the first half is on the target and nothing else was read.
   std::vector<char> copied_while(copy::Source& source, const std::function<void()>& meanwhile, copy::Report& report,
                                  std::shared_ptr<Host> host = nullptr) {
-    struct Watching final : copy::Progress {
-      const std::function<void()>& act;
-      Host* host;
-      std::atomic<bool> acted{false};
-      Watching(const std::function<void()>& a, Host* h) : act(a), host(h) {}
-      void advanced(std::uint64_t done, std::uint64_t) noexcept override {
-        if (done > 0 && !acted.exchange(true)) act();
-      }
+    struct Opening final : copy::Progress {
+      Host* host = nullptr;
+      void advanced(std::uint64_t, std::uint64_t) noexcept override {}
       void waiting(const std::string&) noexcept override {
         if (host) host->open();
       }
-    } watching{meanwhile, host.get()};
+    } opening;
+    opening.host = host.get();
     FileTarget target(folder_.path() / "target", source.bytes());
-    const ByteRange all{0, source.bytes()};
-    const auto work = copy::work(RangeSet(std::span(&all, 1)));
+    TwoHalves work(source.bytes(), meanwhile);
     copy::Tuning tuning;
     tuning.request = 64 * 1024;
     tuning.connections = 2;
     tuning.requests_per_connection = 1;
     tuning.permits = std::move(host);
-    report = copy::run(source, target, *work, tuning, watching, clock_, log_, {});
-    EXPECT_TRUE(watching.acted);
+    tuning.checkpoint = [&](const RangeSet& ranges) { work.came(ranges); };
+    tuning.checkpoint_bytes = 1;
+    report = copy::run(source, target, work, tuning, opening, clock_, log_, {});
+    EXPECT_TRUE(work.happened());
     return target.content();
   }
 
@@ -284,7 +280,6 @@ TEST_F(AutoTransportTest, TheLastResortIsTriedOnlyWhenAllElseFails) {
 
 TEST_F(AutoTransportTest, ReadsThatBeginToFailGoOnByAnother) {
   const auto trigger = breakable(first());
-  slow(first(), "5");
   const auto made = transport(2, "first");
   const auto source = made->serve(point_, disk(), {});
   copy::Report report;
@@ -296,7 +291,6 @@ TEST_F(AutoTransportTest, ReadsThatBeginToFailGoOnByAnother) {
 }
 
 TEST_F(AutoTransportTest, AServerThatIsGoneIsReplacedByAnother) {
-  slow(first(), "5");
   const auto made = transport(2, "first");
   const auto source = made->serve(point_, disk(), {});
   copy::Report report;
@@ -356,7 +350,6 @@ TEST_F(AutoTransportTest, AWayThatCouldNotBeAskedAfterIsAskedLater) {
 // Whoever read without the host waits for leave like anybody else when only the host is left.
 TEST_F(AutoTransportTest, AReplacementThatIsCountedWaitsForItsPermit) {
   const auto trigger = breakable(first());
-  slow(first(), "5");
   first().counted = false;
   const auto host = std::make_shared<Host>(1);
   int asked_before = -1, unpermitted = 0;
@@ -380,7 +373,6 @@ TEST_F(AutoTransportTest, AReplacementThatIsCountedWaitsForItsPermit) {
 
 TEST_F(AutoTransportTest, AReplacementThatIsNotCountedGivesThePermitBack) {
   const auto trigger = breakable(first());
-  slow(first(), "5");
   second().counted = false;
   const auto host = std::make_shared<Host>(2);
   host->open();
@@ -436,20 +428,22 @@ TEST_F(AutoTransportTest, TellsWhetherItsConnectionsAreToTheHost) {
 // What takes every way with it, a vCenter that is restarted, is waited out with two ways as it is with one.
 TEST_F(AutoTransportTest, AnOutageOfAllIsWaitedOut) {
   const auto trigger = breakable(first());
-  slow(first(), "5");
   const auto made = transport(2, "first");
   second().opening = Error(Fault::unavailable, "nobody answers");
   const auto source = made->serve(point_, disk(), {});
-  copy::Report report;
-  std::jthread healer;
-  const auto breaks = [&] {
-    std::ofstream(trigger) << "now";
-    healer = std::jthread([&] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(700));
-      std::filesystem::remove(trigger);
-    });
+  // It is over when it is asked after for the third time.
+  std::atomic<bool> broken{false};
+  int asked = 0;
+  first().connecting = [&] {
+    if (broken && ++asked == 3) std::filesystem::remove(trigger);
   };
+  const auto breaks = [&] {
+    broken = true;
+    std::ofstream(trigger) << "now";
+  };
+  copy::Report report;
   EXPECT_TRUE(copied_while(*source, breaks, report) == content_);
+  EXPECT_GE(asked, 3);
   EXPECT_EQ(source->way().name, "first");
 }
 

@@ -19,8 +19,12 @@ namespace {
 
 struct Told final : copy::Progress {
   void advanced(std::uint64_t, std::uint64_t) noexcept override {}
-  void waiting(const std::string& reason) noexcept override { said += reason + "\n"; }
+  void waiting(const std::string& reason) noexcept override {
+    said += reason + "\n";
+    if (hook) hook(reason);
+  }
   std::string said;
+  std::function<void(const std::string&)> hook;
 };
 
 class ExportTransportTest : public support::VsphereLabTest {
@@ -38,10 +42,18 @@ class ExportTransportTest : public support::VsphereLabTest {
     transport_ = make();
   }
   void TearDown() override {
+    rate(0);
     transport_->let_go({});
     vsphere::remove_snapshot(*session_, vm_, point_.snapshot, {});
   }
 
+  void rate(double megabytes_a_second) const {
+    control("POST", "/settings", fmt::format(R"({{"folder_rate_mb_s":{}}})", megabytes_a_second));
+  }
+  // For two minutes, after which the test's own checks say what did not happen.
+  static void await(const std::function<bool()>& happened) {
+    for (int i = 0; i < 2400 && !happened(); ++i) usleep(50000);
+  }
   Point frozen() {
     vsphere::SnapshotWish wish;
     wish.name = "vmferry";
@@ -125,29 +137,38 @@ TEST_P(ExportTransportTest, EveryDiskAsTheSnapshotFrozeIt) {
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path() / "spool"));
 }
 
+// None is done before each has begun.
 TEST_P(ExportTransportTest, OneLeaseForDisksAtATime) {
-  control("POST", "/settings", R"({"folder_rate_mb_s":20})");
+  rate(0.2);
   std::vector<std::jthread> threads;
   std::atomic<int> right{0};
+  std::atomic<std::size_t> under_way{0};  // each tells after some seconds how much has come
   for (const FrozenDisk& disk : point_.disks)
     threads.emplace_back([&, disk] {
       const auto source = transport_->serve(point_, disk, {});
       Told told;
+      told.hook = [&](const std::string& reason) { under_way += reason.find("is downloaded") != std::string::npos; };
       source->prepare(told, {});
       if (source->connect({})->bytes() == disk.capacity) ++right;
     });
+  await([&] { return under_way >= point_.disks.size(); });
+  rate(0);
   threads.clear();
-  control("POST", "/settings", R"({"folder_rate_mb_s":0})");
   EXPECT_EQ(right, static_cast<int>(point_.disks.size()));
   EXPECT_EQ(calls("ExportSnapshot"), 1);
   EXPECT_EQ(calls("HttpNfcLeaseComplete"), 1);
 }
 
 TEST_P(ExportTransportTest, ALeaseIsKeptAlive) {
-  control("POST", "/settings", R"({"folder_rate_mb_s":2,"export_timeout_s":6})");
+  // At 0, 3 and 6 s it is heard of, and at 9 s it would be over.
+  control("POST", "/settings", R"({"export_timeout_s":9})");
+  rate(0.1);
+  const std::jthread quick([&] {
+    await([&] { return calls("HttpNfcLeaseProgress") >= 4; });
+    rate(0);
+  });
   expect_right(point_.disks.back());
-  control("POST", "/settings", R"({"folder_rate_mb_s":0})");
-  EXPECT_GE(calls("HttpNfcLeaseProgress"), 3);
+  EXPECT_GE(calls("HttpNfcLeaseProgress"), 4);
   EXPECT_EQ(calls("ExportSnapshot"), 1);
 }
 
@@ -160,10 +181,12 @@ TEST_P(ExportTransportTest, ADownloadThatBreaksOffBeginsAgain) {
 }
 
 TEST_P(ExportTransportTest, ALeaseThatEndsBeginsAgain) {
-  control("POST", "/settings", R"({"folder_rate_mb_s":12})");
+  rate(0.1);
+  told_.hook = [&](const std::string& reason) {
+    if (reason.find("begins again") != std::string::npos) rate(0);
+  };
   fault("HttpNfcLeaseProgress", R"("kind":"fault","fault":"ManagedObjectNotFound","skip":0,"count":1)");
   expect_right(point_.disks.back());
-  control("POST", "/settings", R"({"folder_rate_mb_s":0})");
   EXPECT_NE(told_.said.find("begins again from its start"), std::string::npos) << told_.said;
   EXPECT_EQ(calls("ExportSnapshot"), 2);
 }

@@ -67,6 +67,20 @@ class MachineTest : public support::VsphereLabTest {
   std::string foreign() {
     return nlohmann::json::parse(control("POST", "/vms/web01/snapshots", R"({"name":"backup"})"))["id"];
   }
+  // Returns when it has written so much that some of it differs from what was there.
+  void guest_writes_on() {
+    const auto written = [&] { return truth()["writer"]["bytes"].get<std::uint64_t>(); };
+    const std::uint64_t enough = written() + (2 << 20);
+    for (int i = 0; i < 3000 && written() < enough; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    ASSERT_GE(written(), enough) << "in a minute";
+  }
+  // Stops a run as soon as the lab has been asked for something.
+  std::jthread when_called(const std::string& method, std::stop_source& run) {
+    return std::jthread([this, method, &run](std::stop_token over) {
+      while (!over.stop_requested() && calls(method) == 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      run.request_stop();
+    });
+  }
   static RangeSet drain(copy::Work& work) {
     RangeSet all;
     while (auto piece = work.next({}))
@@ -213,11 +227,7 @@ TEST_P(MachineTest, ARunStoppedWhileItsSnapshotIsBeingMadeFindsIt) {
   control("POST", "/settings", R"({"task_delay_ms":6000})");
   std::stop_source stop;
   {
-    std::jthread interrupter([&] {
-      for (int i = 0; i < 500 && calls("CreateSnapshot_Task") == 0; ++i)
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      stop.request_stop();
-    });
+    const std::jthread interrupter = when_called("CreateSnapshot_Task", stop);
     EXPECT_THROW(machine_->freeze(tag_, Quiesce::never, stop.get_token()), Cancelled);
   }
   EXPECT_TRUE(truth()["snapshots"].empty()) << "it was to be stopped before the snapshot is there";
@@ -244,11 +254,7 @@ TEST_P(MachineTest, AConsolidationThatIsStoppedIsMadeByTheNextRun) {
   fault("ConsolidateVMDisks_Task", R"("kind":"fault","fault":"TaskInProgress","count":-1)");  // a backup goes on
   std::stop_source stop;
   {
-    std::jthread interrupter([&] {
-      for (int i = 0; i < 500 && calls("ConsolidateVMDisks_Task") == 0; ++i)
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      stop.request_stop();
-    });
+    const std::jthread interrupter = when_called("ConsolidateVMDisks_Task", stop);
     EXPECT_THROW(machine_->thaw(point.snapshot, tag_.job, stop.get_token()), Cancelled);
   }
   EXPECT_TRUE(truth()["snapshots"].empty());
@@ -352,7 +358,7 @@ TEST_P(MachineTest, AMachineThatIsOffIsFrozenAsItIs) {
 TEST_P(MachineTest, NoChangedByteIsMissing) {
   machine_->ensure_tracking(tag_, {});
   const Point first = machine_->freeze(tag_, Quiesce::never, {});
-  std::this_thread::sleep_for(std::chrono::seconds(2));
+  guest_writes_on();
   const Point second = machine_->freeze({tag_.job, 2}, Quiesce::never, {});
   control("POST", "/settings", R"({"page_areas":3})");
   bool any = false;
@@ -411,7 +417,7 @@ TEST_P(MachineTest, WhatIsWrittenAfterTheLastPointOfAMachineThatIsOffIsNoticed) 
   const model::Disk& first = vm.disks.front();
   const model::ChangeId then = *point.find(first.key)->change_id;
   EXPECT_THROW(machine_->written_since(first, then, {}), HistoryLost) << "of a machine that runs nobody can say";
-  std::this_thread::sleep_for(std::chrono::seconds(3));
+  guest_writes_on();
   control("POST", "/vms/web01/power", R"({"state":"off"})");
   EXPECT_TRUE(std::any_of(vm.disks.begin(), vm.disks.end(), [&](const model::Disk& disk) {
     return machine_->written_since(disk, *point.find(disk.key)->change_id, {});

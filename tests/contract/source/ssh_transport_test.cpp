@@ -91,6 +91,8 @@ TEST_F(SshTransportTest, WrongCredentialsAreTriedOnceForAllDisks) {
       });
   }
   EXPECT_EQ(refused, 6);
+  // The server answers first, and then writes it down.
+  for (int i = 0; i < 3000 && esxi_.log().find("Failed password") == std::string::npos; ++i) usleep(20000);
   const std::string said = esxi_.log();
   int logins = 0;
   for (std::size_t at = said.find("Failed password"); at != std::string::npos;

@@ -7,9 +7,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
+#include <condition_variable>
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <mutex>
 #include <random>
 #include <sstream>
 
@@ -77,6 +80,42 @@ class FileTarget final : public copy::Target {
 
 struct Silent final : copy::Progress {
   void advanced(std::uint64_t, std::uint64_t) noexcept override {}
+};
+
+// The first half of a disk; when that is on the target, something happens; then the second half.
+class TwoHalves final : public copy::Work {
+ public:
+  TwoHalves(std::uint64_t bytes, std::function<void()> between) : bytes_(bytes), between_(std::move(between)) {}
+  std::optional<std::vector<ByteRange>> next(std::stop_token stop) override {
+    const ByteRange first{0, bytes_ / 2 / 65536 * 65536};
+    if (given_ == 0) return given(first);
+    if (given_ == 2) return std::nullopt;
+    {
+      std::unique_lock lock(mutex_);
+      if (!came_.wait(lock, stop, [&] { return copied_.contains(first); })) return std::nullopt;
+    }
+    between_();
+    return given({first.length, bytes_ - first.length});
+  }
+  std::optional<std::uint64_t> total() const override { return bytes_; }
+  void came(const RangeSet& ranges) {
+    const std::scoped_lock lock(mutex_);
+    copied_.add(ranges);
+    came_.notify_all();
+  }
+  bool happened() const { return given_ == 2; }
+
+ private:
+  std::vector<ByteRange> given(ByteRange range) {
+    ++given_;
+    return {range};
+  }
+  const std::uint64_t bytes_;
+  const std::function<void()> between_;
+  std::mutex mutex_;
+  std::condition_variable_any came_;
+  RangeSet copied_;
+  std::atomic<int> given_{0};
 };
 
 class TransportTest : public ::testing::Test {

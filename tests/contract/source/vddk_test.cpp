@@ -418,7 +418,7 @@ TEST_P(VddkRemote, AHostHasSoManyConnections) {
     EXPECT_NE(refusal(*served).find("VDDK error 14009"), std::string::npos);
   }
   // Given back when it is closed, which takes nbdkit a moment.
-  for (int i = 0; i < 50; ++i) {
+  for (int i = 0; i < 600; ++i) {
     try {
       served->connect();
       return;
@@ -537,7 +537,7 @@ TEST_P(VddkTransportOnLab, AllIsCopiedOverTheOneConnectionThatIsAllowed) {
 
 // Else a copy that waits for another way to read waits for minutes.
 TEST_P(VddkTransportOnLab, AFirstLookThatHangsIsGivenUp) {
-  settings(5000, 52);
+  settings(10000, 52);
   const auto vddk = transport(nullptr, std::chrono::seconds(1));
   try {
     vddk->serve(point_, frozen_disk(), {});

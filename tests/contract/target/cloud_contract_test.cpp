@@ -14,8 +14,8 @@ namespace vmferry::target {
 
 void OpenstackWorld::give_back(const VolumeId& volume) {
   const auto cloud = client();
-  ::vmferry::openstack::servers::remove(cloud->compute({}), taker_, std::chrono::seconds(30), {});
-  ::vmferry::openstack::volumes::wait_for(cloud->volume({}), volume, {"available"}, std::chrono::seconds(30), {});
+  ::vmferry::openstack::servers::remove(cloud->compute({}), taker_, std::chrono::seconds(120), {});
+  ::vmferry::openstack::volumes::wait_for(cloud->volume({}), volume, {"available"}, std::chrono::seconds(120), {});
 }
 
 namespace {

@@ -39,10 +39,18 @@ class DualStack : public testing::Test {
     OpenstackWorld::lab().control("openstack", "POST", "/settings", json);
   }
 
-  // Addresses that nobody has: a lab that is lent remembers what earlier programs made.
-  static std::string fresh_v4(int net = 1) { return fmt::format("198.18.{}.{}", net, 10 + random() % 200); }
+  // Addresses that nobody has, and that were not given out here before: a lab that is lent remembers what earlier
+  // programs made.
+  static std::string fresh(const std::function<std::string()>& any) {
+    static std::set<std::string> given;
+    for (;;)
+      if (const auto [address, is_new] = given.insert(any()); is_new) return *address;
+  }
+  static std::string fresh_v4(int net = 1) {
+    return fresh([&] { return fmt::format("198.18.{}.{}", net, 10 + random() % 200); });
+  }
   static std::string fresh_v6(const std::string& net = "2001:db8:1") {
-    return fmt::format("{}:0:a:b{:x}:c:d{:x}", net, random() % 0xfff, random() % 0xfff);
+    return fresh([&] { return fmt::format("{}:0:a:b{:x}:c:d{:x}", net, random() % 0xfff, random() % 0xfff); });
   }
   static unsigned random() {
     static std::random_device device;

@@ -34,8 +34,9 @@ std::unique_ptr<LoopDevice> LoopDevice::over(const std::filesystem::path& file, 
     }
     if (::ioctl(device.get(), LOOP_SET_FD, backing.get()) == 0)
       return std::unique_ptr<LoopDevice>(new LoopDevice(path, std::move(device)));
-    why = fmt::format("cannot set up {}: {}", path.string(), std::strerror(errno));
-    if (errno != EBUSY) return nullptr;
+    const int problem = errno;
+    why = fmt::format("cannot set up {}: {}", path.string(), std::strerror(problem));
+    if (problem != EBUSY) return nullptr;
   }
   return nullptr;
 }

@@ -50,7 +50,7 @@ class OpenstackTarget : public testing::Test {
     wish.tag = wish.metadata;
     wish.metadata["made"] = random_uuid();
     const VolumeId id = client::volumes::create(cloud->volume({}), wish, {}).id;
-    client::volumes::wait_for(cloud->volume({}), id, {"available"}, std::chrono::seconds(30), {});
+    client::volumes::wait_for(cloud->volume({}), id, {"available"}, std::chrono::seconds(120), {});
     return id;
   }
   nlohmann::json volume_in_lab(const VolumeId& id) {
@@ -132,7 +132,7 @@ TEST_F(OpenstackTarget, volumes_of_vmware_migration_kit_are_told_of_and_taken_ov
     wish.gib = 1;
     wish.metadata = wish.tag = {{"osm", "true"}, {"converted", converted}, {"changeID", "52 aa/3"}};
     const VolumeId id = client::volumes::create(cloud->volume({}), wish, {}).id;
-    client::volumes::wait_for(cloud->volume({}), id, {"available"}, std::chrono::seconds(30), {});
+    client::volumes::wait_for(cloud->volume({}), id, {"available"}, std::chrono::seconds(120), {});
     return id;
   };
   const VolumeId id = made(plan::osm_volume_name(scene_.vm.name, model::DiskKey{2000}), "false");
@@ -400,7 +400,7 @@ TEST_F(OpenstackTarget, a_server_boots_from_the_volumes_in_their_order_and_leave
   gone.doing = "delete the server";
   cloud->compute({}).call(gone, {});
   for (const VolumeId& volume : wish.volumes)
-    client::volumes::wait_for(cloud->volume({}), volume, {"available"}, std::chrono::seconds(30), {});
+    client::volumes::wait_for(cloud->volume({}), volume, {"available"}, std::chrono::seconds(120), {});
 }
 
 TEST_F(OpenstackTarget, a_server_gets_what_was_asked_for_beside_its_disks) {

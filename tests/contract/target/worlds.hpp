@@ -151,7 +151,7 @@ class OpenstackWorld {
     options.instance_sources.metadata_url = lab().get("openstack.metadata_url");
     options.device_directory = lab().get("openstack.by_id");
     options.identity = file_identity(lab().get("openstack.identity_dir"));
-    options.device_patience = std::chrono::seconds(20);
+    options.device_patience = std::chrono::seconds(60);
     options.host = "conversion-host";
     return options;
   }
@@ -234,7 +234,7 @@ class BrickWorld : public OpenstackWorld {
     attaching.brick.mounts = mounts();
     attaching.brick.locks = directory_.path() / "locks";
     attaching.holder = holder;
-    attaching.patience = std::chrono::seconds(60);
+    attaching.patience = std::chrono::seconds(120);
     options.brick.emplace(openstack::BrickMode{std::move(attaching), &runner_});
     options.instance_sources.metadata_url = "http://127.0.0.1:1/";  // nobody asks
     return options;

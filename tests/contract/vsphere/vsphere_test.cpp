@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "base/finally.hpp"
 #include "support/vsphere_lab.hpp"
 #include "vsphere/changed_areas.hpp"
 #include "vsphere/inventory.hpp"
@@ -168,7 +169,7 @@ TEST_P(Vsphere, SurvivesTheEndOfTheSessionInTheMiddleOfAnyCall) {
   }
   expire("ShutdownGuest");
   shut_down_guest(*session_, vm_, {});
-  EXPECT_TRUE(wait_until_off(*session_, vm_, std::chrono::seconds(30), {}));
+  EXPECT_TRUE(wait_until_off(*session_, vm_, std::chrono::seconds(120), {}));
   EXPECT_GE(session_->login(), before + 9);
   EXPECT_EQ(nlohmann::json::parse(control("GET", "/vms/web01"))["snapshots"].size(), 0U);
 }
@@ -204,7 +205,7 @@ TEST_P(Vsphere, AWaitCanBeStopped) {
                    *session_, vm_ref(vm_), {"runtime.powerState"}, [](const ObjectProperties&) { return false; },
                    std::nullopt, stop.get_token()),
                Cancelled);
-  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(60));
 }
 
 TEST_P(Vsphere, AWaitHasAnEnd) { EXPECT_FALSE(wait_until_off(*session_, vm_, std::chrono::seconds(1), {})); }
@@ -226,6 +227,8 @@ TEST_P(Vsphere, SnapshotsTakeTheirTime) {
 
 TEST_P(Vsphere, ALostReplyLeavesExactlyOneSnapshot) {
   for (const int delay : {0, 800}) {
+    // Waits for the task that removed the snapshot before: the machine would be busy with its last steps.
+    control("POST", "/vms/web01/power", R"({"state":"on"})");
     control("POST", "/settings", fmt::format(R"({{"task_delay_ms":{}}})", delay));
     fault("CreateSnapshot_Task", R"("kind":"lost-reply")");
     const SnapshotId id = create_snapshot(*session_, vm_, wish(), {});
@@ -280,11 +283,17 @@ TEST_P(Vsphere, ABusyMachineIsWaitedFor) {
 }
 
 TEST_P(Vsphere, ChangedAreasAreTheSameHoweverTheyArePaged) {
+  // The guest's own writer may be slow, or fill what lies between two places: only what is told to is written.
+  control("POST", "/vms/web01/writer", R"({"running":false})");
+  const Finally restore([&] { control("POST", "/vms/web01/writer", R"({"running":true})"); });
   track();
   const SnapshotId first = create_snapshot(*session_, vm_, wish("a"), {});
   const auto base = frozen_disks(*session_, first, {});
   ASSERT_TRUE(base && base->at(0).change_id);
-  std::this_thread::sleep_for(std::chrono::seconds(2));  // the guest's writer is the one who changes things
+  for (int place = 0; place < 10; ++place)
+    control("POST", "/vms/web01/write",
+            fmt::format(R"({{"disk":{},"offset":{},"bytes":512,"value":90}})", base->at(0).key.value,
+                        (3 * place + 1) << 20));
   const SnapshotId second = create_snapshot(*session_, vm_, wish("b"), {});
   const auto now = frozen_disks(*session_, second, {});
   ASSERT_TRUE(now && now->at(0).change_id);
@@ -301,7 +310,7 @@ TEST_P(Vsphere, ChangedAreasAreTheSameHoweverTheyArePaged) {
   const std::string since = base->at(0).change_id->text();
   control("POST", "/settings", R"({"page_areas":100000})");
   const RangeSet whole = collect(since);
-  ASSERT_FALSE(whole.empty());
+  ASSERT_GE(whole.ranges().size(), 10U);
   control("POST", "/settings", R"({"page_areas":3})");
   control("DELETE", "/calls");
   EXPECT_EQ(collect(since), whole);

@@ -84,7 +84,7 @@ class BrickProgramTest(unittest.TestCase):
         request.update(locks=str(self.work / "locks"), mounts=str(self.work / "mounts"))
         done = subprocess.run([PYTHON, "-I", "-c", PATCHED, PROGRAM, "multipath" if multipath else "single",
                                *(["--device", device] if device else [])], input=json.dumps(request),
-                              capture_output=True, text=True, timeout=120)
+                              capture_output=True, text=True, timeout=300)
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
 

@@ -39,5 +39,5 @@ n=$(flock {count}.lock sh -c 'echo >>{count}; wc -l <{count}')
 {f"{work}; {kill}" if when == "after" else kill}
 """)
         python.chmod(0o700)
-        died = self.brick(verb, "--brick-python", str(python), *flags, ok=False, timeout=300)
+        died = self.brick(verb, "--brick-python", str(python), *flags, ok=False, timeout=900)
         self.assertEqual(died.code, -signal.SIGKILL, f"{when} {number}: {died}")

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -129,7 +130,7 @@ class MigrationTest(unittest.TestCase):
             arguments += self.lab.connection()
         return arguments + list(flags)
 
-    def ferry(self, verb, *flags, ok=True, timeout=120, env=None, **more):
+    def ferry(self, verb, *flags, ok=True, timeout=300, env=None, **more):
         environment = self.lab.environment()
         environment.update(env or {})
         done = Result(subprocess.run(self.command(verb, *flags, **more), capture_output=True, text=True, env=environment, timeout=timeout,
@@ -142,18 +143,34 @@ class MigrationTest(unittest.TestCase):
         return subprocess.Popen(self.command(verb, *flags, **more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 env=self.lab.environment(), stdin=subprocess.DEVNULL)
 
-    def killed_in_the_copy(self, share, *flags, **more):
-        """A migrate that is killed when that share of its copy is there; how many bytes were."""
-        process = self.start("migrate", "--json", *flags, **more)
-        done = 0
+    def until_it_copied(self, process, share=0.0):
+        """Reads what a run with --json tells until that share of a disk is there; how many bytes were, and of how many."""
         for line in process.stdout:
             event = json.loads(line)
-            if event["event"] != "progress" or not event.get("total"):
-                continue
-            done = event["done"]
-            if done > share * event["total"]:
-                process.kill()
-                break
+            if event["event"] == "progress" and event.get("total") and event["done"] > share * event["total"]:
+                return event["done"], event["total"]
+        self.fail(f"no copy has come that far: {process.wait()}: {process.stderr.read()}")
+
+    def progress_kept(self):
+        """The checkpoints of the first copy of a disk that are in the journal, as ranges of [offset, length]."""
+        file = self.state / "s" / "journal.sqlite"
+        if not file.exists():
+            return []
+        journal = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=60)
+        try:
+            bodies = [json.loads(row[0]) for row in journal.execute("SELECT body FROM fact WHERE body LIKE '%DiskProgressed%'")]
+        except sqlite3.OperationalError:
+            return []  # it is being made
+        finally:
+            journal.close()
+        return [body for body in bodies if body["fact"] == "DiskProgressed"]
+
+    def killed_in_the_copy(self, share, *flags, **more):
+        """A migrate that is killed when that share of a disk is there; how many bytes were. The copy must last much longer than
+        the test may be held up."""
+        process = self.start("migrate", "--json", *flags, **more)
+        done, _ = self.until_it_copied(process, share)
+        process.kill()
         process.wait()
         process.stdout.close()
         process.stderr.close()
@@ -182,7 +199,7 @@ class MigrationTest(unittest.TestCase):
         self.ferry("abort", "--delete-volumes")
 
     @staticmethod
-    def wait_for(condition, seconds=120, what="the condition"):
+    def wait_for(condition, seconds=300, what="the condition"):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = condition()

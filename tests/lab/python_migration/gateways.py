@@ -46,7 +46,8 @@ class Tunnel(http.server.BaseHTTPRequestHandler):
         proxy.asked.append(self.path)
         host, port = self.path.rsplit(":", 1)
         try:
-            other = socket.create_connection((proxy.names.get(host, host), int(port)), timeout=10)
+            other = socket.create_connection((proxy.names.get(host, host), int(port)), timeout=60)
+            other.settimeout(None)  # how long who waits for whom is nothing that a proxy knows
         except OSError:
             self.send_error(502)
             return
@@ -96,7 +97,7 @@ class Gate(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def setup(self):
-        self.request.settimeout(60)
+        self.request.settimeout(600)
         self.request = self.server.owner.demands.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
         super().setup()
 
@@ -113,7 +114,7 @@ class Gate(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         host, port = gate.front.removeprefix("https://").split(":")
-        front = http.client.HTTPSConnection(host, int(port), context=gate.to_front, timeout=60)
+        front = http.client.HTTPSConnection(host, int(port), context=gate.to_front, timeout=600)
         front.request(self.command, self.path.removeprefix(BELOW), body or None,
                       {k: v for k, v in self.headers.items() if k.lower() not in OF_ONE_CONNECTION})
         answer = front.getresponse()

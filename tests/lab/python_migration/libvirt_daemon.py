@@ -49,7 +49,7 @@ class Libvirt:
             self.daemon = subprocess.Popen(without_kvm(["libvirtd"], *namespaces), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                            env={**self.environment, "PATH": os.environ["PATH"] + ":/usr/sbin"})
         atexit.register(self.down)  # an interrupted test cleans up nothing
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while self.ask("version").returncode != 0:
             if self.daemon.poll() is not None or time.monotonic() > end:
                 words = (self.folder / "log").read_text(errors="replace")[-2000:]
@@ -73,7 +73,7 @@ class Libvirt:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def ask(self, *words):
-        return subprocess.run(["virsh", "--connect", self.uri, "--quiet", *words], capture_output=True, text=True, timeout=120,
+        return subprocess.run(["virsh", "--connect", self.uri, "--quiet", *words], capture_output=True, text=True, timeout=300,
                               stdin=subprocess.DEVNULL, env=self.environment)
 
     def virsh(self, *words):

@@ -23,7 +23,7 @@ class Checks:
         arguments = self.command("migrate", *flags, path=path, target=target)
         arguments[1] = "check"
         done = Result(subprocess.run([*arguments, "--json"], capture_output=True, text=True, env={**self.lab.environment(), **(env or {})},
-                                     stdin=subprocess.DEVNULL, timeout=60))
+                                     stdin=subprocess.DEVNULL, timeout=300))
         self.assertIn(done.code, (0, 1), str(done))
         report = json.loads(done.out)
         self.assertEqual(done.code, 1 if report["problems"] else 0)

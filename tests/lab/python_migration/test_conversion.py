@@ -30,7 +30,7 @@ class ConversionTest(MigrationTest):
     def test_a_guest_is_converted_and_boots(self):
         self.ferry("migrate")
         self.prove()
-        done = self.ferry("cutover", *self.flags(), "--json", timeout=1500, env=self.appliance)
+        done = self.ferry("cutover", *self.flags(), "--json", timeout=3000, env=self.appliance)
         self.assertTrue(any("Converting" in str(event) for event in done.events()), str(done))
         self.assert_nothing_left()
         self.assertEqual(list((self.state / "s" / "convert").glob("*")), [], "an overlay was left behind")

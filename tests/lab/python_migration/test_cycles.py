@@ -19,7 +19,6 @@ class Cycles:
         second = self.ferry("migrate", "--json", *self.flags(transport), target=target).events()[-1]
         self.assertFalse(second["full"], "the second cycle must be a delta")
         self.assertGreater(second["read"], 0, "the guest wrote in between")
-        self.assertLess(second["read"], first["read"])
         self.prove(target)
         self.assert_nothing_left()
         self.ferry("abort", "--delete-volumes", target=target)
@@ -36,6 +35,20 @@ class Cycles:
 
     def test_file_to_local(self):
         self.two_cycles("file", "local")
+
+    def test_only_what_changed_is_read(self):
+        """The guest's own writes may reach everything while a slow machine copies, so it pauses here."""
+        self.lab.control("vcenter", "POST", "/vms/web01/writer", {"running": False})
+        self.addCleanup(self.lab.control, "vcenter", "POST", "/vms/web01/writer", {"running": True})
+        self.assertTrue(self.ferry("migrate", "--json").events()[-1]["full"])
+        for disk in (2000, 2001):
+            self.lab.control("vcenter", "POST", "/vms/web01/write", {"disk": disk, "offset": 2 << 20, "bytes": 300 << 10, "value": 7})
+        second = self.ferry("migrate", "--json", "--audit", "0").events()[-1]
+        self.assertFalse(second["full"])
+        self.assertEqual(second["read"], 2 * (320 << 10), "the areas of 64 KiB that were written to")
+        self.prove()
+        self.assert_nothing_left()
+        self.forget_volumes()
 
 
 class VCenter(Cycles, ferry.MigrationTest):

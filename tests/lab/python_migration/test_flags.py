@@ -206,4 +206,4 @@ class FlagsTest(JourneyTest):
 
     def run_raw(self, verb, *flags):
         return Result(subprocess.run([str(BIN / "vmferry"), verb, "--state-dir", str(self.state / "s"), *flags], capture_output=True,
-                                     text=True, env=self.lab.environment(), stdin=subprocess.DEVNULL, timeout=120))
+                                     text=True, env=self.lab.environment(), stdin=subprocess.DEVNULL, timeout=300))

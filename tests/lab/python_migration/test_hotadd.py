@@ -77,15 +77,17 @@ class HotaddTest(MigrationTest):
             store, _, name = disk["file"].partition("] ")
             self.assertTrue((pathlib.Path(self.lab.vcenter["datastore_dir"]) / name).exists(), disk["file"])
 
-    def interrupted(self, *flags, until=1):
-        """A migrate that is killed with -9 when that many disks are attached."""
+    def interrupted(self, *flags):
+        """A migrate that is killed with -9 in its copy: both disks are attached, and no change of a configuration is under way."""
+        before = len(self.progress_kept())
         process = self.start("migrate", *self.transport, *SLOW, *flags)
-        self.wait_for(lambda: len(self.attached()) >= until or process.poll() is not None, what="an attached disk")
-        time.sleep(0.5)
+        self.addCleanup(lambda: process.poll() is None and process.kill())
+        self.wait_for(lambda: len(self.attached()) == 2 and len(self.progress_kept()) > before or process.poll() is not None, what="a copy")
         self.assertIsNone(process.poll(), "it was over too soon")
         process.kill()
         process.communicate()
-        self.assertGreaterEqual(len(self.attached()), until)
+        self.assertEqual(process.returncode, -signal.SIGKILL)
+        self.assertEqual(len(self.attached()), 2)
 
 
 class Journey:
@@ -125,7 +127,7 @@ class Written:
             page = disk.read(4096)
             disk.seek(0)
             disk.write(page)
-        _, err = process.communicate(timeout=180)
+        _, err = process.communicate(timeout=600)
         self.assertNotEqual(process.returncode, 0, err)
         self.assertIn(f"{device} has been written to on", err)
         self.assertIn("run the same command again", err)
@@ -150,7 +152,7 @@ class SafetyTest(Written, HotaddTest):
         self.assert_clean()
 
     def test_killed_then_run_again(self):
-        self.interrupted(until=2)
+        self.interrupted()
         self.migrate()
         self.assert_clean()
         self.prove()
@@ -166,7 +168,7 @@ class SafetyTest(Written, HotaddTest):
         process = self.start("migrate", *self.transport, *SLOW)
         self.wait_for(self.attached, what="an attached disk")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         self.assertEqual(process.returncode, 130)
         self.assert_clean()
 
@@ -194,15 +196,15 @@ class SafetyTest(Written, HotaddTest):
 
     def test_two_at_once(self):
         """Both through one proxy; neither touches the other's disks."""
+        self.addCleanup(self.ferry, "abort", "--delete-volumes", path="/DC0/vm/db01")
         other = self.start("migrate", *self.transport, path="/DC0/vm/db01")
         self.migrate()
-        _, err = other.communicate(timeout=120)
+        _, err = other.communicate(timeout=300)
         self.assertEqual(other.returncode, 0, err)
         self.prove()
         self.prove(vm="db01")
         self.assert_clean()
         self.assert_clean(vm="db01")
-        self.addCleanup(self.ferry, "abort", "--delete-volumes", path="/DC0/vm/db01")
 
     def test_killed_then_aborted_on_another_host(self):
         """Whose journal knows of nothing, or only of a job of its own. The snapshot may be of a run that lives: it is named, and stays."""
@@ -252,7 +254,7 @@ class SafetyTest(Written, HotaddTest):
         self.assertNotIn("web01", self.ferry("status", "--all").out, "no job was begun")
         self.state = there
         self.ferry("limits", "--vm", "web01", "--bandwidth", "none")
-        _, err = live.communicate(timeout=180)
+        _, err = live.communicate(timeout=300)
         self.assertEqual(live.returncode, 0, err)
         self.assert_clean()
         self.prove()
@@ -278,7 +280,7 @@ class SafetyTest(Written, HotaddTest):
         self.assertEqual(self.lab.vm()["snapshots"], snapshots)
         self.state = there
         live.send_signal(signal.SIGCONT)
-        _, err = live.communicate(timeout=60)
+        _, err = live.communicate(timeout=300)
         self.assertEqual(live.returncode, 0, err)
         self.assert_clean()
 
@@ -362,7 +364,7 @@ class RefusalTest(HotaddTest):
         """It is not taken for the next disk there, which goes to another place."""
         self.configure(enable_uuid=False)
         self.stale("pci-0000:03:00.0-scsi-0:0:1:0")
-        self.migrate(timeout=180)
+        self.migrate(timeout=300)
         self.prove()
         logs = [log.read_text() for log in (self.state / "s" / "logs").glob("web01-*.log")]
         said = [line for log in logs for line in log.splitlines() if "another place is used" in line]
@@ -373,7 +375,7 @@ class RefusalTest(HotaddTest):
     def test_a_stale_device_at_the_last_place(self):
         with self.others(14, 15, 15, 14):
             self.stale("pci-0000:04:00.0-scsi-0:0:15:0")
-            self.refused("/dev/null on this host has not vanished", timeout=180)
+            self.refused("/dev/null on this host has not vanished", timeout=300)
         self.assert_clean()
 
     def test_another_kind_of_controller(self):
@@ -413,6 +415,18 @@ class SshTest(Written, HotaddTest):
         for name in ("host", "user", "stranger"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.keys / name], check=True)
         shutil.copy(self.keys / "user.pub", self.keys / "authorized")
+        pathlib.Path("/run/sshd").mkdir(exist_ok=True)  # what sshd confines itself to
+        self.addCleanup(self.end_sshd)
+        # sshd cannot choose a port itself, and somebody else may take one that was free a moment ago.
+        for _ in range(10):
+            self.start_sshd()
+            # It writes its number once the port is its own.
+            self.wait_for(lambda: self.sshd.poll() is not None or (self.keys / "pid").exists(), what="sshd")
+            if self.sshd.poll() is None:
+                return
+        self.fail("sshd does not start")
+
+    def start_sshd(self):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -421,14 +435,7 @@ class SshTest(Written, HotaddTest):
             f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {self.keys}/host", f"AuthorizedKeysFile {self.keys}/authorized",
             f"PidFile {self.keys}/pid", "UsePAM no", "StrictModes no", "PasswordAuthentication no", "PermitRootLogin prohibit-password",
             "MaxStartups 100", ""]))
-        pathlib.Path("/run/sshd").mkdir(exist_ok=True)  # what sshd confines itself to
         self.sshd = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(self.keys / "config")], stderr=subprocess.DEVNULL)
-        self.addCleanup(self.end_sshd)
-        self.wait_for(self.listening, what="sshd")
-
-    def listening(self):
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def end_sshd(self):
         self.sshd.terminate()
@@ -443,14 +450,16 @@ class SshTest(Written, HotaddTest):
         return self.flags()
 
     def remote(self):
-        """The nbdkits at the other end."""
+        """The nbdkits at the other end, of this sshd: other tests have theirs at the same time."""
         found = []
+        ours = f" 127.0.0.1 {self.port}".encode()
         for process in pathlib.Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().split(b"\0")
+                connection = [word for word in (process / "environ").read_bytes().split(b"\0") if word.startswith(b"SSH_CONNECTION=")]
             except OSError:
                 continue
-            if words[0] == b"nbdkit" and any(word.startswith(b"/tmp/vmferry-nbd-") for word in words):
+            if words[0] == b"nbdkit" and any(word.startswith(b"/tmp/vmferry-nbd-") for word in words) and connection and connection[0].endswith(ours):
                 found.append(int(process.name))
         return found
 
@@ -474,9 +483,10 @@ class SshTest(Written, HotaddTest):
         """Its disks are only read: better detached unasked than a snapshot that grows."""
         process = self.start("migrate", *self.transport, *SLOW, *self.flags())
         self.wait_for(lambda: len(self.attached()) == 2 or process.poll() is not None, what="attached disks")
+        self.wait_for(self.remote, what="nbdkits on the proxy")
         self.end_sshd()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=90)
+        _, err = process.communicate(timeout=300)
         self.assertEqual(process.returncode, 130, err)
         self.assertNotIn("could not", err)
         self.assert_clean()
@@ -488,7 +498,7 @@ class SshTest(Written, HotaddTest):
         self.lab.control("vcenter", "POST", "/vms/proxy01/power", {"state": "off"})
         self.end_sshd()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=90)
+        _, err = process.communicate(timeout=300)
         self.assertEqual(process.returncode, 130, err)
         self.assert_clean()
         log = (next((self.state / "s" / "logs").glob("web01-*.log"))).read_text()

@@ -173,7 +173,7 @@ class KillsTest(JourneyTest):
             process.kill()
             if attempt.victims == "vmferry and its children":
                 kill(children)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         self.kills += process.returncode == -signal.SIGKILL
         self.story.append(f"--- {attempt.verb} after {until_kill:.2f} s: {process.returncode}\n{out}{err}")
         self.assert_ended_well(process.returncode)

@@ -1,6 +1,7 @@
 """What the runs of one conversion host share, changed while they run."""
 
 import json
+import signal
 
 from ferry import MigrationTest
 
@@ -24,10 +25,11 @@ class LimitsTest(MigrationTest):
             return shown["running"] and sum(host["connections"] for host in shown["esxi_hosts"]) >= 3
 
         self.wait_for(copies, what="a copy of all three disks")
+        self.assertIsNone(process.poll(), "it was over too soon")
         return process, shown
 
     def finished(self, process):
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=300)
         self.assertEqual(process.returncode, 0, out + err)
         self.prove()
         self.assertEqual([host["connections"] for host in self.limits()["esxi_hosts"]], [0])
@@ -45,7 +47,7 @@ class LimitsTest(MigrationTest):
         self.finished(process)
 
     def test_a_runs_bandwidth_is_its_own_and_ends_with_it(self):
-        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 4})
+        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0.3})
         self.limits("--host-bandwidth", "none")  # from here on there is something to look at
         process, _ = self.started()
         self.assertEqual(self.limits("--vm", "web01", "--bandwidth", "64K")["running"][0]["bandwidth"], 64 << 10)
@@ -57,7 +59,7 @@ class LimitsTest(MigrationTest):
         self.finished(process)
 
     def test_connections_to_an_esxi_host(self):
-        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0.5})
+        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0.2})
         self.limits("--esxi-connections", "3", "--esxi-in-flight", "3M")
         process, shown = self.started()
         glances = [self.limits()["esxi_hosts"][0]["connections"] for _ in range(8)]
@@ -66,10 +68,11 @@ class LimitsTest(MigrationTest):
         self.finished(process)
 
     def test_a_killed_run_holds_nothing(self):
-        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 2})
+        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0.3})
         process, _ = self.started()
         process.kill()
         process.communicate()
+        self.assertEqual(process.returncode, -signal.SIGKILL)
         shown = self.limits()
         self.assertEqual((shown["running"], [host["connections"] for host in shown["esxi_hosts"]]), ([], [0]))
         self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0})

@@ -81,7 +81,7 @@ class RealCloud(Brick, MigrationTest):
                          ("network-id=dual", ["198.18.1.78", "2001:db8:1::78"])), strict=True))
 
     def cut_over(self):
-        self.ferry("cutover", *self.flags(), timeout=400)
+        self.ferry("cutover", *self.flags(), timeout=900)
 
     def by(self, way):
         """`ferry` with what each command of that way needs: BRICK, one of IMAGES, or else volumes that Nova attaches."""
@@ -117,7 +117,7 @@ class RealCloud(Brick, MigrationTest):
     def until_done(self, run, verb, *flags):
         """A fault that the product gives up on with a sentence is no failure: the same command again is the remedy."""
         for stopped in range(8):
-            done = run(verb, *flags, ok=False, timeout=400)
+            done = run(verb, *flags, ok=False, timeout=900)
             if done.code == 0:
                 return stopped
             self.assertIn("error:", done.err)
@@ -165,7 +165,7 @@ class RealCloud(Brick, MigrationTest):
         novas = [(a["OS-EXT-IPS-MAC:mac_addr"], a["addr"], a["version"]) for network in shown.values() for a in network]
         self.assertEqual(sorted(novas), sorted((mac, ip, 6 if ":" in ip else 4) for mac, addresses in asked for ip in addresses))
         libvirt = f"qemu+unix:///system?socket={self.lab.directory}/cloud/libvirt/run/libvirt/libvirt-sock"
-        shown = subprocess.run(["virsh", "-c", libvirt, "dumpxml", server], capture_output=True, text=True, timeout=60)
+        shown = subprocess.run(["virsh", "-c", libvirt, "dumpxml", server], capture_output=True, text=True, timeout=300)
         self.assertEqual(shown.returncode, 0, shown.stderr)
         places = []
         for adapter in ElementTree.fromstring(shown.stdout).findall("./devices/interface"):
@@ -211,17 +211,17 @@ class RealCloud(Brick, MigrationTest):
         for server in state["servers"]:
             if server["id"] != host:
                 self.cloud.compute.delete_server(server["id"])
-        self.wait_for(lambda: [s["id"] for s in self.lab.control("openstack", "GET", "/state")["servers"]] == [host], seconds=90,
+        self.wait_for(lambda: [s["id"] for s in self.lab.control("openstack", "GET", "/state")["servers"]] == [host], seconds=300,
                       what="servers to go")
         for volume in self.lab.volumes():
             if any(a.get("server_id") == host for a in volume["attachments"]):
                 self.cloud.compute.delete_volume_attachment(host, volume["id"])
-        self.wait_for(lambda: all(v["status"] in ("available", "error") for v in self.lab.volumes()), seconds=300, what="volumes to be free")
+        self.wait_for(lambda: all(v["status"] in ("available", "error") for v in self.lab.volumes()), seconds=600, what="volumes to be free")
         for volume in self.lab.volumes():
             self.cloud.block_storage.delete_volume(volume["id"])
         for port in self.lab.control("openstack", "GET", "/state")["ports"]:
             self.cloud.network.delete_port(port["id"], ignore_missing=True)
-        self.wait_for(lambda: not self.lab.volumes(), seconds=90, what="volumes to go")
+        self.wait_for(lambda: not self.lab.volumes(), seconds=300, what="volumes to go")
         self.assert_empty()
 
     def assert_empty(self):
@@ -240,7 +240,7 @@ class RealCloud(Brick, MigrationTest):
 class ContractTest(RealCloud):
     """The suites that the stand-in passes. In the order of their names: each leaves the cloud as it found it."""
 
-    def contract(self, program, *flags, timeout=900):
+    def contract(self, program, *flags, timeout=2400):
         done = subprocess.run([BIN.parent / "tests" / program, *flags], capture_output=True, text=True, timeout=timeout,
                               env={**os.environ, "VMFERRY_TEST_LAB": str(self.lab.directory)})
         verdicts = [line for line in done.stdout.splitlines() if re.match(r"\[  (PASSED|SKIPPED|FAILED)", line)]
@@ -301,9 +301,9 @@ class RealOpenStackTest(RealCloud):
         self.assertEqual([e["full"] for e in again if e["event"] == "disk_finished"], [False, False])
         self.prove()
         chosen = [*self.flags(), "--server-host", "hypervisor"]
-        refused = self.ferry("cutover", *chosen, ok=False, timeout=400, env=way)
+        refused = self.ferry("cutover", *chosen, ok=False, timeout=900, env=way)
         self.assertRegex(refused.err, "error: .*requested_destination.*roles in this project do not allow it")
-        self.ferry("cutover", *chosen, timeout=400, env={**way, "OS_CLOUD": self.lab.openstack["admin_cloud"]})
+        self.ferry("cutover", *chosen, timeout=900, env={**way, "OS_CLOUD": self.lab.openstack["admin_cloud"]})
         self.assertEqual(set(proxy.asked), {f"{NAME}:{gate.port}", self.lab.vcenter["endpoint"]})
         type(self).calls = self.calls_so_far()
         self.arrived()
@@ -327,9 +327,9 @@ class RealOpenStackTest(RealCloud):
             with self.subTest(point=point):
                 self.state = self.lab.work / ("dead-" + re.sub(r"\W", "-", point))
                 self.state.mkdir()
-                died = self.ferry("cutover", *self.flags(), ok=False, timeout=300, env={"VMFERRY_CRASH_AT": point})
+                died = self.ferry("cutover", *self.flags(), ok=False, timeout=900, env={"VMFERRY_CRASH_AT": point})
                 self.assertEqual(died.code, -signal.SIGKILL, str(died))
-                self.ferry("abort", "--delete-volumes", timeout=300)
+                self.ferry("abort", "--delete-volumes", timeout=900)
                 self.assert_nothing_left()
                 self.assert_empty()
                 self.power_on()
@@ -349,12 +349,12 @@ class RealOpenStackTest(RealCloud):
     def connected_by_this_host(self):
         """--attach brick: Cinder and os-brick instead of Nova."""
         self.lab.control("openstack", "DELETE", "/calls")
-        self.brick("migrate", timeout=300)
+        self.brick("migrate", timeout=900)
         self.prove()
         self.assert_not_connected()
-        again = self.brick("migrate", "--json", timeout=300).events()
+        again = self.brick("migrate", "--json", timeout=900).events()
         self.assertEqual([e["full"] for e in again if e["event"] == "disk_finished"], [False, False])
-        self.brick("cutover", *self.flags(), timeout=400)
+        self.brick("cutover", *self.flags(), timeout=900)
         self.assertFalse(self.volumes_mounted())
         self.assertFalse([c for c in self.lab.control("openstack", "GET", "/calls") if "os-volume_attachments" in c["path_or_object"]])
         self.arrived()
@@ -365,7 +365,7 @@ class RealOpenStackTest(RealCloud):
                 self.state = self.lab.work / f"brick-{when}-{number}"
                 self.state.mkdir()
                 self.dies_at(when, number, "migrate")
-                self.brick("abort", "--delete-volumes", timeout=300)
+                self.brick("abort", "--delete-volumes", timeout=900)
                 self.assert_not_connected()
                 self.assert_empty()
 
@@ -375,14 +375,14 @@ class RealOpenStackTest(RealCloud):
         run("migrate")
         self.lab.control("openstack", "DELETE", "/calls")
         # Dies when both images are there and their volumes are on their way, but only the images are in the journal.
-        died = run("cutover", *self.flags(), ok=False, timeout=600, env={"VMFERRY_CRASH_AT": IMAGES_THERE})
+        died = run("cutover", *self.flags(), ok=False, timeout=900, env={"VMFERRY_CRASH_AT": IMAGES_THERE})
         self.assertEqual(died.code, -signal.SIGKILL, str(died))
         self.assertEqual(died.err.count("whose sha512 is right"), 2, str(died))
         self.assertEqual(len(self.uploads()), 2)
         ordered = {v["id"] for v in self.lab.volumes()}
         self.assertEqual(len(ordered), 2)
         self.lab.control("openstack", "DELETE", "/calls")
-        run("cutover", *self.flags(), timeout=600)
+        run("cutover", *self.flags(), timeout=900)
         self.assertEqual(self.uploads(), [], "sent twice")
         self.assertEqual({v["id"] for v in self.lab.volumes()}, ordered, "made twice")
         self.arrived()
@@ -411,12 +411,12 @@ class RealOpenStackTest(RealCloud):
         for words in ("deployed by vmferry as 'vmferry-host'", "SSH-2.0-Lab_1 answers", "1 volume is attached", "0 problems"):
             self.assertIn(words, checked.out)
         self.assertIn("is gone", self.host("destroy", "--yes").out)
-        self.wait_for(lambda: self.holdings() == before, seconds=60, what="everything to go")
+        self.wait_for(lambda: self.holdings() == before, seconds=300, what="everything to go")
         self.assertIn("nothing in", self.host("destroy", "--yes").out)
 
     def host(self, *words, ok=True):
         done = Result(subprocess.run([str(BIN / "vmferry"), "host", *words, "--state-dir", str(self.state / "s")], capture_output=True, text=True,
-                                     env=self.lab.environment(), timeout=300, stdin=subprocess.DEVNULL))
+                                     env=self.lab.environment(), timeout=900, stdin=subprocess.DEVNULL))
         if ok:
             self.assertEqual(done.code, 0, str(done))
         return done
@@ -475,17 +475,17 @@ class OtherWaysFailTest(RealCloud):
     def strike(self, way, dies):
         """Journeys, and aborts of dead runs, that nothing disturbs tell which calls there are; then the same for each kind of fault."""
         run = self.begin(way, "undisturbed")
-        run("migrate", timeout=300)
-        again = run("migrate", "--json", timeout=300).events()
+        run("migrate", timeout=900)
+        again = run("migrate", "--json", timeout=900).events()
         self.assertEqual([e["full"] for e in again if e["event"] == "disk_finished"], [False, False])
-        run("cutover", *self.flags(), timeout=400)
+        run("cutover", *self.flags(), timeout=900)
         of_a_journey = self.calls_so_far()
         self.assertGreater(len(of_a_journey), 20)
         self.arrived()
         run = self.begin(way, "undone")
         dies(run)
         self.lab.control("openstack", "DELETE", "/calls")
-        run("abort", "--delete-volumes", timeout=300)
+        run("abort", "--delete-volumes", timeout=900)
         of_an_abort = self.calls_so_far()
         self.undone()
         for name in KINDS:
@@ -508,12 +508,12 @@ class OtherWaysFailTest(RealCloud):
         return self.by(way)
 
     def dies_with_volumes_connected(self, run):
-        died = run("migrate", ok=False, timeout=300, more_env={"VMFERRY_CRASH_AT": "copy disks|after"})
+        died = run("migrate", ok=False, timeout=900, more_env={"VMFERRY_CRASH_AT": "copy disks|after"})
         self.assertEqual(died.code, -signal.SIGKILL, str(died))
         self.assertEqual(len(self.volumes_mounted()), 2)
 
     def dies_with_images_there(self, run):
-        died = run("cutover", *self.flags(), ok=False, timeout=400, env={"VMFERRY_CRASH_AT": IMAGES_THERE})
+        died = run("cutover", *self.flags(), ok=False, timeout=900, env={"VMFERRY_CRASH_AT": IMAGES_THERE})
         self.assertEqual(died.code, -signal.SIGKILL, str(died))
         self.assertEqual(len(self.images_of_jobs(self.lab.control("openstack", "GET", "/state"))), 2)
 
@@ -537,10 +537,10 @@ class ShortTokensTest(RealCloud):
 
     def test_cycles_longer_than_tokens(self):
         # Five minutes for both disks.
-        logins = self.logins_of("migrate", "--bandwidth", "96K", timeout=900)
+        logins = self.logins_of("migrate", "--bandwidth", "96K", timeout=1800)
         self.assertGreater(logins, 1, "no token ended in the middle of it")
         self.prove()
-        self.ferry("migrate", timeout=300)
+        self.ferry("migrate", timeout=900)
         self.cut_over()
         self.refer_to_it_by_heat()
         self.arrived()
@@ -561,7 +561,7 @@ class ShortTokensTest(RealCloud):
         server = next(s for s in state["servers"] if s["name"] == "web01")
         heat = self.cloud.orchestration
         stack = heat.create_stack(name="web01", template=self.ferry("heat-template").out)
-        heat.wait_for_status(stack, "CREATE_COMPLETE", failures=["CREATE_FAILED"], interval=1, wait=180)
+        heat.wait_for_status(stack, "CREATE_COMPLETE", failures=["CREATE_FAILED"], interval=1, wait=600)
         stack = heat.get_stack(stack.id)
         outputs = {o["output_key"]: o["output_value"] for o in stack.outputs}
         self.assertEqual(outputs["server_id"], server["id"])
@@ -570,7 +570,7 @@ class ShortTokensTest(RealCloud):
         held = {r.physical_resource_id for r in heat.resources(stack)}
         self.assertEqual(held, {server["id"], *server["volumes"], *(p["id"] for p in state["ports"])})
         heat.delete_stack(stack)
-        heat.wait_for_delete(stack, interval=1, wait=180)
+        heat.wait_for_delete(stack, interval=1, wait=600)
 
 
 class GuestTest(RealCloud):
@@ -585,7 +585,7 @@ class GuestTest(RealCloud):
         super().setUpClass()
 
     def test_a_converted_guest_runs(self):
-        self.ferry("migrate", timeout=300)
+        self.ferry("migrate", timeout=900)
         self.prove()
         # /dev/kvm may be there and hang its guests.
         appliance = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}
@@ -594,12 +594,12 @@ class GuestTest(RealCloud):
         self.assert_nothing_left()
         server = next(s for s in self.lab.control("openstack", "GET", "/state")["servers"] if s["name"] == "web01")
         self.assertEqual((server["status"], server["host"]), ("ACTIVE", "hypervisor"))
-        lines = self.wait_for(lambda: self.last_word(server["id"]), seconds=300, what="the guest's last word")
+        lines = self.wait_for(lambda: self.last_word(server["id"]), seconds=900, what="the guest's last word")
         verdict = guest_proof.judge(lines, "from its volumes")
         print(f"  {verdict.words}", flush=True)
         self.assertTrue(verdict.good, verdict.words)
         # It switches itself off then, and Nova hears of it.
-        self.wait_for(lambda: self.cloud.compute.get_server(server["id"]).status == "SHUTOFF", seconds=120, what="the guest's end")
+        self.wait_for(lambda: self.cloud.compute.get_server(server["id"]).status == "SHUTOFF", seconds=300, what="the guest's end")
         self.clear()
 
     def last_word(self, server):

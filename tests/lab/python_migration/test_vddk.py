@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 
 from ferry import BIN, MigrationTest
 
@@ -79,17 +80,18 @@ class VddkTest(MigrationTest):
         self.prove()
 
     def test_killed_in_the_copy(self):
-        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 4})
+        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0.5})
         process = self.start("migrate", *VDDK)
         self.wait_for(lambda: [c for c in calls(self.lab, "vddk") if c["method"] == "Read"], what="a read")
         process.kill()
         process.communicate()
+        self.assertEqual(process.returncode, -signal.SIGKILL, "it was over too soon")
         self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 0})
         self.ferry("migrate", *VDDK)
         self.prove()
 
     def test_no_secret_is_seen_while_it_reads(self):
-        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 4})
+        self.lab.control("vcenter", "POST", "/settings", {"folder_rate_mb_s": 1})
         process = self.start("migrate", *VDDK, "--debug")
         self.wait_for(lambda: [c for c in calls(self.lab, "vddk") if c["method"] == "Read"], what="a read")
         seen = b""
@@ -101,7 +103,7 @@ class VddkTest(MigrationTest):
             except OSError:
                 pass  # it ended meanwhile
         process.terminate()
-        out, err = process.communicate()
+        out, err = process.communicate(timeout=300)
         self.assertIn(b"thumbprint=", seen, "the running nbdkit was looked at")
         for log in (self.state / "s").rglob("*"):
             if log.is_file():
@@ -145,7 +147,7 @@ class VddkTest(MigrationTest):
 
     def test_many_reads_of_one_connection_are_under_way_at_once(self):
         # All that is asked for within this time is under way together; who waits for each answer has one.
-        self.lab.control("vcenter", "POST", "/settings", {"folder_latency_ms": 100})
+        self.lab.control("vcenter", "POST", "/settings", {"folder_latency_ms": 500})
         self.ferry("migrate", *VDDK, "--connections", "1")
         reads = [call for call in calls(self.lab, "vddk") if call["method"] == "Read"]
         self.assertGreater(max(int(call["details"]["under_way"]) for call in reads), 1)

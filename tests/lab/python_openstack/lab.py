@@ -84,7 +84,7 @@ class Lab:
         self.log = open(self.folder / "log", "w+")
         self.process = subprocess.Popen([binary, "openstack", "--config", str(self.folder / "config.json")],
                                         stdout=self.log, stderr=self.log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not (self.folder / "ready.json").exists():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 sys.exit("python_openstack: the lab did not start:\n" + (self.folder / "log").read_text())
@@ -132,13 +132,13 @@ class Lab:
         env = {k: v for k, v in env.items() if v is not None}
         program = pathlib.Path(sys.executable).with_name("openstack")
         done = subprocess.run([str(program), *words, *(["-f", "json"] if parse else [])], env=env, capture_output=True,
-                              text=True, timeout=120)
+                              text=True, timeout=300)
         if done.returncode:
             raise AssertionError(f"openstack {' '.join(words)}: {done.stderr}\n{(self.folder / 'log').read_text()}")
         return json.loads(done.stdout) if parse else done.stdout
 
 
-def until(what, seconds=20):
+def until(what, seconds=120):
     """Waits for a condition, which is tried before the deadline is looked at."""
     deadline = time.monotonic() + seconds
     while not what():
@@ -177,7 +177,7 @@ class Case(unittest.TestCase):
     def make_volume(self, size=1, **fields):
         volume = self.cloud.block_storage.create_volume(size=size, **fields)
         self.addCleanup(self.drop_volume, volume.id)
-        return self.cloud.block_storage.wait_for_status(volume, "available", interval=0.05, wait=20)
+        return self.cloud.block_storage.wait_for_status(volume, "available", interval=0.05, wait=120)
 
     def drop_volume(self, volume_id):
         with contextlib.suppress(exceptions.NotFoundException):
@@ -201,7 +201,7 @@ class Case(unittest.TestCase):
         server = self.cloud.compute.create_server(**request)
         self.addCleanup(self.drop_server, server)
         if wait:
-            server = self.cloud.compute.wait_for_server(server, status=wait, interval=0.05, wait=20)
+            server = self.cloud.compute.wait_for_server(server, status=wait, interval=0.05, wait=120)
         return server
 
     def drop_server(self, server):

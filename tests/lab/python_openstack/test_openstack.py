@@ -82,14 +82,14 @@ class Identity(Case):
         self.assertNotEqual(first, self.cloud.authorize())
 
     def test_expiry(self):
-        self.lab.control("POST", "/settings", {"token_ttl_s": 5})
+        self.lab.control("POST", "/settings", {"token_ttl_s": 15})
         with self.lab.connect() as cloud:
             token = cloud.authorize()
         url = f"https://127.0.0.1:{self.lab.ready['port']}/volume/v3/{self.lab.ready['project_id']}/volumes"
         import requests
         answer = requests.get(url, headers={"X-Auth-Token": token}, verify=str(self.lab.folder / "ca.pem"))
         self.assertEqual(200, answer.status_code)
-        time.sleep(5.1)
+        time.sleep(15.1)
         answer = requests.get(url, headers={"X-Auth-Token": token}, verify=str(self.lab.folder / "ca.pem"))
         self.assertEqual(401, answer.status_code)
         self.assertEqual({"error": {"code": 401, "title": "Unauthorized",
@@ -105,7 +105,7 @@ class Volumes(Case):
                                                         metadata={"vm": "vm-1"}, availability_zone="nova")
         self.assertEqual("creating", volume.status)
         self.addCleanup(self.drop_volume, volume.id)
-        volume = self.cloud.block_storage.wait_for_status(volume, "available", interval=0.05, wait=20)
+        volume = self.cloud.block_storage.wait_for_status(volume, "available", interval=0.05, wait=120)
         self.assertEqual(("web01-2000", "disk 0", "fast", 2, {"vm": "vm-1"}, False),
                          (volume.name, volume.description, volume.volume_type, volume.size, volume.metadata,
                           volume.is_bootable))
@@ -219,7 +219,7 @@ class Attachments(Case):
         host = self.lab.ready["instance_id"]
         link = self.lab.folder / "by-id" / f"virtio-{volume.id[:20]}"
         # Long enough to look at the states in between on a slow machine.
-        self.lab.control("POST", "/settings", {"attach_delay_ms": 3000})
+        self.lab.control("POST", "/settings", {"attach_delay_ms": 8000})
         self.addCleanup(self.lab.control, "POST", "/settings", {"attach_delay_ms": 150})
         self.cloud.compute.create_volume_attachment(host, volume_id=volume.id)
         self.assertIn(self.status(volume), ("reserved", "attaching"))
@@ -291,7 +291,7 @@ class Attachments(Case):
 
 class Servers(Case):
     def test_life(self):
-        self.lab.control("POST", "/settings", {"server_delay_ms": 3000})  # to see BUILD on a slow machine
+        self.lab.control("POST", "/settings", {"server_delay_ms": 8000})  # to see BUILD on a slow machine
         self.addCleanup(self.lab.control, "POST", "/settings", {"server_delay_ms": 200})
         boot, data = self.make_volume(name="boot"), self.make_volume(name="data")
         self.cloud.block_storage.set_volume_bootable_status(boot, True)
@@ -307,7 +307,7 @@ class Servers(Case):
         server = self.cloud.compute.get_server(answer.json()["server"]["id"])
         self.addCleanup(self.drop_server, server)
         self.assertEqual("BUILD", server.status)
-        server = self.cloud.compute.wait_for_server(server, interval=0.05, wait=20)
+        server = self.cloud.compute.wait_for_server(server, interval=0.05, wait=120)
         self.assertEqual("192.0.2.77", server.addresses["lab-net"][0]["addr"])
         self.assertEqual("00:50:56:aa:bb:01", server.addresses["lab-net"][0]["OS-EXT-IPS-MAC:mac_addr"])
         self.assertEqual([boot.id, data.id], [v["id"] for v in server.attached_volumes])
@@ -325,11 +325,11 @@ class Servers(Case):
         found = self.cloud.compute.get("/servers?tags=moved", microversion="2.26").json()["servers"]
         self.assertEqual([server.id], [s["id"] for s in found])
         self.cloud.compute.stop_server(server)
-        self.cloud.compute.wait_for_server(server, status="SHUTOFF", interval=0.05, wait=20)
+        self.cloud.compute.wait_for_server(server, status="SHUTOFF", interval=0.05, wait=120)
         self.refused(exceptions.ConflictException, 409, f"Cannot 'stop' instance {server.id} while it is in vm_state stopped",
                      lambda: self.cloud.compute.stop_server(server))
         self.cloud.compute.start_server(server)
-        self.cloud.compute.wait_for_server(server, status="ACTIVE", interval=0.05, wait=20)
+        self.cloud.compute.wait_for_server(server, status="ACTIVE", interval=0.05, wait=120)
         self.assertIn("web01", self.cloud.compute.get_server_console_output(server)["output"])
         self.drop_server(server)
         self.assertEqual(("available", "available"), (self.status(boot), self.status(data)))

@@ -165,7 +165,7 @@ class Hosts(Case):
         server = self.cloud.compute.create_server(block_device_mapping_v2=[
             {"uuid": image.id, "source_type": "image", "destination_type": "volume", "boot_index": 0, "volume_size": 2,
              "delete_on_termination": True}], **request)
-        server = self.cloud.compute.wait_for_server(server, interval=0.05, wait=20)
+        server = self.cloud.compute.wait_for_server(server, interval=0.05, wait=120)
         self.assertEqual("sdk", server.key_name)
         volume = self.cloud.block_storage.get_volume(server.attached_volumes[0]["id"])
         self.assertEqual((2, "in-use", True), (volume.size, volume.status, volume.is_bootable))
@@ -257,7 +257,7 @@ class Files(unittest.TestCase):
             lab.control("POST", "/settings", {"create_delay_ms": 0, "attach_delay_ms": 0})
             with lab.connect() as cloud:
                 volume = cloud.block_storage.create_volume(size=1)
-                cloud.block_storage.wait_for_status(volume, "available", interval=0.05, wait=20)
+                cloud.block_storage.wait_for_status(volume, "available", interval=0.05, wait=120)
                 cloud.compute.create_volume_attachment(lab.ready["instance_id"], volume_id=volume.id)
                 until(lambda: cloud.block_storage.get_volume(volume.id).status == "in-use")
             link = lab.folder / "by-id" / f"virtio-{volume.id[:20]}"

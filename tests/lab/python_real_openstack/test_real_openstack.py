@@ -95,7 +95,7 @@ class RealOpenStack(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        subprocess.run([LAB, "down", "--dir", str(cls.folder)], capture_output=True, timeout=180)
+        subprocess.run([LAB, "down", "--dir", str(cls.folder)], capture_output=True, timeout=600)
         shutil.rmtree(cls.parent, ignore_errors=True)
 
     def run(self, result=None):
@@ -135,7 +135,7 @@ class RealOpenStack(unittest.TestCase):
         return cloud
 
     def wait(self, volume, status):
-        return self.cloud.block_storage.wait_for_status(self.cloud.block_storage.get_volume(volume.id), status, ["error"], interval=0.2, wait=90)
+        return self.cloud.block_storage.wait_for_status(self.cloud.block_storage.get_volume(volume.id), status, ["error"], interval=0.2, wait=300)
 
     def guest_sector(self):
         sector = self.parent / "boot"
@@ -229,7 +229,7 @@ class RealOpenStack(unittest.TestCase):
         for volume, content in zip(self.volumes, (sector, b"second disk".ljust(512, b"."))):
             link = pathlib.Path(self.facts["by_id"], "virtio-" + volume.id[:20])
             self.cloud.compute.create_volume_attachment(self.facts["instance_id"], volume_id=volume.id)
-            until("the device", 60, link.exists)
+            until("the device", 300, link.exists)
             self.wait(volume, "in-use")
             device = link.resolve()
             number = os.stat(device).st_rdev
@@ -270,7 +270,7 @@ class RealOpenStack(unittest.TestCase):
         by_id.touch()
         try:
             self.cloud.compute.create_volume_attachment(self.facts["instance_id"], volume_id=volume.id)
-            until("the attachment's end", 60, lambda: not list(self.cloud.compute.volume_attachments(self.facts["instance_id"])))
+            until("the attachment's end", 300, lambda: not list(self.cloud.compute.volume_attachments(self.facts["instance_id"])))
             self.wait(volume, "available")
         finally:
             by_id.unlink()
@@ -297,8 +297,8 @@ class RealOpenStack(unittest.TestCase):
                                    "delete_on_termination": False},
                                   {"uuid": second.id, "source_type": "volume", "destination_type": "volume", "boot_index": 1,
                                    "delete_on_termination": False}])
-        type(self).server = self.cloud.compute.wait_for_server(server, status="ACTIVE", failures=["ERROR"], interval=0.3, wait=180)
-        said = until("the guest's words", 60, lambda: (lambda text: "sector 2" in text and text)(
+        type(self).server = self.cloud.compute.wait_for_server(server, status="ACTIVE", failures=["ERROR"], interval=0.3, wait=600)
+        said = until("the guest's words", 300, lambda: (lambda text: "sector 2" in text and text)(
             self.cloud.compute.get_server_console_output(self.server.id)["output"] or ""))
         self.assertIn("vmferry guest: booted", said)
         self.assertIn("vmferry guest: wrote sector 2", said)
@@ -309,7 +309,7 @@ class RealOpenStack(unittest.TestCase):
             self.assertEqual("in-use", self.cloud.block_storage.get_volume(volume.id).status)
         self.assertEqual({"192.0.2.31", "192.0.2.32"}, {a["addr"] for all in self.cloud.compute.get_server(self.server.id).addresses.values() for a in all})
         for port in self.ports:
-            until("the port", 60, lambda: self.cloud.network.get_port(port.id).status == "ACTIVE")
+            until("the port", 300, lambda: self.cloud.network.get_port(port.id).status == "ACTIVE")
         state = next(s for s in self.ctl("GET", "/state")["servers"] if s["id"] == self.server.id)
         self.assertEqual("hypervisor", state["host"])
         self.assertEqual({v.id for v in self.volumes}, set(state["volumes"]))
@@ -317,7 +317,7 @@ class RealOpenStack(unittest.TestCase):
 
     def test_11_its_end(self):
         self.cloud.compute.delete_server(self.server.id)
-        self.cloud.compute.wait_for_delete(self.server, interval=0.3, wait=90)
+        self.cloud.compute.wait_for_delete(self.server, interval=0.3, wait=300)
         for volume in self.volumes:
             self.wait(volume, "available")
 
@@ -351,7 +351,7 @@ class RealOpenStack(unittest.TestCase):
         self.ctl("POST", "/faults", {"service": "volume", "method": "POST", "kind": "lost-reply"})
         with self.assertRaises(Exception):
             self.cloud.session.post(volumes, json={"volume": {"name": "lost", "size": 1}}, connect_retries=0)
-        lost = until("the volume whose making was not answered", 20, lambda: list(self.cloud.block_storage.volumes(name="lost")))
+        lost = until("the volume whose making was not answered", 120, lambda: list(self.cloud.block_storage.volumes(name="lost")))
         self.assertEqual(1, len(lost))
         self.assertEqual(["http", "lost-reply"], [c["fault"] for c in self.ctl("GET", "/calls") if c.get("fault")])
         self.wait(lost[0], "available")
@@ -366,7 +366,7 @@ class RealOpenStack(unittest.TestCase):
         server = self.cloud.compute.create_server(
             name="runs", flavor_id="1", networks=[{"port": self.ports[0].id}],
             block_device_mapping=[{"uuid": self.volumes[0].id, "source_type": "volume", "destination_type": "volume", "boot_index": 0}])
-        self.cloud.compute.wait_for_server(server, status="ACTIVE", failures=["ERROR"], interval=0.3, wait=180)
+        self.cloud.compute.wait_for_server(server, status="ACTIVE", failures=["ERROR"], interval=0.3, wait=600)
         interfaces = interfaces_of(self.folder, self.ports)
         self.assertIn(f"tap{self.ports[0].id[:11]}", interfaces)
         self.assertGreater(len(interfaces), 2)
@@ -376,7 +376,7 @@ class RealOpenStack(unittest.TestCase):
         self.assertEqual(0, done.returncode, done.stderr)
         self.assertEqual([], processes_of(self.folder))
         self.assertNotIn(str(self.folder), pathlib.Path("/proc/mounts").read_text())
-        until("the loop devices' end", 5, lambda: not loops_below(self.folder))
+        until("the loop devices' end", 60, lambda: not loops_below(self.folder))
         self.assertEqual(set(), interfaces & {*os.listdir("/sys/class/net")})
         self.assertFalse(self.folder.exists())
 

@@ -20,7 +20,7 @@ class Replay(ferry.Lab):
     def __init__(self, recording):
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="vmferry-r-"))
         self.directory = self.work / "lab"
-        done = subprocess.run([LAB, "replay", "--from", recording, "--dir", self.directory], capture_output=True, text=True)
+        done = subprocess.run([LAB, "replay", "--from", recording, "--dir", self.directory, "--deadline", "15m"], capture_output=True, text=True)
         if done.returncode != 0:
             shutil.rmtree(self.work)
             raise RuntimeError(f"the replay did not start: {done.stdout}{done.stderr}")

@@ -89,6 +89,18 @@ class VCenterCase(unittest.TestCase):
         self.assertEqual(at, size)
         return pages
 
+    def wait_for(self, condition, seconds=120, what="the condition"):
+        end = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), end, what + " did not come true")
+            time.sleep(0.05)
+
+    def wait_for_writes(self, count=300):
+        """Of the guest: enough for each disk to have some in many places."""
+        writes = lambda: self.lab.control("GET", "/vms/web01")["writer"]["writes"]
+        before = writes()
+        self.wait_for(lambda: writes() >= before + count, what="writes of the guest")
+
     def check_rounds(self):
         """Applies what the call says to the first round's bytes: exactly the second's."""
         self.enable_tracking()
@@ -96,7 +108,7 @@ class VCenterCase(unittest.TestCase):
         old = {key: disk.backing.changeId for key, disk in disks_of(first.config).items()}
         before = {key: open(path, "rb").read() for key, path in self.lab.frozen(first._moId).items()}
         self.remove(first)
-        time.sleep(0.5)
+        self.wait_for_writes()
         second = self.snapshot("second")
         differing = 0
         all_pages = []

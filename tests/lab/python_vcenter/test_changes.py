@@ -44,7 +44,7 @@ class Snapshots(VCenterCase):
         self.assertTrue(self.snapshot("plain"))
 
     def test_task_is_seen_on_its_way(self):
-        self.lab.settings(task_delay_ms=6000)
+        self.lab.settings(task_delay_ms=10000)
         task = self.vm.CreateSnapshot_Task("slow", "", False, False)
         self.assertIn(task.info.state, ("queued", "running"))
         self.assertIn(task, self.vm.recentTask)
@@ -87,9 +87,7 @@ class Snapshots(VCenterCase):
         self.lab.fault(service="vsphere", method="CreateSnapshot_Task", kind="lost-reply")
         with self.assertRaises((OSError, http.client.HTTPException)):
             self.vm.CreateSnapshot_Task("lost", "", False, False)
-        deadline = time.monotonic() + 10
-        while self.vm.snapshot is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        self.wait_for(lambda: self.vm.snapshot is not None, what="the snapshot whose making was not answered")
         self.assertEqual(self.vm.snapshot.rootSnapshotList[0].name, "lost")
         log = [c for c in self.lab.control("GET", "/calls") if c["method"] == "CreateSnapshot_Task"]
         self.assertEqual(log[-1]["fault"], "lost-reply")
@@ -187,7 +185,7 @@ class ChangeTracking(VCenterCase):
         first = self.snapshot("first")
         old = disks_of(first.config)[2000].backing.changeId
         self.remove(first)
-        time.sleep(0.5)
+        self.wait_for_writes()
         second = self.snapshot("second")
         size = disks_of(second.config)[2000].capacityInBytes
         right = data_ranges(self.changed(second, 2000, old, size))
@@ -259,7 +257,7 @@ class Datastore(VCenterCase):
 
     def test_removed_snapshot_ends_a_read(self):
         snap = self.snapshot()
-        self.lab.settings(folder_rate_mb_s=5)
+        self.lab.settings(folder_rate_mb_s=1)  # it would take most of a minute
         connection = http.client.HTTPSConnection(self.lab.host, self.lab.port, context=self.lab.tls, timeout=60)
         self.addCleanup(connection.close)
         connection.request("GET", "/folder/%s?dcPath=DC0&dsName=LocalDS_0" % self.FLAT, headers=self.cookie())
@@ -285,7 +283,7 @@ class Datastore(VCenterCase):
         self.lab.folder(self.FLAT, dict(self.cookie(), Range="bytes=0-4194303"))
         took = time.monotonic() - started
         self.assertGreater(took, 0.9)
-        self.assertLess(took, 10)
+        self.assertLess(took, 60)
 
     def test_faults_by_script(self):
         self.snapshot()

@@ -64,11 +64,11 @@ class Sessions(VCenterCase):
         self.assertEqual(vim.VirtualMachine(self.vm._moId, self.si._stub).name, "web01")
 
     def test_idle_timeout(self):
-        self.lab.settings(idle_timeout_s=5)
-        for _ in range(4):  # in use it lives on
+        self.lab.settings(idle_timeout_s=15)  # much longer than a busy machine may hold up the next line
+        for _ in range(8):  # in use it lives on
             time.sleep(2)
             self.si.CurrentTime()
-        time.sleep(6)
+        time.sleep(16)
         with self.assertRaises(vim.fault.NotAuthenticated):
             self.si.CurrentTime()
 
@@ -154,12 +154,21 @@ class Inventory(VCenterCase):
         self.assertIn("config.annotation", names)
         with self.assertRaises(vmodl.query.InvalidCollectorVersion):
             collector.WaitForUpdatesEx("4711", short)
-        timer = threading.Timer(0.3, lambda: vmodl.query.PropertyCollector(
-            collector._moId, self.login_beside()).CancelWaitForUpdates())
-        timer.start()
-        with self.assertRaises(vmodl.fault.RequestCanceled):
-            collector.WaitForUpdatesEx(again.version)
-        timer.join()
+        beside = vmodl.query.PropertyCollector(collector._moId, self.login_beside())
+        ended = threading.Event()
+
+        def cancel():
+            while not ended.wait(0.3):  # again and again: one that comes before the wait cancels nothing
+                beside.CancelWaitForUpdates()
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        try:
+            with self.assertRaises(vmodl.fault.RequestCanceled):
+                collector.WaitForUpdatesEx(again.version)
+        finally:
+            ended.set()
+            canceller.join()
         collector.Destroy()
         with self.assertRaises(vmodl.fault.ManagedObjectNotFound):
             collector.WaitForUpdatesEx(again.version, short)
@@ -316,12 +325,10 @@ class Power(VCenterCase):
         self.lab.settings(tools="notRunning")
         with self.assertRaises(vim.fault.ToolsUnavailable):
             self.vm.ShutdownGuest()
-        self.lab.settings(tools="running", shutdown_delay_ms=5000)
+        self.lab.settings(tools="running", shutdown_delay_ms=10000)
         self.vm.ShutdownGuest()
         self.assertEqual(self.vm.runtime.powerState, "poweredOn")
-        deadline = time.monotonic() + 60
-        while self.vm.runtime.powerState == "poweredOn" and time.monotonic() < deadline:
-            time.sleep(0.05)
+        self.wait_for(lambda: self.vm.runtime.powerState != "poweredOn", what="the guest's end")
         self.assertEqual(self.vm.runtime.powerState, "poweredOff")
         writes = self.lab.control("GET", "/vms/web01")["writer"]["writes"]
         time.sleep(0.3)
@@ -346,7 +353,7 @@ class Power(VCenterCase):
         self.enable_tracking()
         last = self.snapshot("last")
         change = disks_of(last.config)[2000].backing.changeId
-        time.sleep(0.3)
+        self.wait_for_writes()
         self.wait(self.vm.PowerOffVM_Task())
         final = self.snapshot("final")
         with open(self.lab.frozen("powered-off")[2000], "rb") as off, open(self.lab.frozen(final._moId)[2000], "rb") as frozen:

@@ -45,19 +45,27 @@ struct Told {
   bool stopped = false;  // the one that was on its way when the first failed
   std::string said;
 };
+// Tells when its thread ends: then what that thread threw was dealt with.
+struct Leaving {
+  std::atomic<bool>* left = nullptr;
+  ~Leaving() {
+    if (left) *left = true;
+  }
+};
 Told with_a_failure(OnFailure on_failure) {
   std::atomic<int> begun = 0;
-  std::atomic<bool> stopped = false, failed = false;
+  std::atomic<bool> stopped = false, left = false;
   const Error e = thrown([&] {
     side_by_side(5, 2, on_failure,
                  [&](std::size_t index, std::stop_token stop) {
                    ++begun;
                    if (index == 0) {
                      while (begun < 2) std::this_thread::yield();
-                     failed = true;
+                     thread_local Leaving leaving;
+                     leaving.left = &left;
                      throw Error(Fault::quota, "the first");
                    }
-                   while (!failed) std::this_thread::yield();
+                   for (int i = 0; i < 3000 && !left; ++i) std::this_thread::sleep_for(10ms);
                    const int patience = on_failure == OnFailure::stop_others ? 3000 : 20;
                    for (int i = 0; i < patience && !stop.stop_requested(); ++i) std::this_thread::sleep_for(10ms);
                    stopped = stop.stop_requested();
