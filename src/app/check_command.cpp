@@ -135,7 +135,8 @@ void check_names(const model::Vm& vm, const config::Options& options, std::vecto
 
 struct Subject {
   model::Vm vm;
-  JobId job;  // that a migrate would go on with
+  JobId job;            // that a migrate would go on with
+  std::string vm_name;  // that its volumes are named by
 };
 
 // What shall come to the other side, as far as the flags say.
@@ -148,7 +149,7 @@ target::Arrival arrival_of(const Subject& subject, const config::Options& option
   for (const model::Disk& disk : vm.disks)
     if (!options.copy.skip.contains(disk.key))
       arrival.volumes.push_back(
-          {{subject.job, vm.id, vm.name, disk.key, plan::volume_name(vm.name, to_string(disk.key))},
+          {{subject.job, vm.id, subject.vm_name, disk.key, plan::volume_name(subject.vm_name, to_string(disk.key))},
            disk.capacity,
            false,
            {},
@@ -175,7 +176,7 @@ Subject check_machine(const Surroundings& around, VmwareSide& vmware, const std:
   check_all_privileges(around, vmware, vm, plan::privileges(wish), found, stop);
   if (wish.hotadd) check_proxy(around, vmware, vm, plan::privileges(wish), found, stop);
   check_ports(vm, options.vmware.transports == std::vector<std::string>{"vddk"}, found);
-  const Subject subject{vm, earlier.job};
+  const Subject subject{vm, earlier.job, earlier.vm_name.empty() ? vm.name : earlier.vm_name};
   if (!wish.cutover) return subject;
   std::set<std::string> mapped;
   for (const target::NetworkChoice& choice : options.cutover.networks) mapped.insert(choice.mac);

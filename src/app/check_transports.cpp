@@ -168,7 +168,7 @@ int run_in(const Surroundings& around, std::stop_token stop) {
                                                idle_transport(around, vmware, vm, stop), around.log, stop);
   const auto remove_all = [&](std::stop_token token) {
     for (const SnapshotId& snapshot : machine->snapshots_of(check, token))
-      if (const std::string left = machine->thaw(snapshot, check, token); !left.empty())
+      if (const std::string left = machine->thaw(snapshot, check, false, token); !left.empty())
         print_err("warning: " + left + "\n");
   };
   remove_all(stop);  // of a check that was killed

@@ -78,7 +78,10 @@ EarlierRuns earlier_runs(const Surroundings& around, const std::string& source, 
     jobs.any_target = target.empty();
     if (const auto row = store.find(source, vm.id, target)) {
       const job::State state = job::fold(store.journal(row->job)->facts());
-      if (!state.aborted) jobs.next = row->job;
+      if (!state.aborted) {
+        jobs.next = row->job;
+        earlier.vm_name = state.job->vm_name;
+      }
       jobs.leaving = !state.aborted && state.shutdown_at && !state.server;
       if (jobs.leaving && vm.power == model::Power::off)
         earlier.findings.push_back(
@@ -86,8 +89,7 @@ EarlierRuns earlier_runs(const Surroundings& around, const std::string& source, 
              "its cutover has begun and it is off; migrate would refuse it",
              "finish it with `vmferry cutover`, undo it with `vmferry abort`, or power the machine "
              "on to go on with cycles"});
-      if (const std::string& uuid = state.job->instance_uuid;
-          !uuid.empty() && !vm.instance_uuid.empty() && uuid != vm.instance_uuid)
+      if (!state.is_of(vm.instance_uuid))
         earlier.findings.push_back({Level::problem, vm.name,
                                     fmt::format("it is another machine than the one that job {} began with: its id was "
                                                 "given away",

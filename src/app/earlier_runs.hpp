@@ -13,6 +13,7 @@ namespace vmferry::app {
 
 struct EarlierRuns {
   JobId job;                            // that the next run to the target goes on with; empty: that one begins anew
+  std::string vm_name;                  // as the machine was called when that job began; its volumes are named so
   std::set<SnapshotId> leaving;         // what the next run removes before it reads
   std::vector<plan::Finding> findings;  // that it was cut over already, and whose those snapshots are
 };

@@ -50,7 +50,8 @@ void remove_checks(source::Machine& machine, const Surroundings& around, const m
   const JobId check = check_job(around, vm);
   for (const model::Snapshot& snapshot : vm.snapshots)
     if (const auto tag = source::vmware::parse_tag(snapshot.name, snapshot.description); tag && tag->job == check)
-      if (const std::string left = machine.thaw(snapshot.id, check, stop); !left.empty()) around.log.warning(left);
+      if (const std::string left = machine.thaw(snapshot.id, check, false, stop); !left.empty())
+        around.log.warning(left);
 }
 
 std::map<model::DiskKey, std::string> transports_of(const job::State& state) {
@@ -78,14 +79,13 @@ Opened open_job(store::Store& store, const VmwareSide& vmware, const model::Vm& 
     // A finished job stays open, so that a repeated cutover only says so and a migrate does not begin to overwrite the
     // new server.
     const job::State state = job::fold(store.journal(found->job)->facts());
-    if (const std::string& uuid = state.job->instance_uuid;
-        !uuid.empty() && !vm.instance_uuid.empty() && uuid != vm.instance_uuid)
+    if (!state.is_of(vm.instance_uuid))
       throw Error(
           Fault::conflict,
           fmt::format(
               "{} is another machine ({}) than the one this job began with ({}, {}): its id was given away. Undo that job's "
               "volumes by hand, and start with another --state-dir",
-              vm.path, vm.instance_uuid, state.job->vm_name, uuid));
+              vm.path, vm.instance_uuid, state.job->vm_name, state.job->instance_uuid));
     if (!state.aborted && (!wish.again || !state.cutover)) return {*found, false};
     if (!state.aborted)
       job::let_go(

@@ -58,7 +58,7 @@ VMFERRY_FACT(TrackingEnsured, available)
 VMFERRY_FACT(VolumeAllocated, disk, volume, bytes, adopted, base, volume_name, label, file)
 VMFERRY_FACT(CycleBegan, cycle, final)
 VMFERRY_FACT(FrozenDiskFact, disk, capacity, change_id)
-VMFERRY_FACT(SnapshotTaken, cycle, snapshot, consistency, remark, disks)
+VMFERRY_FACT(SnapshotTaken, cycle, snapshot, consistency, remark, disks, unmerged_before)
 VMFERRY_FACT(DiskProgressed, disk, snapshot, change_id, capacity, ranges)
 VMFERRY_FACT(DiskCopied, cycle, disk, full, reason, read, written, seconds, capacity, change_id, conversion_kept, equal,
              zeroed, audited, strip, transport, transport_reason, transport_speed, transport_anew)

@@ -59,6 +59,7 @@ struct SnapshotTaken {
   std::string consistency;  // "application", "crash", "powered off"
   std::string remark;
   std::vector<FrozenDiskFact> disks;
+  bool unmerged_before = false;  // source::Point
 };
 // These bytes of the disk, as they are in that snapshot, are flushed to the target; the rest is on its way.
 struct DiskProgressed {

@@ -127,7 +127,7 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
   const std::vector<Fact> facts = journal.facts();
   const State state = fold(facts);
   if (!state.job) throw Error(Fault::bug, "a job without its first fact");
-  if (const auto server = parts.cloud.find_server(state.job->job, parts.machine.describe(stop), stop))
+  if (const auto server = parts.cloud.find_server(state.job->job, stop))
     throw Error(Fault::conflict,
                 fmt::format("server {} was made from these volumes; delete it first if the migration shall be undone",
                             server->value));
@@ -166,7 +166,7 @@ void abort(const Parts& parts, Journal& journal, Observer& observer, bool delete
 
 void let_go(target::Cloud& cloud, const JobId& finished, const model::Vm& vm,
             const std::function<void(const std::string&)>& say, std::stop_token stop) {
-  if (const auto server = cloud.find_server(finished, vm, stop))
+  if (const auto server = cloud.find_server(finished, stop))
     throw Error(Fault::conflict,
                 fmt::format("server {} of the finished cutover of {} is still there and uses the volumes; delete it "
                             "(they are kept), then run the same command again, which deletes the ports that vmferry "

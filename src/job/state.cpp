@@ -199,4 +199,8 @@ std::string State::phase() const {
   return cycles.empty() ? "new" : "synced";
 }
 
+bool State::is_of(const std::string& instance_uuid) const noexcept {
+  return !job || job->instance_uuid.empty() || instance_uuid.empty() || job->instance_uuid == instance_uuid;
+}
+
 }  // namespace vmferry::job

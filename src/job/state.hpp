@@ -71,6 +71,8 @@ struct State {
   const CycleState* open_cycle() const noexcept;  // the last one when it has not ended
   // One word for `status`: "new", "copying", "synced", "cutting over", "done", "aborted".
   std::string phase() const;
+  // Begun with the machine of that instance UUID, as far as both are known: an id may be given to another one.
+  bool is_of(const std::string& instance_uuid) const noexcept;
 };
 
 State fold(std::span<const Fact> facts);

@@ -36,6 +36,7 @@ struct Point {
   Consistency consistency = Consistency::crash;
   std::string remark;  // why it is not application-consistent, in words; empty otherwise
   std::vector<FrozenDisk> disks;
+  bool unmerged_before = false;  // files of removed snapshots were still to be merged into the disks when it was taken
   const FrozenDisk* find(model::DiskKey key) const noexcept {
     for (const FrozenDisk& d : disks)
       if (d.key == key) return &d;
@@ -69,8 +70,10 @@ class Machine {
   // The point of a snapshot taken earlier, or nothing when it is gone.
   virtual std::optional<Point> recall(const SnapshotId& snapshot, std::stop_token stop) = 0;
   // Removes it and consolidates. Already gone is success. Refuses a snapshot that does not carry the job's tag. Gives a
-  // sentence for the operator when something is left to do by hand, else nothing.
-  virtual std::string thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) = 0;
+  // sentence for the operator when something is left to do by hand, else nothing. `unmerged_before`: its point's, for
+  // when it is gone and the machine alone cannot tell whose files are still to be merged.
+  virtual std::string thaw(const SnapshotId& snapshot, const JobId& job, bool unmerged_before,
+                           std::stop_token stop) = 0;
   // Every snapshot that carries the job's tag.
   virtual std::vector<SnapshotId> snapshots_of(const JobId& job, std::stop_token stop) = 0;
   // Throws Error(unsupported) naming the disk and the reason when this way of reading cannot read it.

@@ -95,11 +95,12 @@ struct Launched {
   std::string state;  // "ACTIVE"
 };
 
-// What shall come. Both lists may be empty.
+// What shall come. The lists may be empty.
 struct Arrival {
   JobId job;  // as far as there is one already: what it made itself is no obstacle. May be empty
   model::Vm vm;
   std::vector<VolumeWish> volumes;
+  std::vector<VolumeWish> copied;  // volumes that are there already, by their tags
   std::vector<NetworkChoice> ports;
   bool server = false;      // the machine itself, too: is there a flavor for it?
   bool only_asked = false;  // nothing is about to begin: what is good to know is wanted, too
@@ -196,7 +197,7 @@ class Cloud {
   virtual void prepare_launch(const model::Vm&, std::stop_token) {}
   // The server that launch() made for this job, whatever its state, and whatever it or the machine is called by now;
   // nothing when there is none (any more).
-  virtual std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) = 0;
+  virtual std::optional<ServerId> find_server(const JobId& job, std::stop_token stop) = 0;
   // Creates the server, or finds the one a lost reply left, and waits until it runs.
   virtual Launched launch(const LaunchWish& wish, std::stop_token stop) = 0;
   // Deletes the volume (by id; must carry the job's tag). Already gone is success.

@@ -119,7 +119,7 @@ VolumeId FakeCloud::make(const target::Tag& tag, std::uint64_t bytes) {
   return id;
 }
 
-std::optional<ServerId> FakeCloud::find_server(const JobId& job, const model::Vm&, std::stop_token) {
+std::optional<ServerId> FakeCloud::find_server(const JobId& job, std::stop_token) {
   std::scoped_lock lock(mutex_);
   for (const auto& [id, server] : servers_)
     if (server.job == job.value) return id;
@@ -252,7 +252,7 @@ target::Port FakeCloud::ensure_port(const JobId& job, const model::Nic& nic, con
 
 target::Launched FakeCloud::launch(const target::LaunchWish& wish, std::stop_token stop) {
   note("launch", false);
-  std::optional<ServerId> id = find_server(wish.job, wish.vm, stop);
+  std::optional<ServerId> id = find_server(wish.job, stop);
   if (!id) {
     if (silent_before_asking) throw Error(Fault::unavailable, "the cloud does not answer");
     for (const VolumeId& volume : wish.volumes)

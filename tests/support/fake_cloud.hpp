@@ -51,8 +51,12 @@ class FakeCloud final : public target::Cloud {
 
   std::string describe() const override { return "fake cloud"; }
   void check_settings(std::stop_token stop) override;
-  std::vector<plan::Finding> examine(const target::Arrival&, std::stop_token) override { return obstacles; }
+  std::vector<plan::Finding> examine(const target::Arrival& arrival, std::stop_token) override {
+    examined = arrival;
+    return obstacles;
+  }
   std::vector<plan::Finding> obstacles;  // what examine() finds
+  target::Arrival examined;              // what it was last asked about
   std::optional<target::Volume> find(const target::Tag& tag, std::stop_token stop) override;
   target::Volume allocate(const target::VolumeWish& wish, std::stop_token stop) override;
   std::unique_ptr<target::Device> attach(const target::Volume& volume, std::stop_token stop) override;
@@ -60,7 +64,7 @@ class FakeCloud final : public target::Cloud {
   void remember(const VolumeId& volume, const target::Memory& memory, std::stop_token stop) override;
   target::Port ensure_port(const JobId& job, const model::Nic& nic, const target::NetworkChoice& choice,
                            std::stop_token stop) override;
-  std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
+  std::optional<ServerId> find_server(const JobId& job, std::stop_token stop) override;
   // What a server does to its disks: a few bytes change.
   void scribble(const VolumeId& volume);
   void delete_server(const ServerId& server);  // as an operator does; its volumes stay

@@ -1,6 +1,8 @@
 // The frame of a cycle: begin, freeze, thaw, detach, end.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "job/steps/steps.hpp"
 
 namespace vmferry::job::steps {
@@ -61,7 +63,8 @@ class Freeze final : public Step {
       remove_snapshot(parts_, state, cycle.snapshot->snapshot, observer, stop);
     }
     const source::Point point = parts_.machine.freeze({state.job->job, cycle.number}, copy_.quiesce, stop);
-    SnapshotTaken fact{cycle.number, point.snapshot, std::string(word(point.consistency)), point.remark, {}};
+    SnapshotTaken fact{cycle.number, point.snapshot,       std::string(word(point.consistency)), point.remark,
+                       {},           point.unmerged_before};
     for (const source::FrozenDisk& disk : point.disks) fact.disks.push_back({disk.key, disk.capacity, disk.change_id});
     journal.append(fact);
     if (!point.remark.empty() && copy_.quiesce != source::Quiesce::never) observer.warned(point.remark);
@@ -142,7 +145,11 @@ class EndCycle final : public Step {
 
 void remove_snapshot(const Parts& parts, const State& state, const SnapshotId& snapshot, Observer& observer,
                      std::stop_token stop) {
-  const std::string left_to_do = parts.machine.thaw(snapshot, state.job->job, stop);
+  const auto cycle = std::find_if(state.cycles.begin(), state.cycles.end(), [&](const CycleState& of) {
+    return of.snapshot && of.snapshot->snapshot == snapshot;
+  });
+  const bool unmerged_before = cycle != state.cycles.end() && cycle->snapshot->unmerged_before;
+  const std::string left_to_do = parts.machine.thaw(snapshot, state.job->job, unmerged_before, stop);
   if (!left_to_do.empty()) observer.warned(left_to_do);
 }
 

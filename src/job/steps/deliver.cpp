@@ -29,7 +29,7 @@ class Deliver final : public Step {
 
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
-    if (const auto server = parts_.cloud.find_server(state.job->job, vm, stop)) {
+    if (const auto server = parts_.cloud.find_server(state.job->job, stop)) {
       if (has_them(state, vm)) return;  // only its fact is missing
       throw Error(Fault::conflict, fmt::format("server {} was made of an older state of {}: delete it (its volumes are "
                                                "kept) and run the same command again",

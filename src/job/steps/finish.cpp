@@ -21,7 +21,7 @@ class ShutDown final : public Step {
   bool done(const State& state) const override { return state.server.has_value(); }
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
-    if (state.powered_off && parts_.cloud.find_server(state.job->job, vm, stop)) return;  // only its fact is missing
+    if (state.powered_off && parts_.cloud.find_server(state.job->job, stop)) return;  // only its fact is missing
     if (state.powered_off) {
       // An earlier run shut it down. It may have run, written and been shut down again since then, and nothing would
       // show.
@@ -112,7 +112,7 @@ class Launch final : public Step {
     const bool refused = e.fault() == Fault::quota || e.fault() == Fault::usage || e.fault() == Fault::config ||
                          e.fault() == Fault::not_found || e.fault() == Fault::auth;
     try {
-      return refused && !parts_.cloud.find_server(wish.job, wish.vm, stop);
+      return refused && !parts_.cloud.find_server(wish.job, stop);
     } catch (const Error&) {
       return false;
     }

@@ -63,7 +63,7 @@ std::vector<std::string> refuse_newer_writes(const Parts& parts, const State& st
     if (!known.base || known.tracking_doubted) untold.push_back(label);
     if (!known.base || !fence.written(disk, *known.base)) continue;
     // One that was made already, and whose fact is missing, is the machine now, whatever the source did since.
-    if (parts.cloud.find_server(state.job->job, vm, stop)) return {};
+    if (parts.cloud.find_server(state.job->job, stop)) return {};
     throw Error(Fault::conflict,
                 fmt::format("{} ran again after its last copy was made, and is off now: {} was written to since. Run "
                             "the same command again, which copies that",

@@ -49,13 +49,16 @@ target::Tag tag_of(const State& state, const model::Disk& disk) {
   return {job.job, job.vm, job.vm_name, disk.key, plan::volume_name(job.vm_name, to_string(disk.key))};
 }
 
+target::VolumeWish wish_for(const State& state, const model::Disk& disk) {
+  return {tag_of(state, disk), disk.capacity, false, {}, plan::datastore_of(disk.file)};
+}
+
 target::Arrival arrival_of(const State& state, const model::Vm& vm, const CopyOptions& copy) {
   target::Arrival arrival;
   arrival.job = state.job->job;
   arrival.vm = vm;
   for (const model::Disk& disk : vm.disks)
-    if (!copy.skip.contains(disk.key))
-      arrival.volumes.push_back({tag_of(state, disk), disk.capacity, false, {}, plan::datastore_of(disk.file)});
+    if (!copy.skip.contains(disk.key)) arrival.volumes.push_back(wish_for(state, disk));
   return arrival;
 }
 
@@ -123,7 +126,7 @@ class CheckDisks final : public Step {
     if (!arrival.volumes.empty())
       tell_or_refuse(fmt::format("{} cannot be migrated", vm.name), parts_.cloud.examine(arrival, stop), observer);
     if (state.shutdown_at && !state.server && vm.power != model::Power::off) {
-      if (const auto server = parts_.cloud.find_server(state.job->job, vm, stop))
+      if (const auto server = parts_.cloud.find_server(state.job->job, stop))
         throw Error(Fault::conflict,
                     fmt::format("{} runs again, but server {} was made of what it held before: delete the server (its "
                                 "volumes are kept) and run the same command again",
@@ -173,6 +176,8 @@ class CheckCutover final : public Step {
     arrival.job = state.job->job;
     arrival.vm = vm;
     arrival.server = true;
+    for (const model::Disk& disk : vm.disks)
+      if (state.disks.contains(disk.key)) arrival.copied.push_back(wish_for(state, disk));
     for (const target::NetworkChoice& choice : options_.networks) {
       mapped.insert(choice.mac);
       if (std::any_of(vm.nics.begin(), vm.nics.end(), [&](const model::Nic& nic) { return nic.mac == choice.mac; }))

@@ -49,7 +49,7 @@ class VerifyDisks final : public Step {
   void run(const State& state, Journal& journal, Observer& observer, std::stop_token stop) override {
     const model::Vm vm = parts_.machine.describe(stop);
     // Made by a run that died before that was a fact: what it has written to the volumes is no damage.
-    if (options_.after_copy && state.powered_off && parts_.cloud.find_server(state.job->job, vm, stop)) return;
+    if (options_.after_copy && state.powered_off && parts_.cloud.find_server(state.job->job, stop)) return;
     std::string damage;
     for (const model::Disk& disk : vm.disks) {
       if (copy_.skip.contains(disk.key)) continue;

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <map>
 
 #include "base/sync.hpp"
 #include "vsphere/changed_areas.hpp"
@@ -222,7 +221,7 @@ class VsphereMachine final : public Machine {
   bool ensure_tracking(const Tag& tag, std::stop_token stop) override;
   Point freeze(const Tag& tag, Quiesce quiesce, std::stop_token stop) override;
   std::optional<Point> recall(const SnapshotId& snapshot, std::stop_token stop) override;
-  std::string thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) override;
+  std::string thaw(const SnapshotId& snapshot, const JobId& job, bool unmerged_before, std::stop_token stop) override;
   std::vector<SnapshotId> snapshots_of(const JobId& job, std::stop_token stop) override;
   std::unique_ptr<copy::Source> serve(const Point& point, model::DiskKey disk, std::stop_token stop) override;
   std::unique_ptr<copy::Work> changed(const Point& point, model::DiskKey disk,
@@ -238,7 +237,7 @@ class VsphereMachine final : public Machine {
   SnapshotId take_quiesced(const Tag& tag, const model::Vm& vm, Quiesce quiesce, std::stop_token stop);
   void let_go(std::stop_token stop);
   void remove(const SnapshotId& snapshot, std::stop_token stop);
-  std::string consolidate_after(bool needed_before, std::stop_token stop);
+  std::string consolidate_after(bool unmerged_before, std::stop_token stop);
   void stop_guest(Stop how, std::chrono::seconds patience, std::stop_token stop);
 
   // As people know it; its id until it was described.
@@ -252,8 +251,6 @@ class VsphereMachine final : public Machine {
   std::unique_ptr<Transport> transport_;
   log::Log& log_;
   Sync<std::string> name_;
-  // Whether consolidation was needed while that snapshot of ours was there. Of an earlier run's it is not known.
-  std::map<SnapshotId, bool> needed_before_;
 };
 
 model::Vm VsphereMachine::describe(std::stop_token stop) {
@@ -272,9 +269,9 @@ model::Vm VsphereMachine::describe(std::stop_token stop) {
 void VsphereMachine::remove_activations(const JobId& job, std::stop_token stop) {
   for (const model::Snapshot& snapshot : vsphere::snapshots(session_, options_.vm, stop).snapshots)
     if (is_activation(snapshot, job)) {
-      const bool needed_before = vsphere::consolidation_needed(session_, options_.vm, stop);
+      const bool unmerged_before = vsphere::consolidation_needed(session_, options_.vm, stop);
       remove(snapshot.id, stop);
-      if (const std::string left = consolidate_after(needed_before, stop); !left.empty()) log_.warning(left);
+      if (const std::string left = consolidate_after(unmerged_before, stop); !left.empty()) log_.warning(left);
     }
 }
 
@@ -378,7 +375,6 @@ Point VsphereMachine::freeze(const Tag& tag, Quiesce quiesce, std::stop_token st
     snapshot = take(tag, false, Consistency::powered_off, "", stop);
   else
     snapshot = take_quiesced(tag, vm, quiesce, stop);
-  needed_before_[snapshot] = vm.consolidation_needed;
   std::optional<Point> point = recall(snapshot, stop);
   if (!point)
     throw Error(Fault::conflict,
@@ -391,6 +387,7 @@ Point VsphereMachine::freeze(const Tag& tag, Quiesce quiesce, std::stop_token st
     point->consistency = Consistency::crash;
     point->remark = "the machine was started while the snapshot was made";
   }
+  point->unmerged_before = vm.consolidation_needed;
   return *point;
 }
 
@@ -413,24 +410,24 @@ std::optional<Point> VsphereMachine::recall(const SnapshotId& snapshot, std::sto
   return point;
 }
 
-std::string VsphereMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) {
+std::string VsphereMachine::thaw(const SnapshotId& snapshot, const JobId& job, bool unmerged_before,
+                                 std::stop_token stop) {
   try {
     const vsphere::SnapshotTree tree = vsphere::snapshots(session_, options_.vm, stop);
     const model::Snapshot* known = tree.find(snapshot);
     if (!known) {
       let_go(stop);  // somebody removed it; what was opened of it may still be held
       // Or we did, and were stopped before its files were merged.
-      return consolidate_after(needed_before_[snapshot], stop);
+      return consolidate_after(unmerged_before, stop);
     }
     const auto mark = parse_mark(*known);
     if (!mark || mark->tag.job != job)
       throw Error(Fault::conflict,
                   fmt::format("the snapshot {} ('{}') of {} is not one of this job's: it is left alone", snapshot.value,
                               known->name, options_.vm.value));
-    const bool needed_before = vsphere::consolidation_needed(session_, options_.vm, stop);
-    needed_before_[snapshot] = needed_before;
+    unmerged_before = vsphere::consolidation_needed(session_, options_.vm, stop);
     remove(snapshot, stop);
-    return consolidate_after(needed_before, stop);
+    return consolidate_after(unmerged_before, stop);
   } catch (const vsphere::FaultError& e) {
     if (e.name() != "ManagedObjectNotFound") throw;
     let_go(stop);
@@ -462,10 +459,10 @@ void VsphereMachine::remove(const SnapshotId& snapshot, std::stop_token stop) {
 
 // What our snapshot left behind is ours to merge; what was there before it is not: it may take hours and stun the
 // machine.
-std::string VsphereMachine::consolidate_after(bool needed_before, std::stop_token stop) {
+std::string VsphereMachine::consolidate_after(bool unmerged_before, std::stop_token stop) {
   if (!vsphere::consolidation_needed(session_, options_.vm, stop)) return {};
   std::string reason = "it was needed before this snapshot, too";
-  if (!needed_before) {
+  if (!unmerged_before) {
     log_.info("consolidating the machine's disks", {{"vm", options_.vm.value}});
     try {
       vsphere::consolidate_disks(session_, options_.vm, stop);

@@ -70,8 +70,8 @@ class ImageCloud final : public Cloud {
     openstack_->discard_port(port, job, stop);
   }
   void prepare_launch(const model::Vm& vm, std::stop_token stop) override { openstack_->prepare_launch(vm, stop); }
-  std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override {
-    return openstack_->find_server(job, vm, stop);
+  std::optional<ServerId> find_server(const JobId& job, std::stop_token stop) override {
+    return openstack_->find_server(job, stop);
   }
   Launched launch(const LaunchWish& wish, std::stop_token stop) override { return openstack_->launch(wish, stop); }
 
@@ -130,12 +130,7 @@ std::uint64_t largest_image(const std::filesystem::path& folder) {
 // nothing of them is in the cloud.
 std::vector<VolumeWish> ImageCloud::to_deliver(const Arrival& arrival, std::stop_token stop) {
   std::vector<VolumeWish> wishes = arrival.volumes;
-  if (wishes.empty() && arrival.server)
-    for (const model::Disk& disk : arrival.vm.disks) {
-      const Tag tag{arrival.job, arrival.vm.id, arrival.vm.name, disk.key,
-                    plan::volume_name(arrival.vm.name, to_string(disk.key))};
-      if (folder_->find(tag, stop)) wishes.push_back({tag, disk.capacity, false, {}, plan::datastore_of(disk.file)});
-    }
+  if (arrival.server) wishes.insert(wishes.end(), arrival.copied.begin(), arrival.copied.end());
   if (wishes.empty() || arrival.job.empty()) return wishes;
   for (const client::Volume& made :
        client::volumes::find(cloud_->volume(stop), {{memory_key::job, arrival.job.value}}, stop))
@@ -169,7 +164,9 @@ std::vector<plan::Finding> ImageCloud::examine(const Arrival& arrival, std::stop
   judge_quota(to_deliver(arrival, stop), found, stop);
   if (!arrival.server || options_.format != "qcow2") return found;
   std::error_code problem;
-  const std::uint64_t needed = largest_image(options_.directory / local::file_name(arrival.vm.name));
+  // As the machine was called when its disks came.
+  const std::string& name = arrival.copied.empty() ? arrival.vm.name : arrival.copied.front().tag.vm_name;
+  const std::uint64_t needed = largest_image(options_.directory / local::file_name(name));
   const std::filesystem::space_info space = std::filesystem::space(options_.directory, problem);
   if (!problem && space.available < needed)
     found.push_back({plan::Level::problem, options_.directory.string(),

@@ -91,7 +91,7 @@ class LocalCloud final : public Cloud {
   void remember(const VolumeId& volume, const Memory& memory, std::stop_token stop) override;
   Port ensure_port(const JobId& job, const model::Nic& nic, const NetworkChoice& choice, std::stop_token stop) override;
   std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) override;
-  std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
+  std::optional<ServerId> find_server(const JobId& job, std::stop_token stop) override;
   Launched launch(const LaunchWish& wish, std::stop_token stop) override;
   void discard(const VolumeId& volume, const JobId& job, std::stop_token stop) override;
   void discard_port(const PortId& port, const JobId& job, std::stop_token stop) override;
@@ -198,7 +198,7 @@ std::optional<fs::path> LocalCloud::domain_of(const JobId& job) const {
   return std::nullopt;
 }
 
-std::optional<ServerId> LocalCloud::find_server(const JobId& job, const model::Vm&, std::stop_token) {
+std::optional<ServerId> LocalCloud::find_server(const JobId& job, std::stop_token) {
   if (const auto domain = domain_of(job)) return ServerId{domain->string()};
   return std::nullopt;
 }

@@ -84,7 +84,7 @@ class OpenstackCloud final : public Cloud {
   std::vector<plan::Finding> judge_settings(std::stop_token stop) override;
   std::vector<plan::Finding> examine(const Arrival& arrival, std::stop_token stop) override;
   std::vector<PortId> ports_of(const JobId& job, std::stop_token stop) override;
-  std::optional<ServerId> find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) override;
+  std::optional<ServerId> find_server(const JobId& job, std::stop_token stop) override;
   std::optional<Volume> find(const Tag& tag, std::stop_token stop) override;
   Volume allocate(const VolumeWish& wish, std::stop_token stop) override;
   std::unique_ptr<Device> attach(const Volume& volume, std::stop_token stop) override;
@@ -108,7 +108,7 @@ class OpenstackCloud final : public Cloud {
   std::string adopt(const client::Volume& volume, const Tag& tag, std::stop_token stop);
   client::MadePort make_port(const client::PortWish& wish, const NetworkChoice& choice, std::stop_token stop);
   void judge_port(const client::Port& port, const JobId& job, const NetworkChoice& choice, std::stop_token stop);
-  std::optional<client::Server> server_of(const JobId& job, const std::string& name, std::stop_token stop);
+  std::optional<client::Server> server_of(const JobId& job, std::stop_token stop);
   client::Server create_server(const LaunchWish& wish, std::stop_token stop);
 
   Options options_;
@@ -223,7 +223,7 @@ std::vector<plan::Finding> OpenstackCloud::examine(const Arrival& arrival, std::
   }
   judge_network(*cloud_, Countable::ports, ports, found, stop);
   // A server that is there already, made by a run that died, has its flavor and its share of the quota.
-  if (arrival.server && (arrival.job.empty() || !server_of(arrival.job, arrival.vm.name, stop))) {
+  if (arrival.server && (arrival.job.empty() || !server_of(arrival.job, stop))) {
     try {
       judge_server(*cloud_, options_.flavor, arrival.vm, found, stop);
       if (options_.server.labels) check_metadata(*cloud_, options_.server.all_metadata(stop).size(), stop);
@@ -650,23 +650,21 @@ void OpenstackCloud::discard_port(const PortId& port, const JobId& job, std::sto
 
 // ---- the server
 
-std::optional<ServerId> OpenstackCloud::find_server(const JobId& job, const model::Vm& vm, std::stop_token stop) {
-  if (const auto server = server_of(job, vm.name, stop)) return server->id;
+std::optional<ServerId> OpenstackCloud::find_server(const JobId& job, std::stop_token stop) {
+  if (const auto server = server_of(job, stop)) return server->id;
   return std::nullopt;
 }
 
 // By the tag alone: machine and server may both have other names by now.
-std::optional<client::Server> OpenstackCloud::server_of(const JobId& job, const std::string& name,
-                                                        std::stop_token stop) {
+std::optional<client::Server> OpenstackCloud::server_of(const JobId& job, std::stop_token stop) {
   auto found = client::servers::find(cloud_->compute(stop), {{memory_key::job, job.value}}, stop);
   if (found.empty()) return std::nullopt;
   if (found.size() == 1) return found.front();
   std::vector<std::string> ids;
   for (const client::Server& s : found) ids.push_back(s.id.value);
   throw Error(Fault::conflict,
-              fmt::format("{} servers are of job {} ('{}'): {}; delete all but the right one (their volumes "
-                          "are kept)",
-                          found.size(), job.value, name, fmt::join(ids, ", ")));
+              fmt::format("{} servers are of job {}: {}; delete all but the right one (their volumes are kept)",
+                          found.size(), job.value, fmt::join(ids, ", ")));
 }
 
 client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_token stop) {
@@ -708,7 +706,7 @@ client::Server OpenstackCloud::create_server(const LaunchWish& wish, std::stop_t
 }
 
 Launched OpenstackCloud::launch(const LaunchWish& wish, std::stop_token stop) {
-  const auto existing = server_of(wish.job, wish.vm.name, stop);
+  const auto existing = server_of(wish.job, stop);
   const client::Server server = existing ? *existing : create_server(wish, stop);
   try {
     const client::Server active =

@@ -159,6 +159,24 @@ TEST(Journey, ADiskThatIsBeingMendedIsNotTakenForAnotherHosts) {
   world.verify(false);
 }
 
+// What was to be merged before a snapshot that somebody removed is theirs, also for the run after the one that took it.
+TEST(Journey, WhatWaitedBeforeALostSnapshotIsKnownToTheNextRun) {
+  for (const bool waited : {false, true}) {
+    World world;
+    world.machine.unmerged = waited;
+    world.journal->refuse = [](const Body& body) {
+      if (std::holds_alternative<DiskCopied>(body)) throw Error(Fault::unavailable, "the storage is away");
+    };
+    EXPECT_THROW(world.run(false), Error);
+    world.journal->refuse = [](const Body&) {};
+    world.machine.lose_snapshots();
+    world.machine.unmerged = true;  // what somebody left, or what was there before: the machine says the same of both
+    world.run(false);
+    EXPECT_EQ(world.machine.told_of_unmerged, waited);
+    world.expect_equal_to_last_snapshot();
+  }
+}
+
 TEST(Journey, ACutoverThatVerifiesDoesNotStartFromDamage) {
   World world;
   world.run(false);

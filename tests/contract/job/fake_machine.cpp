@@ -158,6 +158,7 @@ source::Point FakeMachine::point_of(const SnapshotId& id, const Frozen& frozen) 
   source::Point point;
   point.snapshot = id;
   point.consistency = frozen.off ? source::Consistency::powered_off : source::Consistency::crash;
+  point.unmerged_before = frozen.unmerged_before;
   for (const auto& [key, disk] : frozen.disks)
     point.disks.push_back(
         {key, disk.bytes.size(), model::ChangeId{frozen.uuid, std::to_string(frozen.epoch)}, "", false});
@@ -170,7 +171,7 @@ source::Point FakeMachine::freeze(const source::Tag& tag, source::Quiesce, std::
     if (frozen.tag.job == tag.job && frozen.tag.cycle == tag.cycle) return point_of(id, frozen);
   around("freeze", false);
   const SnapshotId id{fmt::format("snapshot-{}", next_++)};
-  snapshots_[id] = Frozen{tag, epoch_++, uuid_, !on_, disks_};
+  snapshots_[id] = Frozen{tag, epoch_++, uuid_, !on_, unmerged, disks_};
   for (const auto& [key, disk] : disks_) last_frozen_[id][key] = disk.bytes;
   around("freeze", true);
   return point_of(id, snapshots_.at(id));
@@ -183,9 +184,12 @@ std::optional<source::Point> FakeMachine::recall(const SnapshotId& snapshot, std
   return point_of(found->first, found->second);
 }
 
-std::string FakeMachine::thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token) {
+std::string FakeMachine::thaw(const SnapshotId& snapshot, const JobId& job, bool unmerged_before, std::stop_token) {
   const auto found = snapshots_.find(snapshot);
-  if (found == snapshots_.end()) return {};
+  if (found == snapshots_.end()) {
+    told_of_unmerged = unmerged_before;
+    return {};
+  }
   if (found->second.tag.job != job) throw Error(Fault::conflict, "somebody else's snapshot");
   around("thaw", false);
   snapshots_.erase(snapshot);

@@ -27,7 +27,9 @@ class FakeMachine final : public source::Machine {
   // How change tracking may be wrong: nothing has changed, an old growth is not allocated, the history ends in an
   // answer.
   bool hides_changes = false, forgets_growth = false, loses_history_midway = false;
-  std::function<void()> on_check;  // of a served disk. May throw
+  bool unmerged = false;                   // files of removed snapshots wait, for whoever takes the next one
+  std::optional<bool> told_of_unmerged{};  // by the last thaw of a snapshot that was gone
+  std::function<void()> on_check;          // of a served disk. May throw
   // When a copy was told of all that it is to copy but for one block, and before it hears of that. May block.
   std::function<void()> midway;
   bool guest_sleeps = false;  // and writes nothing
@@ -38,7 +40,7 @@ class FakeMachine final : public source::Machine {
   bool ensure_tracking(const source::Tag& tag, std::stop_token stop) override;
   source::Point freeze(const source::Tag& tag, source::Quiesce quiesce, std::stop_token stop) override;
   std::optional<source::Point> recall(const SnapshotId& snapshot, std::stop_token stop) override;
-  std::string thaw(const SnapshotId& snapshot, const JobId& job, std::stop_token stop) override;
+  std::string thaw(const SnapshotId& snapshot, const JobId& job, bool unmerged_before, std::stop_token stop) override;
   std::vector<SnapshotId> snapshots_of(const JobId& job, std::stop_token stop) override;
   std::unique_ptr<copy::Source> serve(const source::Point& point, model::DiskKey disk, std::stop_token stop) override;
   std::unique_ptr<copy::Work> changed(const source::Point& point, model::DiskKey disk,
@@ -53,6 +55,7 @@ class FakeMachine final : public source::Machine {
   }
   bool on() const { return on_; }
   void power_on() { on_ = true; }
+  void lose_snapshots() { snapshots_.clear(); }  // removed by somebody
   // Started, written to and shut down by somebody.
   void run_unseen() {
     on_ = true;
@@ -79,6 +82,7 @@ class FakeMachine final : public source::Machine {
     int epoch = 0;
     std::string uuid;
     bool off = false;
+    bool unmerged_before = false;
     std::map<model::DiskKey, Disk> disks;
   };
   void guest_writes();

@@ -61,6 +61,8 @@ TEST(Renamed, a_job_goes_on_with_its_volumes) {
   world.machine.name = "web01-new";
   world.run(true);
   EXPECT_EQ(world.volume(model::DiskKey{2000}), before);
+  ASSERT_EQ(world.cloud.examined.copied.size(), 2u);
+  EXPECT_EQ(world.cloud.examined.copied.front().tag.vm_name, "web01") << "as its volumes are called";
   EXPECT_EQ(world.cloud.servers().begin()->second.name, "web01-new");
   world.expect_equal(world.converted());
   world.expect_nothing_left();

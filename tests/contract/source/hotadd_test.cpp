@@ -196,7 +196,7 @@ TEST_F(Hotadd, LeavesDisksThatAnotherHostsRunMayBeReading) {
   Reader second = reading(there);
   serve(second);
   EXPECT_EQ(attached("proxy01"), 2);
-  const Error late = thrown([&] { second.machine->thaw(second.point.snapshot, other_, {}); });
+  const Error late = thrown([&] { second.machine->thaw(second.point.snapshot, other_, false, {}); });
   EXPECT_EQ(std::string(late.what()), early.what());
   EXPECT_EQ(list("web01", "snapshots").size(), 2U);
   EXPECT_EQ(attached("proxy01"), 1) << "its own is detached";
@@ -205,10 +205,10 @@ TEST_F(Hotadd, LeavesDisksThatAnotherHostsRunMayBeReading) {
   EXPECT_NO_THROW(first.source->check({}));
   EXPECT_NO_THROW(first.source->connect({}));
   first.source.reset();
-  first.machine->thaw(first.point.snapshot, one_, {});
+  first.machine->thaw(first.point.snapshot, one_, false, {});
   EXPECT_EQ(attached("proxy01"), 0);
   EXPECT_EQ(marks("web01"), 0);
-  second.machine->thaw(second.point.snapshot, other_, {});
+  second.machine->thaw(second.point.snapshot, other_, false, {});
   EXPECT_TRUE(list("web01", "snapshots").empty());
 }
 
@@ -315,7 +315,7 @@ TEST_F(Hotadd, DetachesItsOwnDisksWhateverTheMachinesMarkSays) {
   Reader own = reading(options(one_, "here"));
   serve(own);
   set_mark(*session_, vm_, proxy_mark_key(vsphere::configuration(*session_, proxies_[0], {}).instance_uuid), "", {});
-  EXPECT_EQ(own.machine->thaw(own.point.snapshot, one_, {}), "");
+  EXPECT_EQ(own.machine->thaw(own.point.snapshot, one_, false, {}), "");
   EXPECT_EQ(attached("proxy01"), 0);
   EXPECT_EQ(marks("proxy01"), 0);
   EXPECT_TRUE(list("web01", "snapshots").empty());
@@ -332,14 +332,14 @@ TEST_F(Hotadd, ADeviceThatLingersKeepsNoSnapshot) {
   std::filesystem::remove(link);
   std::filesystem::create_symlink("/dev/null", link);  // which the lab does not take away
   const Finally gone([&] { std::filesystem::remove(link); });
-  EXPECT_EQ(own.machine->thaw(own.point.snapshot, one_, {}), "");
+  EXPECT_EQ(own.machine->thaw(own.point.snapshot, one_, false, {}), "");
   EXPECT_TRUE(list("web01", "snapshots").empty());
   EXPECT_EQ(attached("proxy01"), 0);
   EXPECT_TRUE(has(logged(), "has not vanished")) << logged();
   Reader next = reading(impatient);
   serve(next);
   EXPECT_EQ(attached("proxy01"), 1);
-  next.machine->thaw(next.point.snapshot, one_, {});
+  next.machine->thaw(next.point.snapshot, one_, false, {});
 }
 
 // A proxy that goes between two questions has nothing attached; its fault says nothing of the snapshot.
@@ -368,7 +368,7 @@ TEST_F(Hotadd, DetachesTheDisksOfAMachineThatWasDeleted) {
     if (!has(call, ">" + vm_.value + "<")) return std::nullopt;
     return gone(vm_);
   };
-  EXPECT_EQ(own.machine->thaw(own.point.snapshot, one_, {}), "");
+  EXPECT_EQ(own.machine->thaw(own.point.snapshot, one_, false, {}), "");
   EXPECT_EQ(attached("proxy01"), 0);
   EXPECT_EQ(marks("proxy01"), 0);
 }
@@ -409,7 +409,7 @@ TEST_F(Hotadd, WhatLettingGoDoesNotFindKeepsTheSnapshot) {
     ++missed;
     return gone(proxies_[0]);
   };
-  EXPECT_EQ(thrown([&] { own.machine->thaw(own.point.snapshot, one_, {}); }).fault(), Fault::not_found);
+  EXPECT_EQ(thrown([&] { own.machine->thaw(own.point.snapshot, one_, false, {}); }).fault(), Fault::not_found);
   intercepted_->instead = nullptr;
   EXPECT_TRUE(back);
   EXPECT_EQ(list("web01", "snapshots").size(), 1U);

@@ -278,7 +278,7 @@ TYPED_TEST(CloudContract, launching_twice_gives_the_same_server_also_to_another_
   wish.ports.push_back(cloud.ensure_port(this->scene_.job, nic, this->world_.choice(nic.mac), this->stop_).id);
   int told = 0;
   wish.before_asking = [&] {
-    EXPECT_FALSE(cloud.find_server(wish.job, wish.vm, this->stop_));
+    EXPECT_FALSE(cloud.find_server(wish.job, this->stop_));
     cloud.remember(wish.volumes.front(), {{"vmferry_moved", wish.job.value}}, this->stop_);
     ++told;
   };
@@ -300,13 +300,13 @@ TYPED_TEST(CloudContract, a_server_is_its_jobs_whatever_its_machine_is_called_by
   wish.job = this->scene_.job;
   wish.vm = this->scene_.vm;
   wish.flavor = this->world_.flavor();
-  EXPECT_FALSE(cloud.find_server(wish.job, wish.vm, this->stop_));
+  EXPECT_FALSE(cloud.find_server(wish.job, this->stop_));
   wish.volumes = {cloud.allocate(this->scene_.wish(size), this->stop_).id};
   const ServerId server = cloud.launch(wish, this->stop_).id;
   wish.vm.name += "-old";
   Cloud& again = this->world_.reopened();
-  EXPECT_EQ(again.find_server(wish.job, wish.vm, this->stop_), server);
-  EXPECT_FALSE(again.find_server(this->scene_.other_job, wish.vm, this->stop_));
+  EXPECT_EQ(again.find_server(wish.job, this->stop_), server);
+  EXPECT_FALSE(again.find_server(this->scene_.other_job, this->stop_));
   // A run that died before it wrote the server down makes no second one.
   EXPECT_EQ(again.launch(wish, this->stop_).id, server);
 }

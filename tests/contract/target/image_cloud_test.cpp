@@ -186,6 +186,32 @@ TEST_F(ImageTarget, a_sweep_keeps_what_it_is_told_to_and_touches_no_other_job) {
   EXPECT_FALSE(volume_in_lab(volume).is_null());
 }
 
+TEST_F(ImageTarget, room_for_the_disks_in_the_folder_is_asked_whatever_the_machine_is_called_by_now) {
+  Cloud& cloud = open("raw", image::Method::direct);
+  const VolumeWish wish = scene_.wish(size);
+  disk(wish);
+  Arrival arrival;
+  arrival.job = scene_.job;
+  arrival.vm = scene_.vm;
+  arrival.vm.name = "renamed";
+  arrival.server = true;
+  arrival.copied = {wish};
+  const auto says_room = [&] {
+    const std::vector<plan::Finding> found = cloud.examine(arrival, {});
+    return std::any_of(found.begin(), found.end(), [](const plan::Finding& finding) {
+      return finding.fault == Fault::quota && finding.fact.find("GiB") != std::string::npos;
+    });
+  };
+  EXPECT_FALSE(says_room());
+  // Cinder takes no limit below what is used.
+  control("POST", "/quota",
+          fmt::format(R"({{"gigabytes":{}}})",
+                      ::vmferry::openstack::volumes::limits(world_.client()->volume({}), {}).gib_used));
+  const bool said = says_room();
+  control("POST", "/quota", R"({"gigabytes":-1})");
+  EXPECT_TRUE(said);
+}
+
 TEST_F(ImageTarget, no_sweep_deletes_what_a_server_was_given) {
   Cloud& cloud = open("raw", image::Method::direct);
   const VolumeWish wish = scene_.wish(size);

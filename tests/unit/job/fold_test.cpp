@@ -24,7 +24,8 @@ std::vector<Body> one_of_each() {
                                  SnapshotId{"snapshot-1"},
                                  "crash",
                                  "tools are off",
-                                 {{DiskKey{2000}, 5, ChangeId{"aa", "4"}}, {DiskKey{2001}, 6, {}}}});
+                                 {{DiskKey{2000}, 5, ChangeId{"aa", "4"}}, {DiskKey{2001}, 6, {}}},
+                                 true});
   all.emplace_back(DiskProgressed{
       model::DiskKey{2001}, SnapshotId{"snapshot-7"}, model::ChangeId{"52 a", "9"}, 1 << 20, {{0, 65536}}});
   all.emplace_back(DiskCopied{2, DiskKey{2000}, true, "first copy", 1, 2, 0.5, 5, ChangeId{"aa", "4"}, false, 3, 4, 0,

@@ -242,13 +242,13 @@ TEST_F(LocalTarget, the_domain_of_a_renamed_machine_lies_beside_its_images_and_k
 
 TEST_F(LocalTarget, what_others_keep_in_the_folder_is_no_server_of_a_job) {
   const auto cloud = open();
-  EXPECT_FALSE(cloud->find_server(JobId{"job-1"}, {}, {}));  // the folder is not there yet
+  EXPECT_FALSE(cloud->find_server(JobId{"job-1"}, {}));  // the folder is not there yet
   cloud->allocate(wish(), {});
   std::ofstream(root_ / "note.xml") << "<domain/>";
   std::ofstream(folder_ / "theirs.xml") << "<domain/>";
   fs::create_directory(folder_ / "folder.xml");
-  EXPECT_FALSE(cloud->find_server(JobId{"job-1"}, {}, {}));
-  EXPECT_FALSE(cloud->find_server(JobId{}, {}, {}));
+  EXPECT_FALSE(cloud->find_server(JobId{"job-1"}, {}));
+  EXPECT_FALSE(cloud->find_server(JobId{}, {}));
 }
 
 TEST_F(LocalTarget, the_last_volume_takes_its_folder_along) {
