@@ -191,9 +191,11 @@ class DiskCopy {
     digests_.unsettle();
     tuning_.done = done_before();
     tuning_.done.subtract(known_.rewritten.aligned(copy::Digests::chunk, frozen_.capacity));
-    if (!tuning_.done.empty())
+    RangeSet of_disk = tuning_.done;  // and not of the volume's rest, which is zeroed
+    of_disk.subtract(ByteRange{frozen_.capacity, ~std::uint64_t{0} - frozen_.capacity});
+    if (!of_disk.empty())
       observer_.said(fmt::format("{}: going on from {:.0f} MiB that an interrupted copy has brought", label_,
-                                 static_cast<double>(tuning_.done.bytes()) / 0x1p20));
+                                 static_cast<double>(of_disk.bytes()) / 0x1p20));
     partial_.begin(tuning_.done);
     tuning_.checkpoint = [this](const RangeSet& ranges) {
       DiskProgressed fact{key_, point_.snapshot, frozen_.change_id, frozen_.capacity, {}};
