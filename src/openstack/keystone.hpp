@@ -57,8 +57,8 @@ class Session {
   Session(CloudConfig config, std::unique_ptr<http::Transport> transport, Clock& clock, log::Log& log);
 
   void log_in(std::stop_token stop);
-  // Sends with the token; a refused token is renewed and the request sent again, twice at most, whatever it is: 401
-  // means not done.
+  // Sends with the token; a refused token is renewed and the request sent again, three times at most, whatever it is:
+  // 401 means not done.
   http::Response send(http::Request request, std::stop_token stop);
 
   const CloudConfig& config() const noexcept { return config_; }
