@@ -474,7 +474,9 @@ TEST_F(Hotadd, ADiskThatWasDetachedMeanwhileIsNotVouchedFor) {
   EXPECT_EQ(fault_of([&] { writes.check(device(), {"kept 1", 0}); }), Fault::conflict);
   for (const auto& disk : list("proxy01", "disks"))
     if (disk["attached"]) control("DELETE", "/vms/proxy01/disks/" + disk["key"].dump());
-  EXPECT_EQ(fault_of([&] { own.source->check({}); }), Fault::tool) << "none has it";
+  const std::optional<Fault> fault = fault_of([&] { own.source->check({}); });
+  // None has the name, unless a test that runs beside this one was given it.
+  EXPECT_TRUE(fault == Fault::tool || fault == Fault::conflict);
 }
 
 }  // namespace
