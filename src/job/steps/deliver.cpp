@@ -7,7 +7,6 @@
 #include "job/steps/disk_progress.hpp"
 #include "job/steps/side_by_side.hpp"
 #include "job/steps/steps.hpp"
-#include "plan/plan.hpp"
 
 namespace vmferry::job::steps {
 
@@ -109,9 +108,10 @@ class Deliver final : public Step {
     std::vector<Disk> disks;
     for (const model::Disk& disk : final_disks(vm, state, copy_)) {
       const bool boot = disks.empty();
+      target::VolumeWish wish = wish_for(state, disk);
       // What is kept here only grows: it may be larger than the disk is now.
-      const std::uint64_t bytes = std::max(disk.capacity, volume_of(parts_, state, disk, stop).bytes);
-      target::VolumeWish wish{tag_of(state, disk), bytes, boot, {}, plan::datastore_of(disk.file)};
+      wish.bytes = std::max(disk.capacity, volume_of(parts_, state, disk, stop).bytes);
+      wish.boot = boot;
       if (boot) wish.image_properties = copy_.image_properties;
       const DiskState& known = state.disks.at(disk.key);
       const copy::Digests digests = digests_of(parts_, disk.key, known.volume, known.capacity);

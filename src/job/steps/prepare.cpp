@@ -273,7 +273,8 @@ class AllocateVolumes final : public Step {
  private:
   void allocate(const State& state, Journal& journal, Observer& observer, const model::Disk& disk, bool boot,
                 std::stop_token stop) {
-    target::VolumeWish wish{tag_of(state, disk), disk.capacity, boot, {}, plan::datastore_of(disk.file)};
+    target::VolumeWish wish = wish_for(state, disk);
+    wish.boot = boot;
     if (boot) wish.image_properties = copy_.image_properties;
     const target::Volume volume = parts_.cloud.allocate(wish, stop);
     if (!volume.remark.empty()) observer.said(fmt::format("{}: {}", disk.label, volume.remark));

@@ -14,6 +14,8 @@ enum class Kind { warm, final };
 const CycleState* open_cycle(const State& state, Kind kind) noexcept;
 // What names the volume of a disk, from the job's first fact.
 target::Tag tag_of(const State& state, const model::Disk& disk);
+// A volume for that disk; whether it is the boot disk is the caller's to say.
+target::VolumeWish wish_for(const State& state, const model::Disk& disk);
 // The volumes that the machine's disks need, without what only their making needs.
 target::Arrival arrival_of(const State& state, const model::Vm& vm, const CopyOptions& copy);
 // Removes it, and passes on what the operator should know of that.
